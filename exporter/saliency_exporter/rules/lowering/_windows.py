@@ -1,0 +1,145 @@
+"""Index arithmetic of windows that slide over the height and width of an NHWC tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A window sliding along one axis: output o reads input o·stride + tap·dilation − before, for each tap.
+
+    All values are in elements; `before` is the padding in front of the axis.
+    """
+
+    size: int
+    taps: int
+    stride: int
+    dilation: int
+    before: int
+    outputs: int
+
+    @property
+    def after(self) -> int:
+        """Padding behind the axis that the last window needs; negative where input is left unread."""
+        last = (self.outputs - 1) * self.stride + (self.taps - 1) * self.dilation
+        return last + 1 - self.size - self.before
+
+    @property
+    def phase_size(self) -> int:
+        """Number of inputs h = a·stride + phase of the longest phase."""
+        return -(-self.size // self.stride)
+
+    def readers(self, phase: int) -> list[tuple[int, int]]:
+        """(tap, offset) of each window that reads input a·stride + phase: through tap, output a + offset."""
+        pairs = []
+        for tap in range(self.taps):
+            offset, remainder = divmod(phase + self.before - tap * self.dilation, self.stride)
+            if remainder == 0:
+                pairs.append((tap, offset))
+        return pairs
+
+
+def axes(node: tf.compat.v1.NodeDef, height: int, width: int, taps: tuple[int, int]) -> tuple[Axis, Axis]:
+    """Height and width axes of a windowed NHWC op, from its strides, dilations and padding attributes."""
+    strides = node.attr["strides"].list.i
+    dilations = node.attr["dilations"].list.i or (1, 1, 1, 1)
+    padding = node.attr["padding"].s
+    explicit = node.attr["explicit_paddings"].list.i
+    result = []
+    for axis, size, window in ((1, height, taps[0]), (2, width, taps[1])):
+        stride, dilation = strides[axis], dilations[axis]
+        extent = (window - 1) * dilation + 1
+        if padding == b"SAME":
+            outputs = -(-size // stride)
+            before = max((outputs - 1) * stride + extent - size, 0) // 2
+        else:
+            before, after = explicit[2 * axis : 2 * axis + 2] if padding == b"EXPLICIT" else (0, 0)
+            outputs = (before + size + after - extent) // stride + 1
+        result.append(Axis(size, window, stride, dilation, before, outputs))
+    return result[0], result[1]
+
+
+def gather(x: tf.Tensor, rows: Axis, columns: Axis, fill: float) -> dict[tuple[int, int], tf.Tensor]:
+    """What each tap reads for all outputs: {(row tap, column tap): [B, outputs, outputs, …]}, row-major.
+
+    x is [B, H, W, …]; a tap that falls outside of it reads `fill`.
+    """
+    padded = _pad(x, (rows.before, max(rows.after, 0)), (columns.before, max(columns.after, 0)), fill)
+    taps = product(range(rows.taps), range(columns.taps))
+    return {(i, j): padded[:, _read(rows, i), _read(columns, j)] for i, j in taps}
+
+
+def scatter(
+    signals: Sequence[tf.Tensor],
+    rows: Axis,
+    columns: Axis,
+    contribution: Callable[..., tf.Tensor],
+) -> tf.Tensor:
+    """Adjoint of `gather`, written as a gather: [B, H, W, …], each input adding up what its windows send.
+
+    signals are [B, outputs, outputs, …]. contribution((row tap, column tap), *parts) is what the windows
+    behind `parts`, a shifted piece of each signal, send through that tap; it must be 0 where all parts are 0.
+    Inputs of one phase (equal modulo the stride) are read by the same taps: phases are computed apart and
+    interleaved.
+    """
+    low_row, high_row = _margins(rows)
+    low_column, high_column = _margins(columns)
+    padded = [_pad(signal, (low_row, high_row), (low_column, high_column), 0) for signal in signals]
+
+    def phase(row_phase: int, column_phase: int) -> tf.Tensor | None:
+        sent = []
+        for (i, p), (j, q) in product(rows.readers(row_phase), columns.readers(column_phase)):
+            parts = [
+                signal[:, _piece(rows, p + low_row), _piece(columns, q + low_column)] for signal in padded
+            ]
+            sent.append(contribution((i, j), *parts))
+        return add(sent) if sent else None
+
+    phases = [[phase(p, q) for q in range(columns.stride)] for p in range(rows.stride)]
+    return _interleave(phases, rows, columns)
+
+
+def add(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Sum, as a chain of additions that a compiler fuses into one loop."""
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def _pad(x: tf.Tensor, rows: tuple[int, int], columns: tuple[int, int], fill: float) -> tf.Tensor:
+    rest = [(0, 0)] * (x.shape.rank - 3)
+    return tf.pad(x, [(0, 0), rows, columns, *rest], constant_values=fill)
+
+
+def _read(axis: Axis, tap: int) -> slice:
+    start = tap * axis.dilation
+    return slice(start, start + (axis.outputs - 1) * axis.stride + 1, axis.stride)
+
+
+def _piece(axis: Axis, start: int) -> slice:
+    return slice(start, start + axis.phase_size)
+
+
+def _margins(axis: Axis) -> tuple[int, int]:
+    """Zeros in front of and behind the outputs, so that every reader's offset is a valid index."""
+    offsets = [offset for phase in range(axis.stride) for _, offset in axis.readers(phase)]
+    return max(0, -min(offsets)), max(0, axis.phase_size - 1 + max(offsets) - (axis.outputs - 1))
+
+
+def _interleave(phases: list[list[tf.Tensor | None]], rows: Axis, columns: Axis) -> tf.Tensor:
+    """[B, H, W, …] whose element (a·stride + p, b·stride + q) is phases[p][q][a, b]; None is zero."""
+    present = next(part for line in phases for part in line if part is not None)
+    zeros = tf.zeros_like(present)
+    filled = [[zeros if part is None else part for part in line] for line in phases]
+    if rows.stride == columns.stride == 1:
+        return filled[0][0]
+    lines = [tf.stack(line, axis=3) for line in filled]
+    together = tf.stack(lines, axis=2)
+    shape = [-1, rows.phase_size * rows.stride, columns.phase_size * columns.stride, *present.shape[3:]]
+    return tf.reshape(together, shape)[:, : rows.size, : columns.size]

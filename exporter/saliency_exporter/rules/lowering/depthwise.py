@@ -1,0 +1,42 @@
+"""Depthwise convolution as shifted multiply-adds, which XLA fuses into one loop on a CPU.
+
+XLA has no fast CPU code for a grouped convolution: 7 to 27 times slower than the uncompiled op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+from saliency_exporter.rules.lowering._windows import add, axes, gather, scatter
+
+
+def depthwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
+    """DepthwiseConv2dNative: the sum over taps of shifted input × per-channel weight, and its input gradient.
+
+    Inputs: images [B, H, W, C] with known H, W, C; kernel [taps, taps, C, multiplier]. The kernel has no
+    gradient. None (import the op as it is) for NCHW and for shapes unknown at trace time.
+    """
+    x, kernel = inputs
+    if node.attr["data_format"].s == b"NCHW":
+        return None
+    if not (x.shape[1:].is_fully_defined() and kernel.shape.is_fully_defined()):
+        return None
+    height, width, channels = x.shape[1:]
+    *taps, _, multiplier = kernel.shape
+    rows, columns = axes(node, height, width, (taps[0], taps[1]))
+
+    @tf.custom_gradient
+    def convolve(x: tf.Tensor) -> tuple[tf.Tensor, object]:
+        pieces = gather(x[..., tf.newaxis], rows, columns, fill=0)
+        y = add([piece * kernel[tap] for tap, piece in pieces.items()])
+
+        def gradient(dy: tf.Tensor) -> tf.Tensor:
+            signal = tf.reshape(dy, [-1, rows.outputs, columns.outputs, channels, multiplier])
+            return scatter(
+                [signal], rows, columns, lambda tap, part: tf.reduce_sum(part * kernel[tap], axis=-1)
+            )
+
+        return tf.reshape(y, [-1, rows.outputs, columns.outputs, channels * multiplier]), gradient
+
+    return [convolve(x)]

@@ -1,0 +1,47 @@
+"""One op, by TensorFlow's own kernel and by a lowering rule, each with its input gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+
+def _run_both(rule, op, x, *weights, oracle=None):
+    """((output, input gradient) of the plain op uncompiled, the same of the rule compiled), as arrays.
+
+    op(x, *weights) is the TensorFlow call; x and weights are arrays; oracle(x, *weights) takes the plain
+    op's place where TensorFlow's CPU has no kernel for it. The upstream signal is random, not ones, so that
+    a signal sent through the wrong tap cannot hide behind a right sum.
+    """
+    oracle = oracle or op
+    x, *weights = (tf.constant(value) for value in (x, *weights))
+    with tf.Graph().as_default():
+        placeholders = [tf.compat.v1.placeholder(value.dtype, value.shape) for value in (x, *weights)]
+        node = op(*placeholders).op.node_def
+    upstream = tf.constant(np.random.default_rng(7).normal(size=oracle(x, *weights).shape), x.dtype)
+
+    def value_and_gradient(function):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+        return y, tape.gradient(y, x, output_gradients=upstream)
+
+    def lowered(x):
+        outputs = rule(node, [x, *weights])
+        assert outputs is not None, f"the rule declined {node}"
+        return outputs[0]
+
+    plain = tf.function(value_and_gradient, autograph=False)(lambda x: oracle(x, *weights))
+    ruled = tf.function(value_and_gradient, autograph=False, jit_compile=True)(lowered)
+    return tuple(t.numpy() for t in plain), tuple(t.numpy() for t in ruled)
+
+
+@pytest.fixture(scope="session")
+def run_both():
+    return _run_both
+
+
+@pytest.fixture
+def generator():
+    return np.random.default_rng(0)

@@ -1,0 +1,95 @@
+"""Float64, so that the only difference left is rounding and not the order of additions in float32."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from saliency_exporter.rules.lowering.depthwise import depthwise
+
+TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}
+
+
+def depthwise_op(stride=1, padding="SAME", explicit_paddings=(), dilations=(1, 1)):
+    def op(x, kernel):
+        return tf.raw_ops.DepthwiseConv2dNative(
+            input=x,
+            filter=kernel,
+            strides=[1, stride, stride, 1],
+            padding=padding,
+            explicit_paddings=list(explicit_paddings),
+            dilations=[1, *dilations, 1],
+        )
+
+    return op
+
+
+def assert_same(both):
+    (plain_y, plain_dx), (y, dx) = both
+    np.testing.assert_allclose(y, plain_y, **TOLERANCE)
+    np.testing.assert_allclose(dx, plain_dx, **TOLERANCE)
+
+
+@pytest.mark.parametrize(("size", "multiplier"), [((8, 9), 1), ((7, 6), 3)])
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("taps", [(3, 3), (5, 2)])
+def test_value_and_input_gradient_are_those_of_the_native_op(
+    run_both, generator, taps, stride, padding, size, multiplier
+):
+    x = generator.normal(size=(2, *size, 4))
+    kernel = generator.normal(size=(*taps, 4, multiplier))
+    assert_same(run_both(depthwise, depthwise_op(stride, padding), x, kernel))
+
+
+@pytest.mark.parametrize("taps", [1, 2])
+def test_inputs_that_no_window_reads_get_no_gradient(run_both, generator, taps):
+    x, kernel = generator.normal(size=(2, 8, 7, 4)), generator.normal(size=(taps, taps, 4, 1))
+    both = run_both(depthwise, depthwise_op(stride=3, padding="VALID"), x, kernel)
+    assert_same(both)
+    assert (both[1][1][:, 2::3] == 0).all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_explicit_padding_is_that_of_the_native_op(run_both, generator, stride):
+    x, kernel = generator.normal(size=(2, 6, 9, 3)), generator.normal(size=(3, 3, 3, 1))
+    op = depthwise_op(stride, "EXPLICIT", [0, 0, 1, 0, 2, 1, 0, 0])
+    assert_same(run_both(depthwise, op, x, kernel))
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_dilation_is_a_kernel_with_zeros_between_its_taps(run_both, generator, stride, padding):
+    x, kernel = generator.normal(size=(2, 9, 8, 3)), generator.normal(size=(3, 3, 3, 2))
+
+    def oracle(x, kernel):
+        spread = np.zeros((5, 7, 3, 2))
+        spread[::2, ::3] = kernel
+        return depthwise_op(stride, padding)(x, spread)
+
+    op = depthwise_op(stride, padding, dilations=(2, 3))
+    assert_same(run_both(depthwise, op, x, kernel, oracle=oracle))
+
+
+def test_batch_may_be_unknown_when_traced(generator):
+    kernel = tf.constant(generator.normal(size=(3, 3, 4, 1)))
+    with tf.Graph().as_default():
+        x = tf.compat.v1.placeholder(tf.float64, (None, 6, 6, 4))
+        node = depthwise_op()(x, kernel.numpy()).op.node_def
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 6, 6, 4), tf.float64)], jit_compile=True)
+    def gradient(x):
+        return tf.gradients(depthwise(node, [x, kernel])[0], x)[0]
+
+    for batch in (1, 3):
+        assert gradient(tf.constant(generator.normal(size=(batch, 6, 6, 4)))).shape == (batch, 6, 6, 4)
+
+
+def test_layouts_and_shapes_that_are_not_its_own_are_declined():
+    with tf.Graph().as_default():
+        kernel = tf.zeros((3, 3, 4, 1))
+        nchw = tf.raw_ops.DepthwiseConv2dNative(
+            input=tf.zeros((1, 4, 8, 8)), filter=kernel, strides=[1] * 4, padding="SAME", data_format="NCHW"
+        )
+        assert depthwise(nchw.op.node_def, list(nchw.op.inputs)) is None
+        unknown = tf.compat.v1.placeholder(tf.float32, (None, None, None, 4))
+        nhwc = depthwise_op()(unknown, kernel)
+        assert depthwise(nhwc.op.node_def, [unknown, kernel]) is None
