@@ -1,0 +1,141 @@
+"""Warmup records: the requests that a server runs before it says a version is AVAILABLE.
+
+The file is assets.extra/tf_serving_warmup_requests, a TFRecord of PredictionLog, as the server reads it
+(tensorflow_serving/servables/tensorflow/saved_model_warmup_util.cc).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from saliency_exporter.errors import ExportError
+from saliency_exporter.servable import Servable, ServableError
+from saliency_exporter.tensor_protos import to_proto
+
+MAX_RECORDS = 1000
+
+
+def warmup_path(version_dir: Path | str) -> Path:
+    """Where a version directory keeps its warmup records."""
+    return Path(version_dir) / "assets.extra" / "tf_serving_warmup_requests"
+
+
+def write_warmup(
+    version_dir: Path | str, records: Iterable[tuple[str, Mapping[str, np.ndarray]]], model_name: str
+) -> int:
+    """Writes the warmup file, whole or not at all; the same records give the same bytes.
+
+    Args:
+        version_dir: the version directory.
+        records: (signature name, inputs by alias), in the order in which the server shall run them.
+        model_name: the name that the requests carry.
+
+    Returns:
+        How many records were written.
+
+    Raises:
+        ExportError: there are more than 1000, which TensorFlow Serving refuses at load.
+    """
+    path = warmup_path(version_dir)
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    try:
+        with tf.io.TFRecordWriter(str(partial)) as writer:
+            for signature_name, inputs in records:
+                count += 1
+                if count > MAX_RECORDS:
+                    raise ExportError(
+                        f"more than {MAX_RECORDS} warmup records, which TensorFlow Serving refuses to load",
+                        hint="export fewer batch sizes or fewer methods",
+                    )
+                writer.write(_prediction_log(model_name, signature_name, inputs))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def read_warmup(version_dir: Path | str) -> Iterator[predict_pb2.PredictRequest]:
+    """Reads the requests of a version directory; none where it has no warmup file.
+
+    Raises:
+        ServableError: the file is damaged, holds more than 1000 records or another kind than Predict.
+    """
+    path = warmup_path(version_dir)
+    if not path.exists():
+        return
+    for count, record in enumerate(_records(path), start=1):
+        if count > MAX_RECORDS:
+            raise ServableError(
+                tf.errors.INVALID_ARGUMENT,
+                f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}",
+            )
+        log = prediction_log_pb2.PredictionLog()
+        try:
+            log.ParseFromString(record)
+        except DecodeError as error:
+            raise ServableError(
+                tf.errors.INVALID_ARGUMENT, f"Failed to parse warmup record {count} from {path}"
+            ) from error
+        match log.WhichOneof("log_type"):
+            case "predict_log":
+                yield log.predict_log.request
+            case None:
+                continue
+            case other:
+                raise ServableError(tf.errors.UNIMPLEMENTED, f"Unsupported log_type for warmup: {other}")
+
+
+def replay_warmup(
+    servable: Servable,
+    version_dir: Path | str | None = None,
+    progress: Callable[[predict_pb2.PredictRequest], None] | None = None,
+) -> int:
+    """Runs the warmup records through a loaded servable; the first failing one fails the load.
+
+    Args:
+        servable: what runs them.
+        version_dir: where the records are; by default the servable's own directory.
+        progress: called with each request before it runs.
+
+    Returns:
+        How many records ran.
+
+    Raises:
+        ServableError: of the record that failed, or of a damaged file.
+    """
+    count = 0
+    for request in read_warmup(version_dir or servable.version_dir):
+        if progress is not None:
+            progress(request)
+        servable.predict(request.model_spec.signature_name, request.inputs, request.output_filter)
+        count += 1
+    return count
+
+
+def _prediction_log(model_name: str, signature_name: str, inputs: Mapping[str, np.ndarray]) -> bytes:
+    log = prediction_log_pb2.PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.name = model_name
+    request.model_spec.signature_name = signature_name
+    for alias, value in inputs.items():
+        request.inputs[alias].CopyFrom(to_proto(value))
+    return log.SerializeToString(deterministic=True)
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    try:
+        yield from tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    except tf.errors.DataLossError as error:
+        raise ServableError(
+            tf.errors.DATA_LOSS,
+            f"{path} is damaged. Please verify your warmup data is in TFRecord format.",
+        ) from error
