@@ -1,0 +1,123 @@
+"""What both clients are made of: their options, their conversations and their channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from saliency_client._calls import Calls
+from saliency_client._channel import (
+    TLS,
+    ChannelOptions,
+    Channels,
+    MetadataItems,
+    Rotation,
+    checked_metadata,
+    is_local,
+    parse_targets,
+)
+from saliency_client._errors import OptionError
+from saliency_client._requests import ModelName
+from saliency_client._retry import RetryPolicy
+
+ChannelT = TypeVar("ChannelT")
+
+
+class BaseClient(Generic[ChannelT]):
+    """Options and state of a client; the subclasses add only how steps are carried out.
+
+    Args:
+        target: 'host:port', 'dns:///name:port' (round robin over its addresses), 'unix:/path', or several of
+            these, taken in turn.
+        model: the model's name on the server.
+        version: a version number; None: the latest.
+        label: a version label, such as 'stable', instead of a number.
+        timeout: seconds for a whole call, retries included; None: no limit.
+        retry: how UNAVAILABLE is met.
+        tls: True, or certificates; False: plain text.
+        token: a bearer token, or what returns one; asked before every attempt, so it may refresh.
+        metadata: sent with every call, as in {'x-tenant': 'a'}.
+        interceptors: gRPC's own, first one outermost; they see every attempt.
+        keepalive: seconds between pings while a call waits, for networks that drop silent connections; a
+            gRPC server cuts off clients that ping more often than it allows (every 300 s by default).
+        compression: 'gzip' or 'deflate' of requests, for slow networks; pictures' bytes hardly shrink.
+        user_agent: put before the library's own.
+        max_answer_bytes: refuse larger answers; None: no limit.
+        channel_options: gRPC channel arguments, which win over this library's.
+        channel: a ready-made channel instead of a target; it stays open when the client closes.
+
+    Raises:
+        OptionError: an option, or two together, cannot work.
+    """
+
+    def __init__(
+        self,
+        target: str | Sequence[str] | None = None,
+        *,
+        model: str,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = 60.0,
+        retry: RetryPolicy | None = None,
+        tls: bool | TLS = False,
+        token: str | Callable[[], Any] | None = None,
+        metadata: MetadataItems | None = None,
+        interceptors: Sequence[Any] = (),
+        keepalive: float | None = None,
+        compression: str | None = None,
+        user_agent: str | None = None,
+        max_answer_bytes: int | None = None,
+        channel_options: Mapping[str, Any] | None = None,
+        channel: ChannelT | None = None,
+    ) -> None:
+        self._options = ChannelOptions(
+            tls=TLS() if tls is True else tls or None,
+            keepalive=keepalive,
+            compression=compression,
+            user_agent=user_agent,
+            max_answer_bytes=max_answer_bytes,
+            extra=tuple((channel_options or {}).items()),
+        )
+        self._interceptors = tuple(interceptors)
+        self._injected = channel
+        if channel is not None:
+            if target is not None or self._options != ChannelOptions():
+                raise OptionError(
+                    "a ready-made channel goes without target and connection options of its own"
+                )
+            targets: tuple[str, ...] = ("the injected channel",)
+        elif target is None:
+            raise OptionError("no target is given", hint="give 'host:8500', or channel=…")
+        else:
+            targets = parse_targets(target)
+            if token is not None and not tls and not all(map(is_local, targets)):
+                raise OptionError(
+                    "a token would cross the network in plain text",
+                    hint="give tls=True, or put the token into metadata=… if that is really meant",
+                )
+        self._calls = Calls(
+            _model_name(model, version, label),
+            Rotation(targets),
+            retry=retry or RetryPolicy(),
+            timeout=timeout,
+            token=token,
+            metadata=checked_metadata(metadata),
+        )
+        self._channels: Channels[ChannelT] = Channels(self._open_channel, owned=channel is None)
+        self._targets = targets
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._targets)!r}, model={str(self._calls.model)!r})"
+
+    def _open_channel(self, target: str) -> ChannelT:
+        raise NotImplementedError
+
+
+def _model_name(name: str, version: int | None, label: str | None) -> ModelName:
+    if not isinstance(name, str) or not name:
+        raise OptionError(f"model is {name!r}; it must be the model's name on the server")
+    if version is not None and label is not None:
+        raise OptionError(f"version {version} and label {label!r} are both given; give one of them")
+    if version is not None and (isinstance(version, bool) or not isinstance(version, int) or version < 0):
+        raise OptionError(f"version is {version!r}; it must be a whole number, 0 or above")
+    return ModelName(name, version, label)

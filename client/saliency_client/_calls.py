@@ -1,0 +1,363 @@
+"""What a client says to its server, as conversations that do no I/O of their own.
+
+A conversation is a generator. It yields a step (send these bytes, wait, fetch a token) and is resumed with
+the step's result, or with the exception that the step met; what it returns is the result of the call. The
+synchronous and the asyncio client only carry out steps, so that everything else exists once.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from saliency_client import _requests as requests
+from saliency_client._channel import Rotation
+from saliency_client._errors import (
+    CallError,
+    DeadlineExceeded,
+    InputError,
+    InvalidArgument,
+    ModelFailed,
+    ModelNotFound,
+    NotReady,
+    SaliencyError,
+    SignatureNotFound,
+    TLSError,
+    TokenError,
+    Unavailable,
+    UnknownMethod,
+    from_rpc,
+)
+from saliency_client._explanation import Explanation
+from saliency_client._requests import ArrayLike, ModelName, Outputs, Request, VersionStatus
+from saliency_client._retry import RetryPolicy
+from saliency_client._signatures import (
+    EXPLAIN_PREFIX,
+    Metadata,
+    Signature,
+    parse_metadata,
+)
+from saliency_client._tensors import Array
+
+
+class Unset(Enum):
+    """The type of `UNSET`."""
+
+    UNSET = "UNSET"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+"""Not given; None means something else: no limit."""
+
+Timeout = float | None | Unset
+CallMetadata = tuple[tuple[str, "str | bytes"], ...]
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send bytes to an RPC of a target; resumed with the answer's bytes, or with the grpc.RpcError."""
+
+    target: str
+    path: str
+    payload: bytes
+    timeout: float | None
+    metadata: CallMetadata
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Let time pass."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FetchToken:
+    """Call the token provider, and await what it returns if that is awaitable; resumed with the token."""
+
+    provider: Callable[[], Any]
+
+
+Step = Send | Wait | FetchToken
+T = TypeVar("T")
+Conversation = Generator[Step, Any, T]
+
+
+@dataclass(frozen=True)
+class _Deadline:
+    at: float | None
+    clock: Callable[[], float]
+
+    def remaining(self) -> float | None:
+        return None if self.at is None else max(self.at - self.clock(), 0.0)
+
+
+@dataclass(frozen=True)
+class _Reply:
+    payload: bytes
+    target: str
+    attempts: int
+
+
+class Calls:
+    """The conversations of one client, and the little that they remember: the served version's metadata."""
+
+    def __init__(
+        self,
+        model: ModelName,
+        rotation: Rotation,
+        *,
+        retry: RetryPolicy,
+        timeout: float | None,
+        token: str | Callable[[], Any] | None,
+        metadata: CallMetadata,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.model = model
+        self._rotation = rotation
+        self._retry = retry
+        self._timeout = checked_timeout(timeout)
+        self._token = token
+        self._metadata = metadata
+        self._clock = clock
+        self._chance = chance
+        self._known: Metadata | None = None
+
+    def explain(
+        self,
+        images: ArrayLike,
+        *,
+        method: str,
+        parameters: Mapping[str, ArrayLike | None],
+        outputs: Outputs,
+        timeout: Timeout,
+        patient: bool = False,
+    ) -> Conversation[Explanation]:
+        """Explain images; `patient` waits for room in the server's queue as long as the timeout allows."""
+
+        def build(metadata: Metadata) -> Request:
+            signature = self._explain_signature(metadata, method)
+            return requests.explain_request(self.model, signature, images, parameters, outputs)
+
+        answer = yield from self._predict(build, self._deadline(timeout), patient)
+        return Explanation(
+            answer.outputs, method=method, model=self.model.name, version=answer.version or None
+        )
+
+    def predict(
+        self,
+        images: ArrayLike | Mapping[str, ArrayLike],
+        *,
+        signature: str,
+        outputs: Outputs,
+        timeout: Timeout,
+    ) -> Conversation[dict[str, Array]]:
+        """Run any signature."""
+
+        def build(metadata: Metadata) -> Request:
+            return requests.predict_request(self.model, self._signature(metadata, signature), images, outputs)
+
+        answer = yield from self._predict(build, self._deadline(timeout), False)
+        return dict(answer.outputs)
+
+    def metadata(self, timeout: Timeout = UNSET) -> Conversation[Metadata]:
+        """What the served version offers, asked anew."""
+        return (yield from self._learn(self._deadline(timeout)))
+
+    def status(self, timeout: Timeout = UNSET) -> Conversation[tuple[VersionStatus, ...]]:
+        """The state of the model's versions."""
+        return (yield from self._status(self._deadline(timeout), self._retry))
+
+    def wait_ready(self, timeout: float | None) -> Conversation[None]:
+        """Wait until the model answers."""
+        deadline = self._deadline(timeout)
+        pause = 0.05
+        while True:
+            try:
+                yield from self._check_ready(deadline)
+                return
+            except TLSError:
+                raise
+            except (Unavailable, ModelNotFound, InvalidArgument, DeadlineExceeded) as error:
+                remaining = deadline.remaining()
+                if remaining is not None and remaining <= pause:
+                    raise self._not_ready(timeout, error) from error
+            yield Wait(pause)
+            pause = min(pause * 1.5, 1.0)
+
+    def _check_ready(self, deadline: _Deadline) -> Conversation[None]:
+        # A server that accepts and hangs must not use up the whole wait.
+        soon = self._clock() + 5.0
+        poll = _Deadline(soon if deadline.at is None else min(soon, deadline.at), self._clock)
+        once = RetryPolicy(attempts=1)
+        versions = yield from self._status(poll, once)
+        if versions and all(version.failed for version in versions):
+            newest = versions[0]
+            raise ModelFailed(
+                f"model {self.model.name!r} could not be loaded, version {newest.version}: "
+                f"{newest.error_message}",
+                details=newest.error_message,
+                model=str(self.model),
+            )
+        if not any(version.available for version in versions):
+            states = ", ".join(f"{version.version} {version.state}" for version in versions) or "no version"
+            raise ModelNotFound(f"model {self.model.name!r} is not AVAILABLE yet: {states}")
+        # Settles labels too, which the status call does not know, and warms the cache.
+        yield from self._learn(poll, once)
+
+    def _not_ready(self, timeout: float | None, error: CallError) -> NotReady:
+        return NotReady(
+            f"model {self.model.name!r} was not ready after {timeout:g} s: {error.message}",
+            hint=error.hint,
+            code=grpc.StatusCode.DEADLINE_EXCEEDED,
+            details=error.details,
+            target=error.target,
+            model=str(self.model),
+            attempts=error.attempts,
+        )
+
+    def _predict(
+        self, build: Callable[[Metadata], Request], deadline: _Deadline, patient: bool
+    ) -> Conversation[requests.Answer]:
+        metadata, request = yield from self._built(build, deadline)
+        name = request.signature.name
+        try:
+            reply = yield from self._send(
+                requests.PREDICT, request.payload, deadline, self._retry, signature=name, patient=patient
+            )
+        except (InvalidArgument, SignatureNotFound, ModelNotFound):
+            self._known = None  # perhaps another version is served by now
+            raise
+        with self._located(name, reply):
+            answer = requests.parse_answer(reply.payload, request)
+        if answer.version and answer.version != metadata.version:
+            self._known = None
+        return answer
+
+    def _built(
+        self, build: Callable[[Metadata], Request], deadline: _Deadline
+    ) -> Conversation[tuple[Metadata, Request]]:
+        """The request; input that does not fit what was known is tried on fresh metadata before it fails."""
+        known = self._known
+        if known is not None:
+            try:
+                return known, build(known)
+            except InputError:
+                pass
+        metadata = yield from self._learn(deadline)
+        with self._located(None, None):
+            return metadata, build(metadata)
+
+    def _explain_signature(self, metadata: Metadata, method: str) -> Signature:
+        signature = metadata.signatures.get(EXPLAIN_PREFIX + method)
+        if signature is None:
+            offered = ", ".join(metadata.methods) or "none"
+            raise UnknownMethod(
+                f"model {self.model.name!r} offers no method {method!r}; it offers {offered}",
+                hint=None if metadata.methods else "export it with saliency-exporter to add explanations",
+            )
+        return signature
+
+    def _signature(self, metadata: Metadata, name: str) -> Signature:
+        if name not in metadata.signatures:
+            offered = ", ".join(metadata.signatures) or "none"
+            raise InputError(f"model {self.model.name!r} has no signature {name!r}; it has {offered}")
+        return metadata.signatures[name]
+
+    def _learn(self, deadline: _Deadline, retry: RetryPolicy | None = None) -> Conversation[Metadata]:
+        payload = requests.metadata_request(self.model)
+        reply = yield from self._send(requests.METADATA, payload, deadline, retry or self._retry)
+        with self._located(None, reply):
+            self._known = parse_metadata(reply.payload)
+        return self._known
+
+    def _status(self, deadline: _Deadline, retry: RetryPolicy) -> Conversation[tuple[VersionStatus, ...]]:
+        reply = yield from self._send(requests.STATUS, requests.status_request(self.model), deadline, retry)
+        with self._located(None, reply):
+            return requests.parse_status(reply.payload)
+
+    def _send(
+        self,
+        path: str,
+        payload: bytes,
+        deadline: _Deadline,
+        retry: RetryPolicy,
+        *,
+        signature: str | None = None,
+        patient: bool = False,
+    ) -> Conversation[_Reply]:
+        """Send until there is an answer, an error that no retry mends, or no time left."""
+        attempts = 0
+        while True:
+            attempts += 1
+            metadata = self._metadata + (yield from self._authorization())
+            target = self._rotation.pick()
+            try:
+                answer: bytes = yield Send(target, path, payload, deadline.remaining(), metadata)
+                self._rotation.answered(target)
+                return _Reply(answer, target, attempts)
+            except grpc.RpcError as error:
+                failure = from_rpc(
+                    error, target=target, model=str(self.model), signature=signature, attempts=attempts
+                )
+                if isinstance(failure, Unavailable):
+                    self._rotation.failed(target)
+                delay = retry.delay(
+                    failure, remaining=deadline.remaining(), patient=patient, chance=self._chance()
+                )
+                if delay is None:
+                    raise failure from error
+            yield Wait(delay)
+
+    def _authorization(self) -> Conversation[CallMetadata]:
+        if self._token is None:
+            return ()
+        token = self._token
+        if callable(token):
+            try:
+                token = yield FetchToken(token)
+            except Exception as error:
+                raise TokenError(
+                    f"the token provider failed: {type(error).__name__}: {error}", model=str(self.model)
+                ) from error
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
+            raise TokenError("the token is not a line of printable ASCII text", model=str(self.model))
+        return (("authorization", f"Bearer {token}"),)
+
+    def _deadline(self, timeout: Timeout) -> _Deadline:
+        seconds = self._timeout if isinstance(timeout, Unset) else checked_timeout(timeout)
+        return _Deadline(None if seconds is None else self._clock() + seconds, self._clock)
+
+    @contextmanager
+    def _located(self, signature: str | None, reply: _Reply | None) -> Iterator[None]:
+        """Complete errors of pure code with what it cannot know: model, signature, target, attempts."""
+        try:
+            yield
+        except SaliencyError as error:
+            error.model = error.model or str(self.model)
+            error.signature = error.signature or signature
+            if reply is not None:
+                error.target, error.attempts = reply.target, reply.attempts
+            raise
+
+
+def checked_timeout(timeout: float | None) -> float | None:
+    """A timeout in seconds, or None for no limit.
+
+    Raises:
+        InputError: it is not a number above 0.
+    """
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+        raise InputError(f"timeout is {timeout!r}; it must be seconds above 0, or None for no limit")
+    return timeout

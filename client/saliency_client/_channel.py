@@ -1,0 +1,270 @@
+"""Targets and channel options, checked and turned into gRPC's own; channels, opened on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from saliency_client._errors import ClientClosed, OptionError
+
+GRPC_PORT = 8500
+_REST_SECONDS = 5.0
+
+Pem = str | os.PathLike[str] | bytes | None
+MetadataItems = Mapping[str, str | bytes] | Sequence[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True)
+class TLS:
+    """Certificates of an encrypted connection; each is a file's path, or PEM bytes.
+
+    - `ca`: who may have signed the server's certificate; None: the system's and gRPC's own roots.
+    - `certificate`, `key`: this client's own, for mutual TLS.
+    - `server_name`: the name in the server's certificate, where it is not the target's host name.
+    """
+
+    ca: Pem = None
+    certificate: Pem = None
+    key: Pem = None
+    server_name: str | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """GRPC's credentials.
+
+        Raises:
+            OptionError: a file cannot be read, or only one of certificate and key is given.
+        """
+        if (self.certificate is None) != (self.key is None):
+            raise OptionError("mutual TLS needs both certificate and key")
+        return grpc.ssl_channel_credentials(
+            root_certificates=_pem(self.ca, "ca"),
+            private_key=_pem(self.key, "key"),
+            certificate_chain=_pem(self.certificate, "certificate"),
+        )
+
+
+def _pem(source: Pem, name: str) -> bytes | None:
+    if source is None:
+        return None
+    if isinstance(source, bytes):
+        content = source
+    else:
+        try:
+            content = Path(source).read_bytes()
+        except OSError as error:
+            raise OptionError(f"TLS {name} cannot be read: {error}") from error
+    if b"-----BEGIN" not in content:
+        raise OptionError(f"TLS {name} is not PEM: no '-----BEGIN' in it")
+    return content
+
+
+@dataclass(frozen=True)
+class ChannelOptions:
+    """How to connect, checked when made."""
+
+    tls: TLS | None = None
+    keepalive: float | None = None
+    compression: str | None = None
+    user_agent: str | None = None
+    max_answer_bytes: int | None = None
+    extra: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.keepalive is not None and not self.keepalive > 0:
+            raise OptionError(f"keepalive is {self.keepalive!r}; it must be seconds above 0, or None")
+        if self.compression not in (None, "gzip", "deflate"):
+            raise OptionError(f"compression is {self.compression!r}; it may be 'gzip', 'deflate' or None")
+        if self.max_answer_bytes is not None and not 0 < self.max_answer_bytes < 2**31:
+            raise OptionError(f"max_answer_bytes is {self.max_answer_bytes!r}; it must be within (0, 2³¹)")
+
+    def arguments(self) -> list[tuple[str, Any]]:
+        """GRPC's channel arguments; what the caller gave last wins."""
+        agent = f"saliency-client/{_version()}"
+        arguments: list[tuple[str, Any]] = [
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", self.max_answer_bytes or -1),
+            # Every address behind a name gets its share; gRPC's default sends all to the first.
+            ("grpc.lb_policy_name", "round_robin"),
+            ("grpc.primary_user_agent", f"{self.user_agent} {agent}" if self.user_agent else agent),
+            # A server that comes back is found in seconds; gRPC's default is up to two minutes.
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 5_000),
+        ]
+        if self.keepalive is not None:
+            arguments.append(("grpc.keepalive_time_ms", int(self.keepalive * 1000)))
+        if self.tls is not None and self.tls.server_name is not None:
+            arguments.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        return [*arguments, *self.extra]
+
+    def grpc_compression(self) -> grpc.Compression:
+        """GRPC's constant for `compression`."""
+        return {
+            "gzip": grpc.Compression.Gzip,
+            "deflate": grpc.Compression.Deflate,
+            None: grpc.Compression.NoCompression,
+        }[self.compression]
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("saliency-serving")
+    except PackageNotFoundError:
+        return "0"
+
+
+def parse_targets(target: str | Sequence[str]) -> tuple[str, ...]:
+    """The targets to connect to: 'host:port', 'dns:///host:port', 'unix:/path', or several of them.
+
+    Raises:
+        OptionError: one of them has no port or is a URL, with the form that it should have.
+    """
+    targets = (target,) if isinstance(target, str) else tuple(target)
+    if not targets:
+        raise OptionError("no target is given", hint=f"give 'host:{GRPC_PORT}'")
+    return tuple(_checked_target(one) for one in targets)
+
+
+def _checked_target(target: str) -> str:
+    url = re.match(r"(https?|grpcs?)://([^/]*)", target)
+    if url:
+        host = url.group(2).rsplit(":", 1)[0] or "host"
+        port = url.group(2).rpartition(":")[2] if url.group(1).startswith("grpc") else ""
+        raise OptionError(
+            f"target {target!r} is a URL; gRPC wants 'host:port'",
+            hint=f"give '{host}:{port if port.isdigit() else GRPC_PORT}', TensorFlow Serving's gRPC port "
+            "(8501 is its REST port), and tls=True where it is encrypted",
+        )
+    if re.match(r"(unix|unix-abstract|ipv4|ipv6|xds|vsock):", target):
+        return target
+    host = re.sub(r"^dns:(//[^/]*/)?", "", target)
+    if not re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):\d{1,5}", host):
+        bare = host if re.fullmatch(r"[^\s:/]+", host) else "host"
+        raise OptionError(
+            f"target {target!r} is not 'host:port'",
+            hint=f"give '{bare}:{GRPC_PORT}'; {GRPC_PORT} is TensorFlow Serving's gRPC port",
+        )
+    return target
+
+
+def is_local(target: str) -> bool:
+    """Whether a target stays on this machine."""
+    host = re.sub(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:(//)?)", "", target)
+    return bool(re.match(r"(unix|unix-abstract|vsock):|localhost:|127\.\d+\.\d+\.\d+:|\[::1\]:", host))
+
+
+def checked_metadata(items: MetadataItems | None) -> tuple[tuple[str, str | bytes], ...]:
+    """Call metadata as gRPC takes it.
+
+    Raises:
+        OptionError: a key or value that gRPC would refuse in the middle of a call.
+    """
+    pairs = tuple(items.items() if isinstance(items, Mapping) else items or ())
+    for key, value in pairs:
+        if not re.fullmatch(r"[0-9a-z_.-]+", key) or key.startswith("grpc-"):
+            raise OptionError(f"metadata key {key!r} must be lower-case letters, digits, '_', '-' or '.'")
+        if key.endswith("-bin") != isinstance(value, bytes):
+            raise OptionError(
+                f"metadata {key!r}: bytes go with keys that end in '-bin', text with all others"
+            )
+        if isinstance(value, str) and not re.fullmatch(r"[\x20-\x7e]*", value):
+            raise OptionError(f"metadata {key!r} holds characters that gRPC cannot send")
+    return pairs
+
+
+class Rotation:
+    """Whose turn it is among several targets; one that just failed is passed over for five seconds."""
+
+    def __init__(self, targets: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
+        self.targets = tuple(targets)
+        self._clock = clock
+        self._next = 0
+        self._resting: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def pick(self) -> str:
+        """The target for the next attempt."""
+        if len(self.targets) == 1:
+            return self.targets[0]
+        with self._lock:
+            now = self._clock()
+            order = [self.targets[(self._next + k) % len(self.targets)] for k in range(len(self.targets))]
+            chosen = next((one for one in order if self._resting.get(one, 0.0) <= now), order[0])
+            self._next = (self.targets.index(chosen) + 1) % len(self.targets)
+            return chosen
+
+    def failed(self, target: str) -> None:
+        """Note that a target did not answer."""
+        self._resting[target] = self._clock() + _REST_SECONDS
+
+    def answered(self, target: str) -> None:
+        """Note that a target answered."""
+        self._resting.pop(target, None)
+
+
+ChannelT = TypeVar("ChannelT")
+
+
+class Channels(Generic[ChannelT]):
+    """The channels of one client, one for each target, opened when first used.
+
+    A channel does not survive fork(): a child process that meets its parent's channel is told so, rather
+    than left to hang. A closed set stays closed.
+    """
+
+    def __init__(self, open_channel: Callable[[str], ChannelT], *, owned: bool = True) -> None:
+        self._open = open_channel
+        self._owned = owned
+        self._lock = threading.Lock()
+        self._channels: dict[str, ChannelT] = {}
+        self._calls: dict[tuple[str, str], Any] = {}
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    def method(self, target: str, path: str) -> Any:
+        """The callable that sends bytes to an RPC and returns bytes."""
+        if self._pid != os.getpid():
+            self._after_fork()
+        call = self._calls.get((target, path))
+        if call is None:
+            with self._lock:
+                self.check_open()
+                if target not in self._channels:
+                    self._channels[target] = self._open(target)
+                call = self._channels[target].unary_unary(path)  # type: ignore[attr-defined]
+                self._calls[target, path] = call
+        return call
+
+    def check_open(self) -> None:
+        """Raise ClientClosed after `close`."""
+        if self._closed:
+            raise ClientClosed("this client is closed", hint="make a new client, or close it later")
+
+    def close(self) -> list[ChannelT]:
+        """Close for good; returns the channels for the caller to shut, none of them if they are not owned."""
+        with self._lock:
+            self._closed = True
+            channels = list(self._channels.values()) if self._owned and self._pid == os.getpid() else []
+            self._channels.clear()
+            self._calls.clear()
+            return channels
+
+    def _after_fork(self) -> None:
+        if self._channels:
+            raise ClientClosed(
+                "this client was used before fork(), and gRPC does not work across fork()",
+                hint="make the client in the child process, or start processes with 'spawn' or 'forkserver'",
+            )
+        self._lock = threading.Lock()
+        self._pid = os.getpid()

@@ -1,0 +1,203 @@
+"""The answer to one explain call."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from saliency_client._errors import InputError
+from saliency_client._tensors import Array
+
+if TYPE_CHECKING:
+    pass
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Explanation:
+    """Maps and facts about B images, as the server computed them.
+
+    Arrays of numbers are read-only views of the received bytes: copy one to change it. An attribute is None
+    where the output was not asked for or the signature does not have it; `outputs` holds all that came.
+    """
+
+    def __init__(
+        self, outputs: Mapping[str, Array], *, method: str, model: str, version: int | None = None
+    ) -> None:
+        self.outputs = {
+            name: _text(value) if value.dtype == object else value for name, value in outputs.items()
+        }
+        self.method = method
+        self.model = model
+        self.version = version
+
+    @property
+    def saliency(self) -> FloatArray | None:
+        """[B, H, W] float32 ≥ 0: max over channels of |gradients| (Simonyan et al. 2013, arXiv 1312.6034)."""
+        return self.outputs.get("saliency")
+
+    @property
+    def gradients(self) -> FloatArray | None:
+        """[B, H, W, C] float32, signed: derivative of the score by the model's input; for smooth its mean."""
+        return self.outputs.get("gradients")
+
+    @property
+    def class_index(self) -> npt.NDArray[np.int32] | None:
+        """[B] int32: the class that was explained."""
+        return self.outputs.get("class_index")
+
+    @property
+    def score(self) -> FloatArray | None:
+        """[B] float32: the unnormalised class score (logit) of the image."""
+        return self.outputs.get("score")
+
+    @property
+    def probability(self) -> FloatArray | None:
+        """[B] float32 in [0, 1]: the model's probability of that class."""
+        return self.outputs.get("probability")
+
+    @property
+    def label(self) -> npt.NDArray[np.object_] | None:
+        """[B] of str: the name of that class, where the model was exported with labels."""
+        return self.outputs.get("label")
+
+    @property
+    def variance(self) -> FloatArray | None:
+        """[B, H, W, C] float32 ≥ 0: unbiased sample variance of the gradient over the noise; smooth only."""
+        return self.outputs.get("variance")
+
+    @property
+    def relative_error(self) -> FloatArray | None:
+        """[B] float32 ≥ 0: ‖standard error of the mean‖₂ / ‖mean‖₂, how unsettled a smooth map still is."""
+        return self.outputs.get("relative_error")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.outputs.values())))
+
+    def __getitem__(self, index: int) -> Explanation:
+        """The explanation of one image, with B = 1."""
+        size = len(self)
+        if not -size <= index < size:
+            raise IndexError(f"image {index} of {size}")
+        at = index % size
+        return self._with({name: value[at : at + 1] for name, value in self.outputs.items()})
+
+    def __iter__(self) -> Iterator[Explanation]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        parts = [f"method={self.method!r}", f"model={self.model!r}"]
+        if self.version is not None:
+            parts.append(f"version={self.version}")
+        parts += [f"{name}={_shown(value)}" for name, value in self.outputs.items()]
+        return f"Explanation({', '.join(parts)})"
+
+    def absolute(self) -> FloatArray:
+        """[B, H, W] float32 ≥ 0: sum over channels of |gradients|.
+
+        Raises:
+            InputError: `gradients` was not asked for; `positive` and `negative` too.
+        """
+        from saliency_client import maps
+
+        return maps.absolute(self._needed("gradients"))
+
+    def positive(self) -> FloatArray:
+        """[B, H, W] float32 ≥ 0: sum over channels of max(gradients, 0), where more raises the score."""
+        from saliency_client import maps
+
+        return maps.positive(self._needed("gradients"))
+
+    def negative(self) -> FloatArray:
+        """[B, H, W] float32 ≥ 0: sum over channels of max(−gradients, 0), where more lowers the score."""
+        from saliency_client import maps
+
+        return maps.negative(self._needed("gradients"))
+
+    def normalized(self, *, clip: float = 99.0) -> FloatArray:
+        """[B, H, W] float32 in [0, 1]: `saliency` with each map's minimum at 0 and `clip`-th percentile at 1.
+
+        A constant map gives zeros.
+
+        Raises:
+            InputError: `saliency` was not asked for.
+            ValueError: `clip` is not in (0, 100], or the map holds NaN or infinity.
+        """
+        from saliency_client import maps
+
+        return maps.normalize(self._needed("saliency"), clip=clip)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all outputs to `path.npz`, or `saliency` alone to `path.npy`; whole or not at all.
+
+        Raises:
+            InputError: the name ends in neither.
+            OSError: the file cannot be written.
+        """
+        target = Path(path)
+        if target.suffix == ".npy":
+            saliency = self._needed("saliency")
+            _write_whole(target, lambda file: np.save(file, saliency, allow_pickle=False))
+        elif target.suffix == ".npz":
+            arrays: dict[str, Any] = {
+                name: value.astype(np.str_) if value.dtype == object else value
+                for name, value in self.outputs.items()
+            }
+            _write_whole(target, lambda file: np.savez(file, **arrays))
+        else:
+            raise InputError(f"{target} ends in neither .npz (all outputs) nor .npy (saliency)")
+
+    def _needed(self, name: str) -> Array:
+        if name not in self.outputs:
+            raise InputError(
+                f"this explanation has no {name}; it has {', '.join(self.outputs)}",
+                hint=f"ask for it: explain(…, outputs=[…, {name!r}]), or outputs='all'",
+                model=self.model,
+            )
+        return self.outputs[name]
+
+    def _with(self, outputs: Mapping[str, Array]) -> Explanation:
+        return Explanation(outputs, method=self.method, model=self.model, version=self.version)
+
+
+def _text(values: Array) -> Array:
+    """UTF-8 bytes as str; a broken character becomes U+FFFD."""
+    text = np.empty(values.shape, dtype=object)
+    for index, value in np.ndenumerate(values):
+        text[index] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return text
+
+
+def _shown(value: Array) -> str:
+    """A short value in full, a long one by its dtype and shape."""
+    if value.ndim <= 1 and value.size <= 4:
+        items: list[Any] = value.tolist()
+        return (
+            "[" + ", ".join(f"{item:.4g}" if isinstance(item, float) else repr(item) for item in items) + "]"
+        )
+    dtype = "str" if value.dtype == object else value.dtype.name
+    return f"{dtype}[{','.join(map(str, value.shape))}]"
+
+
+def _write_whole(path: Path, write: Any) -> None:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

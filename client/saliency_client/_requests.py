@@ -1,0 +1,356 @@
+"""Requests, built from arrays and a signature; answers, checked against the same. Nothing here does I/O."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError
+
+from saliency_client._errors import AnswerError, InputError
+from saliency_client._proto import saliency_client_tfs_pb2 as tfs
+from saliency_client._signatures import Signature, TensorSpec
+from saliency_client._tensors import Array, decode, encode
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
+
+ArrayLike = npt.ArrayLike
+# A str is one name; "all" is every output that the signature has.
+Outputs = str | Iterable[str] | None
+
+# gradients and variance are C times the size of the map, so they come only when asked for.
+HEAVY_OUTPUTS = frozenset({"gradients", "variance"})
+_LARGEST_MESSAGE = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """Which model of a server: its name, and a version or a label or neither (the latest)."""
+
+    name: str
+    version: int | None = None
+    label: str | None = None
+
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"{self.name}, version {self.version}"
+        if self.label is not None:
+            return f"{self.name}, label {self.label}"
+        return self.name
+
+    def spec(self, signature: str = "") -> tfs.ModelSpec:
+        """The ModelSpec message."""
+        spec = tfs.ModelSpec(name=self.name, signature_name=signature)
+        if self.version is not None:
+            spec.version.value = self.version
+        elif self.label is not None:
+            spec.version_label = self.label
+        return spec
+
+
+@dataclass(frozen=True)
+class Request:
+    """A serialised Predict request, and what its answer must hold."""
+
+    payload: bytes
+    signature: Signature
+    outputs: tuple[str, ...]
+    batch: int | None
+
+
+def metadata_request(model: ModelName) -> bytes:
+    """A serialised GetModelMetadataRequest."""
+    return tfs.GetModelMetadataRequest(
+        model_spec=model.spec(), metadata_field=["signature_def"]
+    ).SerializeToString()
+
+
+def status_request(model: ModelName) -> bytes:
+    """A serialised GetModelStatusRequest."""
+    return tfs.GetModelStatusRequest(model_spec=model.spec()).SerializeToString()
+
+
+def explain_request(
+    model: ModelName,
+    signature: Signature,
+    images: ArrayLike,
+    parameters: Mapping[str, ArrayLike | None],
+    outputs: Outputs,
+) -> Request:
+    """A Predict request for one `explain_<method>` signature.
+
+    Every parameter of the signature is sent as a vector [B]: the given value, or the default of the
+    server's metadata; the server's own defaults are scalars, which its batching refuses.
+
+    Raises:
+        InputError: images or a parameter do not fit the signature.
+    """
+    arrays = {"images": _images(images, _input(signature, "images"))}
+    batch = arrays["images"].shape[0]
+    given = {name: value for name, value in parameters.items() if value is not None}
+    for name in given:
+        if name not in signature.inputs or name == "images":
+            takes = ", ".join(sorted(set(signature.inputs) - {"images"})) or "no parameters"
+            raise InputError(f"{signature.name} takes no {name}; it takes {takes}", signature=signature.name)
+    for name, spec in signature.inputs.items():
+        if name == "images":
+            continue
+        value = given.get(name, signature.defaults.get(name))
+        if value is None:
+            raise InputError(f"{signature.name} needs {name}", signature=signature.name)
+        arrays[name] = _parameter(value, spec, batch)
+    light = [name for name in signature.outputs if name not in HEAVY_OUTPUTS]
+    return _request(model, signature, arrays, _chosen(outputs, signature, light), batch)
+
+
+def predict_request(
+    model: ModelName,
+    signature: Signature,
+    images: ArrayLike | Mapping[str, ArrayLike],
+    outputs: Outputs,
+) -> Request:
+    """A Predict request for any signature: an array for its only input, or a mapping for several.
+
+    Raises:
+        InputError: an input is missing, unknown, or does not fit the signature.
+    """
+    if isinstance(images, Mapping):
+        given = dict(images)
+    elif len(signature.inputs) == 1 or "images" in signature.inputs:
+        given = {"images" if "images" in signature.inputs else next(iter(signature.inputs)): images}
+    else:
+        names = ", ".join(signature.inputs)
+        raise InputError(
+            f"{signature.name} has several inputs: {names}",
+            hint="give a mapping of input name to array",
+            signature=signature.name,
+        )
+    for name in given:
+        _input(signature, name)
+    missing = [name for name in signature.inputs if name not in given and name not in signature.defaults]
+    if missing:
+        raise InputError(f"{signature.name} needs {', '.join(missing)}", signature=signature.name)
+    arrays = {name: _images(value, signature.inputs[name]) for name, value in given.items()}
+    return _request(model, signature, arrays, _chosen(outputs, signature, list(signature.outputs)), None)
+
+
+def _request(
+    model: ModelName,
+    signature: Signature,
+    arrays: Mapping[str, Array],
+    outputs: tuple[str, ...],
+    batch: int | None,
+) -> Request:
+    size = sum(array.nbytes for array in arrays.values())
+    if size > _LARGEST_MESSAGE - 65_536:
+        raise InputError(
+            f"the request would be {size} bytes; gRPC carries at most {_LARGEST_MESSAGE}",
+            hint="send fewer images at a time; explain_many(batch_size=…) does it",
+            signature=signature.name,
+        )
+    message = tfs.PredictRequest(model_spec=model.spec(signature.name), output_filter=outputs)
+    for name, array in arrays.items():
+        message.inputs[name].CopyFrom(encode(array))
+    return Request(message.SerializeToString(), signature, outputs, batch)
+
+
+def _input(signature: Signature, name: str) -> TensorSpec:
+    if name not in signature.inputs:
+        raise InputError(
+            f"{signature.name} has no input {name!r}; it has {', '.join(signature.inputs) or 'none'}",
+            signature=signature.name,
+        )
+    return signature.inputs[name]
+
+
+def _chosen(outputs: Outputs, signature: Signature, default: Iterable[str]) -> tuple[str, ...]:
+    """The outputs to ask for, sorted: the server's batching keeps one queue for each list of names."""
+    if outputs is None:
+        return tuple(sorted(default))
+    names = (
+        list(signature.outputs) if outputs == "all" else [outputs] if isinstance(outputs, str) else outputs
+    )
+    chosen = sorted(set(names))
+    unknown = [name for name in chosen if name not in signature.outputs]
+    if unknown or not chosen:
+        asked = f"{signature.name} has no output {unknown[0]!r}" if unknown else "outputs is empty"
+        raise InputError(f"{asked}; there are {', '.join(signature.outputs)}", signature=signature.name)
+    return tuple(chosen)
+
+
+def _images(value: ArrayLike, spec: TensorSpec) -> Array:
+    """The array to send for an input with a batch; one example without its batch axis gets it.
+
+    Raises:
+        InputError: the dtype or the size is not the signature's; nothing is cast or resized silently.
+    """
+    array = _array(value, spec.name)
+    if spec.shape is not None and array.ndim == len(spec.shape) - 1 and spec.shape[0] is None:
+        array = array[None]
+    array = _with_dtype(array, spec)
+    if spec.shape is None:
+        return array
+    if not _fits(array.shape, spec.shape):
+        raise InputError(
+            f"{spec.name} is {_size(array.shape)}; the model takes {_size(spec.shape)}",
+            hint=_shape_hint(array.shape, spec.shape),
+        )
+    if array.ndim and array.shape[0] == 0:
+        raise InputError(f"{spec.name} holds no image: its shape is {_size(array.shape)}")
+    return array
+
+
+def _array(value: ArrayLike, name: str) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InputError(
+            f"{name} does not form one array: {error}", hint="all images of a call must have one size"
+        ) from error
+
+
+def _with_dtype(array: Array, spec: TensorSpec) -> Array:
+    have = "string" if array.dtype.kind in "OSU" else array.dtype.name
+    if have == spec.dtype:
+        return array
+    if spec.dtype == "float32" and array.dtype.kind == "f":
+        return array.astype(np.float32)
+    hint = f"convert first: {spec.name}.astype('{spec.dtype}')"
+    if spec.dtype == "uint8" and array.dtype.kind == "f":
+        hint = (
+            "the model's preprocessing is part of it: give the picture's own 0..255 values, as in "
+            f"(255 * {spec.name}).round().astype('uint8') where they are 0..1"
+        )
+    elif spec.dtype == "float32" and have == "uint8":
+        hint = "this model has no preprocessing of its own: give the values its network takes, as float32"
+    raise InputError(f"{spec.name} is {have}; the model takes {spec.dtype}", hint=hint)
+
+
+def _fits(have: tuple[int, ...], want: tuple[int | None, ...]) -> bool:
+    return len(have) == len(want) and all(w is None or w == h for w, h in zip(want, have, strict=True))
+
+
+def _size(shape: Iterable[int | None]) -> str:
+    return "[" + ",".join("B" if size is None else str(size) for size in shape) + "]"
+
+
+def _shape_hint(have: tuple[int, ...], want: tuple[int | None, ...]) -> str | None:
+    if len(want) == 4 and len(have) == 4 and have[1] == want[3] != have[3]:
+        return "channels come last: images.transpose(0, 2, 3, 1)"
+    if len(want) == 4 and want[1] is not None:
+        return f"resize to height {want[1]}, width {want[2]}; saliency_client.images.load_image does it"
+    return None
+
+
+def _parameter(value: ArrayLike, spec: TensorSpec, batch: int) -> Array:
+    """A parameter as the vector [B] that the signature wants, each image its own value."""
+    array = _array(value, spec.name)
+    if spec.dtype.startswith(("int", "uint")):
+        array = _whole(array, spec)
+    elif array.dtype.kind not in "fiu":
+        raise InputError(f"{spec.name} is {value!r}; it takes numbers")
+    if array.size == 1:
+        array = np.broadcast_to(array.reshape(()), (batch,))
+    if array.shape != (batch,):
+        raise InputError(
+            f"{spec.name} has shape {_size(array.shape)}; give one value, or one for each of {batch} images"
+        )
+    return array.astype(spec.dtype)
+
+
+def _whole(array: Array, spec: TensorSpec) -> Array:
+    if array.dtype.kind not in "iu":
+        raise InputError(f"{spec.name} is {array.tolist()!r}; it takes whole numbers")
+    bounds = np.iinfo(spec.dtype)
+    for value in array.ravel().tolist():
+        if not bounds.min <= operator.index(value) <= bounds.max:
+            raise InputError(f"{spec.name} is {value}; it must be within [{bounds.min}, {bounds.max}]")
+    return array
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The decoded outputs of one Predict call, and the version that answered (0: the server did not say)."""
+
+    outputs: Mapping[str, Array]
+    version: int
+
+
+def parse_answer(answer: bytes, request: Request) -> Answer:
+    """The outputs of a PredictResponse, checked against what was asked and what the signature promises.
+
+    Raises:
+        AnswerError: it is truncated, lacks an output, or a dtype or shape is not as promised.
+    """
+    try:
+        response = tfs.PredictResponse.FromString(answer)
+    except DecodeError as error:
+        raise AnswerError("the answer is not a PredictResponse, or is cut short") from error
+    missing = [name for name in request.outputs if name not in response.outputs]
+    if missing:
+        raise AnswerError(f"the answer lacks {', '.join(missing)}")
+    outputs = {name: decode(response.outputs[name], name) for name in request.outputs}
+    for name, array in outputs.items():
+        _check_output(array, request.signature.outputs[name], request.batch)
+    return Answer(outputs, response.model_spec.version.value)
+
+
+def _check_output(array: Array, spec: TensorSpec, batch: int | None) -> None:
+    have = "string" if array.dtype.kind == "O" else array.dtype.name
+    want = spec.shape
+    if batch is not None and want:
+        want = (batch, *want[1:])
+    if have != spec.dtype or not (want is None or _fits(array.shape, want)):
+        promised = f"{spec.dtype}{_size(want) if want is not None else ''}"
+        raise AnswerError(
+            f"output {spec.name!r} is {have}{_size(array.shape)}; its signature says {promised}"
+        )
+
+
+def parse_status(answer: bytes) -> tuple[VersionStatus, ...]:
+    """The versions that a GetModelStatusResponse tells of, newest first.
+
+    Raises:
+        AnswerError: the bytes are not such an answer.
+    """
+    try:
+        response = tfs.GetModelStatusResponse.FromString(answer)
+    except DecodeError as error:
+        raise AnswerError("the answer is not a GetModelStatusResponse") from error
+    versions = [_version_status(status) for status in response.model_version_status]
+    return tuple(sorted(versions, key=lambda status: -status.version))
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """One version of a served model.
+
+    `state` is START, LOADING, AVAILABLE, UNLOADING, END or UNKNOWN. `error_code` is 0 unless loading
+    failed; `error_message` then says why.
+    """
+
+    version: int
+    state: str
+    error_code: int = 0
+    error_message: str = ""
+
+    @property
+    def available(self) -> bool:
+        """Whether this version answers requests."""
+        return self.state == "AVAILABLE"
+
+    @property
+    def failed(self) -> bool:
+        """Whether this version could not be loaded."""
+        return self.state == "END" and self.error_code != 0
+
+
+def _version_status(proto: tfs.ModelVersionStatus) -> VersionStatus:
+    known = tfs.ModelVersionStatus.State.DESCRIPTOR.values_by_number
+    state = known[proto.state].name if proto.state in known else str(proto.state)
+    return VersionStatus(proto.version, state, proto.status.error_code, proto.status.error_message)

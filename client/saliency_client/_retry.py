@@ -1,0 +1,46 @@
+"""When to send a request again, and after how long. Nothing here waits or sends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from saliency_client._errors import CallError, OptionError, QueueFull, TLSError, Unavailable
+
+_JITTER = 0.2
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How a request that met UNAVAILABLE is sent again; explanations have no side effects, so it is safe.
+
+    The k-th wait is `initial_backoff · multiplier^(k-1)` seconds, at most `max_backoff`, give or take 20 %.
+    Nothing but UNAVAILABLE is sent again, and never beyond the call's timeout. gRPC's own retries are not
+    used: they silently leave out requests above 256 KiB, which is nearly every image.
+    `RetryPolicy(attempts=1)` sends once.
+    """
+
+    attempts: int = 5
+    initial_backoff: float = 0.1
+    max_backoff: float = 2.0
+    multiplier: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.initial_backoff <= 0 or self.max_backoff <= 0 or self.multiplier < 1:
+            raise OptionError(f"{self} cannot work: attempts ≥ 1, backoffs > 0 and multiplier ≥ 1 are needed")
+
+    def delay(
+        self, failure: CallError, *, remaining: float | None, patient: bool, chance: float
+    ) -> float | None:
+        """Seconds to wait before the next attempt, or None to give up.
+
+        `failure.attempts` have been made; `remaining` seconds are left (None: no limit); `chance` in [0, 1)
+        spreads clients apart. `patient` goes on for as long as time remains while the server's queue is full.
+        """
+        if not isinstance(failure, Unavailable) or isinstance(failure, TLSError):
+            return None
+        if failure.attempts >= self.attempts and not (patient and isinstance(failure, QueueFull)):
+            return None
+        exponent = min(failure.attempts - 1, 64)
+        backoff = min(self.initial_backoff * self.multiplier**exponent, self.max_backoff)
+        backoff *= 1 - _JITTER + 2 * _JITTER * chance
+        return None if remaining is not None and backoff >= remaining else backoff

@@ -1,0 +1,93 @@
+"""What a served model offers, as its server's metadata tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from google.protobuf.message import DecodeError
+
+from saliency_client._errors import AnswerError
+from saliency_client._proto import saliency_client_tfs_pb2 as tfs
+from saliency_client._tensors import Array, decode, dtype_name
+
+EXPLAIN_PREFIX = "explain_"
+DEFAULT_SIGNATURE = "serving_default"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a signature.
+
+    `dtype` is TensorFlow's name, such as 'uint8', 'float32' or 'string'. `shape` has None where a size is
+    free, as the batch is; it is None as a whole where even the rank is.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.dtype}[…]"
+        return f"{self.dtype}[{','.join('?' if size is None else str(size) for size in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One signature of a served model: what goes in, what comes out, what is filled in if left out."""
+
+    name: str
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    defaults: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str | None:
+        """The explanation method, such as 'smooth' of 'explain_smooth'; None for any other signature."""
+        return self.name[len(EXPLAIN_PREFIX) :] if self.name.startswith(EXPLAIN_PREFIX) else None
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """All signatures of one version of a model."""
+
+    version: int
+    signatures: Mapping[str, Signature]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The explanation methods on offer, sorted."""
+        return tuple(sorted(s.method for s in self.signatures.values() if s.method))
+
+
+def parse_metadata(answer: bytes) -> Metadata:
+    """What a GetModelMetadataResponse says.
+
+    Raises:
+        AnswerError: the bytes are not such an answer.
+    """
+    try:
+        response = tfs.GetModelMetadataResponse.FromString(answer)
+        # The value's type name is TensorFlow's, so Any.Unpack would refuse it.
+        map_ = tfs.SignatureDefMap.FromString(response.metadata["signature_def"].value)
+    except DecodeError as error:
+        raise AnswerError("the answer is not a GetModelMetadataResponse") from error
+    signatures = {name: _signature(name, map_.signature_def[name]) for name in sorted(map_.signature_def)}
+    return Metadata(version=response.model_spec.version.value, signatures=signatures)
+
+
+def _signature(name: str, proto: tfs.SignatureDef) -> Signature:
+    return Signature(
+        name=name,
+        inputs={key: _spec(key, proto.inputs[key]) for key in sorted(proto.inputs)},
+        outputs={key: _spec(key, proto.outputs[key]) for key in sorted(proto.outputs)},
+        defaults={key: decode(proto.defaults[key], key, fill=True) for key in sorted(proto.defaults)},
+    )
+
+
+def _spec(name: str, proto: tfs.TensorInfo) -> TensorSpec:
+    shape = None
+    if not proto.tensor_shape.unknown_rank:
+        shape = tuple(None if dim.size < 0 else dim.size for dim in proto.tensor_shape.dim)
+    return TensorSpec(name=name, dtype=dtype_name(proto.dtype), shape=shape)
