@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 VERBOSE_VARIABLE = "SALIENCY_DEBUG"
+
+_ABSL_RELEASES = ("20250127", "20240722", "20250512", "20250814", "20240116", "20230802")
+_FATAL = 3
 
 
 def import_tensorflow() -> None:
     """Imports TensorFlow quietly; does nothing when SALIENCY_DEBUG is set, so that all of it can be seen.
 
-    Call it before anything else imports TensorFlow: part of the noise is decided at import.
+    What fails is still raised as an exception, and a fatal line still shows. Call it before anything else
+    imports TensorFlow: part of the noise is decided at import.
     """
     if os.environ.get(VERBOSE_VARIABLE, "0") not in ("", "0"):
         return
@@ -22,22 +28,25 @@ def import_tensorflow() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     with _stderr_held_back():
         import tensorflow as tf
+    tf.get_logger().setLevel("ERROR")
+    _log_only_fatal_lines(Path(tf.sysconfig.get_lib()))
 
-        tf.get_logger().setLevel("ERROR")
-        _provoke_first_time_messages()
 
+def _log_only_fatal_lines(library_dir: Path) -> None:
+    """Calls absl::SetMinLogLevel: no variable reaches the lines logged through absl.
 
-def _provoke_first_time_messages() -> None:
-    """Runs a V1 Session and an XLA program: each logs a line once in a process, whatever the log level."""
-    import tensorflow as tf
-
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        session.run(tf.constant(0))
-    try:
-        tf.function(lambda x: x, jit_compile=True)(tf.constant(0))
-    except tf.errors.OpError:
-        # Said in full by the first real program.
-        return
+    Without it every hit of XLA's persistent cache logs an error that is none.
+    """
+    for path in library_dir.glob("libtensorflow_framework.*"):
+        library = ctypes.CDLL(str(path))
+        for release in _ABSL_RELEASES:
+            # The mangled name of absl::lts_<release>::SetMinLogLevel(absl::LogSeverityAtLeast).
+            set_min_log_level = getattr(
+                library, f"_ZN4absl12lts_{release}14SetMinLogLevelENS0_18LogSeverityAtLeastE", None
+            )
+            if set_min_log_level is not None:
+                set_min_log_level(_FATAL)
+                return
 
 
 @contextmanager
