@@ -1,0 +1,325 @@
+"""Maps to pictures, over the original photo and at its size. Every function is pure."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from saliency_client import maps
+from saliency_client.images import Box
+from saliency_client.maps import DEFAULT_CLIP, FloatArray
+
+SEQUENTIAL = "bids:inferno"
+DIVERGING = "colorbrewer:RdBu_r"
+DEFAULT_OPACITY = 0.9
+
+_INK = (34, 34, 34)
+_FAINT_INK = (110, 110, 110)
+_PAPER = (255, 255, 255)
+_NO_DATA = (208, 208, 208)
+
+
+def heatmap(
+    picture: Image.Image,
+    values: npt.ArrayLike,
+    box: Box | None = None,
+    *,
+    colormap: str | None = None,
+    clip: float = DEFAULT_CLIP,
+    signed: bool = False,
+) -> Image.Image:
+    """The map in colours, at the picture's size; grey where the model saw nothing.
+
+    Args:
+        picture: the original photo; only its size is used.
+        values: [H, W], a raw map.
+        box: the part of the picture that the map covers, as `Photo.box`; the whole picture if None.
+        colormap: a name of the `cmap` catalogue; "inferno", or a diverging one if `signed`.
+        clip: percentile that is shown as the hottest colour, in (0, 100].
+        signed: the map has a sign; 0 is the middle of the colour map.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        ValueError: unknown colour map, `clip` out of range, or a map that is not [H, W] and finite.
+    """
+    placed = _place(maps.normalize(_one_map(values), clip=clip, signed=signed), picture.size, box)
+    return Image.fromarray(_coloured(placed, colormap, signed))
+
+
+def overlay(
+    picture: Image.Image,
+    values: npt.ArrayLike,
+    box: Box | None = None,
+    *,
+    colormap: str | None = None,
+    opacity: float = DEFAULT_OPACITY,
+    clip: float = DEFAULT_CLIP,
+    signed: bool = False,
+) -> Image.Image:
+    """The map in colours over the photo, stronger where it is hotter; dim where the model saw nothing.
+
+    The photo is shown in greys, so that every colour is the map's.
+
+    Args:
+        picture: the original photo.
+        values: [H, W], a raw map.
+        box: as in `heatmap`.
+        colormap: as in `heatmap`.
+        opacity: of the hottest colour, in [0, 1].
+        clip: as in `heatmap`.
+        signed: as in `heatmap`.
+
+    Returns:
+        An RGB picture of the photo's size.
+
+    Raises:
+        ValueError: as `heatmap`, or `opacity` out of range.
+    """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity is {opacity:g}; it must be within [0, 1]")
+    placed = _place(maps.normalize(_one_map(values), clip=clip, signed=signed), picture.size, box)
+    grey = np.asarray(picture.convert("L").convert("RGB"), np.float32)
+    colours = _coloured(placed, colormap, signed).astype(np.float32)
+    alpha = (opacity * np.abs(placed.values))[..., None]
+    blended = grey * (1 - alpha) + colours * alpha
+    return _bytes(np.where(placed.seen[..., None], blended, _dim(grey)))
+
+
+def masked(
+    picture: Image.Image,
+    values: npt.ArrayLike,
+    box: Box | None = None,
+    *,
+    clip: float = DEFAULT_CLIP,
+) -> Image.Image:
+    """The photo times the normalised map: bright where the map is hot, black where it is not.
+
+    Args:
+        picture: the original photo.
+        values: [H, W], a raw map.
+        box: as in `heatmap`.
+        clip: as in `heatmap`.
+
+    Returns:
+        An RGB picture of the photo's size.
+
+    Raises:
+        ValueError: as `heatmap`.
+    """
+    placed = _place(maps.normalize(_one_map(values), clip=clip), picture.size, box)
+    return _bytes(np.asarray(picture.convert("RGB"), np.float32) * placed.values[..., None])
+
+
+def panel(
+    picture: Image.Image,
+    gradients: npt.ArrayLike,
+    box: Box | None = None,
+    *,
+    title: str = "",
+    subtitle: str = "",
+    colormap: str | None = None,
+    clip: float = DEFAULT_CLIP,
+) -> Image.Image:
+    """The photo, its absolute, positive and negative gradients, and photo times map, side by side.
+
+    The three maps share one scale, from 0 to the percentile of the absolute map, so that their colours
+    can be compared. Shown is the part of the photo that the model saw, 256 to 448 pixels on its long side.
+
+    Args:
+        picture: the original photo.
+        gradients: [H, W, C], the signed derivative of the score.
+        box: as in `heatmap`.
+        title: such as the class and its probability.
+        subtitle: such as the method and the model.
+        colormap: as in `heatmap`.
+        clip: as in `heatmap`.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        ValueError: as `heatmap`, or the gradient is not [H, W, C].
+    """
+    signal = np.asarray(gradients, np.float32)
+    if signal.ndim != 3:
+        raise ValueError(f"gradients are [H, W, C]; these have shape {list(signal.shape)}")
+    views = {"absolute": maps.absolute, "positive": maps.positive, "negative": maps.negative}
+    raw = {name: view(signal) for name, view in views.items()}
+    _, high = maps.limits(raw["absolute"], clip=clip)
+    small, box = _tile(picture, box)
+    placed = {name: _place(maps.rescale(values, 0, high), small.size, box) for name, values in raw.items()}
+    photo = np.asarray(small, np.float32)
+    tiles = [
+        ("original", small),
+        *((name, Image.fromarray(_coloured(view, colormap, signed=False))) for name, view in placed.items()),
+        ("original x absolute", _bytes(photo * placed["absolute"].values[..., None])),
+    ]
+    bar = _ColourBar(_table(colormap or SEQUENTIAL), "0", f">= {float(high.item()):.2g}", first=1, last=3)
+    return _sheet(tiles, title, subtitle, bar)
+
+
+def colormap_name(name: str) -> str:
+    """The full name of a colour map of the `cmap` catalogue; "_r" at the end reverses it.
+
+    Raises:
+        ValueError: there is none of that name; the message lists near ones.
+    """
+    from cmap import Catalog
+
+    catalog = Catalog()
+    forward = name.removesuffix("_r")
+    try:
+        return catalog.resolve(forward) + name[len(forward) :]
+    except KeyError:
+        import difflib
+
+        near = difflib.get_close_matches(name.lower(), list(catalog.unique_keys()), n=3)
+        listed = ", ".join(near) if near else "inferno, viridis, magma, turbo, jet, gray, RdBu_r"
+        raise ValueError(f"there is no colour map {name!r}; there are {listed}") from None
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A normalised map at a picture's size: float32 [h, w], and bool [h, w] where the model saw anything."""
+
+    values: FloatArray
+    seen: npt.NDArray[np.bool_]
+
+
+def _one_map(values: npt.ArrayLike) -> FloatArray:
+    one = np.asarray(values, np.float32)
+    if one.ndim != 2:
+        raise ValueError(f"a map is [H, W]; this one has shape {list(one.shape)}")
+    return one
+
+
+def _place(values: FloatArray, size: tuple[int, int], box: Box | None) -> _Placed:
+    """Put a map back over the picture that its model input was cut from."""
+    width, height = size
+    left, top, right, bottom = box or (0, 0, width, height)
+    grown = Image.fromarray(values).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+    canvas = Image.new("F", size)
+    canvas.paste(grown, (left, top))
+    seen = np.zeros((height, width), bool)
+    seen[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = True
+    return _Placed(np.asarray(canvas), seen)
+
+
+@lru_cache(maxsize=8)
+def _table(colormap: str) -> npt.NDArray[np.uint8]:
+    """The 256 colours of a map, uint8 [256, 3]."""
+    from cmap import Colormap
+
+    colours = np.asarray(Colormap(colormap_name(colormap)).lut(256), np.float64)[:, :3]
+    return np.rint(colours * 255).astype(np.uint8)
+
+
+def _coloured(placed: _Placed, colormap: str | None, signed: bool) -> npt.NDArray[np.uint8]:
+    table = _table(colormap or (DIVERGING if signed else SEQUENTIAL))
+    position = (placed.values + 1) / 2 if signed else placed.values
+    colours = table[np.rint(position * 255).astype(np.uint8)]
+    return np.where(placed.seen[..., None], colours, np.asarray(_NO_DATA, np.uint8))
+
+
+def _dim(pixels: FloatArray) -> FloatArray:
+    return 160 + 0.3 * pixels
+
+
+def _bytes(pixels: FloatArray) -> Image.Image:
+    return Image.fromarray(np.rint(np.clip(pixels, 0, 255)).astype(np.uint8))
+
+
+def _tile(picture: Image.Image, box: Box | None) -> tuple[Image.Image, Box]:
+    """What the model saw of the photo, at a size for a panel, and the map's box there."""
+    width, height = picture.size
+    left, top, right, bottom = box or (0, 0, width, height)
+    seen = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    part = picture.convert("RGB").crop(seen)
+    scale = min(max(1.0, 256 / max(part.size)), 448 / max(part.size))
+    size = max(1, round(part.width * scale)), max(1, round(part.height * scale))
+    filter = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    moved = (left - seen[0], top - seen[1], right - seen[0], bottom - seen[1])
+    left, top, right, bottom = (round(side * scale) for side in moved)
+    return part.resize(size, filter), (left, top, right, bottom)
+
+
+@dataclass(frozen=True)
+class _ColourBar:
+    """A scale below the tiles `first` to `last`."""
+
+    table: npt.NDArray[np.uint8]
+    low: str
+    high: str
+    first: int
+    last: int
+
+
+def _sheet(
+    tiles: Sequence[tuple[str, Image.Image]], title: str, subtitle: str, bar: _ColourBar
+) -> Image.Image:
+    """Tiles in a row below their titles, a caption above and a scale below."""
+    width, height = tiles[0][1].size
+    text = _font(max(13, round(max(width, height) / 22)))
+    large = _font(round(text.size * 1.5))
+    line, gap, margin = round(text.size * 1.6), round(text.size * 0.9), round(text.size * 1.4)
+    cell = max(width, *(math.ceil(text.getlength(name)) for name, _ in tiles))
+    caption = (round(large.size * 1.5) if title else 0) + (line if subtitle else 0)
+    caption += gap if caption else 0
+    total = 2 * margin + len(tiles) * cell + (len(tiles) - 1) * gap
+    top = margin + caption + line
+    sheet = Image.new("RGB", (total, top + height + gap + line + margin), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        draw.text((margin, margin), _fitted(title, large, total - 2 * margin), _INK, large)
+    if subtitle:
+        draw.text(
+            (margin, margin + caption - gap - line),
+            _fitted(subtitle, text, total - 2 * margin),
+            _FAINT_INK,
+            text,
+        )
+    lefts = [margin + index * (cell + gap) for index in range(len(tiles))]
+    for left, (name, tile) in zip(lefts, tiles, strict=True):
+        draw.text((left, top - line), name, _INK, text)
+        sheet.paste(tile, (left, top))
+    _draw_bar(sheet, bar, lefts[bar.first], lefts[bar.last] + width, top + height + gap, text)
+    return sheet
+
+
+def _draw_bar(
+    sheet: Image.Image, bar: _ColourBar, left: int, right: int, top: int, font: ImageFont.FreeTypeFont
+) -> None:
+    draw = ImageDraw.Draw(sheet)
+    space = round(font.size * 0.6)
+    start = left + math.ceil(font.getlength(bar.low)) + space
+    end = right - math.ceil(font.getlength(bar.high)) - space
+    height = round(font.size * 0.8)
+    middle = top + round(font.size * 0.7)
+    draw.text((left, middle), bar.low, _FAINT_INK, font, anchor="lm")
+    draw.text((right, middle), bar.high, _FAINT_INK, font, anchor="rm")
+    scale = Image.fromarray(bar.table[None]).resize((end - start, height), Image.Resampling.BILINEAR)
+    sheet.paste(scale, (start, middle - height // 2))
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Text that the built-in font can draw, cut to a width; its glyphs are those of ASCII."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    plain = " ".join("".join(character for character in plain if character.isprintable()).split())
+    while plain and font.getlength(plain) > width:
+        plain = plain.removesuffix("...")[:-1].rstrip() + "..."
+    return plain

@@ -1,0 +1,447 @@
+"""Files become the model input that a person would expect, or a clear error."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from saliency_client.images import ImageError, array_picture, input_box, load_array, load_image
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
+
+def encoded(picture: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def picture_of(array: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8))
+
+
+def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(7).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def test_a_picture_of_the_models_size_comes_through_unchanged() -> None:
+    pixels = noise(6, 4)
+    photo = load_image(encoded(picture_of(pixels)), (6, 4))
+    assert photo.array.dtype == np.uint8
+    np.testing.assert_array_equal(photo.array, pixels)
+    assert photo.picture.size == (4, 6)
+    assert photo.box == (0, 0, 4, 6)
+
+
+def test_crop_keeps_the_centre_and_nothing_of_the_margins() -> None:
+    pixels = np.full((40, 100, 3), RED, np.uint8)
+    pixels[:, 30:70] = BLUE
+    photo = load_image(encoded(picture_of(pixels)), (20, 20))
+    np.testing.assert_array_equal(photo.array, np.full((20, 20, 3), BLUE, np.uint8))
+    assert photo.box == (30, 0, 70, 40)
+    assert photo.picture.size == (100, 40)
+
+
+def test_crop_follows_the_aspect_of_the_model_input() -> None:
+    assert load_image(encoded(picture_of(noise(100, 100))), (10, 20)).box == (0, 25, 100, 75)
+
+
+def test_stretch_shows_the_whole_picture() -> None:
+    pixels = np.full((40, 100, 3), RED, np.uint8)
+    pixels[:, 50:] = BLUE
+    photo = load_image(encoded(picture_of(pixels)), (20, 20), resize="stretch")
+    assert photo.box == (0, 0, 100, 40)
+    np.testing.assert_array_equal(photo.array[:, :8], np.full((20, 8, 3), RED))
+    np.testing.assert_array_equal(photo.array[:, 12:], np.full((20, 8, 3), BLUE))
+
+
+def test_pad_adds_equal_grey_bars_and_keeps_the_aspect() -> None:
+    photo = load_image(encoded(picture_of(np.full((40, 80, 3), RED))), (20, 20), resize="pad")
+    assert photo.box == (0, -20, 80, 60)
+    np.testing.assert_array_equal(photo.array[:3], np.full((3, 20, 3), 127))
+    np.testing.assert_array_equal(photo.array[-3:], np.full((3, 20, 3), 127))
+    np.testing.assert_array_equal(photo.array[8:12], np.full((4, 20, 3), RED))
+
+
+def cubic_weights(source: int, target: int) -> np.ndarray:
+    """Keys' cubic convolution (1981), a = -1/2, widened by the reduction factor; [target, source]."""
+    scale = source / target
+    support = max(scale, 1.0)
+    centres = (np.arange(target) + 0.5) * scale - 0.5
+    t = np.abs((np.arange(source)[None] - centres[:, None]) / support)
+    near = 1.5 * t**3 - 2.5 * t**2 + 1
+    far = -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    weights = np.where(t < 1, near, np.where(t < 2, far, 0))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def test_resizing_is_bicubic_with_the_support_widened_by_the_reduction() -> None:
+    pixels = noise(60, 90)
+    rows, columns = cubic_weights(60, 24), cubic_weights(60, 24)
+    expected = np.einsum("yi,ijc,xj->yxc", rows, pixels[:, 15:75].astype(float), columns)
+    actual = load_image(encoded(picture_of(pixels)), (24, 24)).array
+    assert np.abs(actual - expected.clip(0, 255)).max() <= 1.01
+
+
+# What a viewer does for each value of the Orientation tag (Exif 2.32, table 6).
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_honoured(orientation: int) -> None:
+    stored = noise(5, 9)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = UPRIGHT[orientation](stored)
+    photo = load_image(encoded(picture_of(stored), exif=exif), upright.shape[:2])
+    np.testing.assert_array_equal(photo.array, upright)
+    np.testing.assert_array_equal(np.asarray(photo.picture), upright)
+
+
+def test_damaged_exif_does_not_refuse_the_picture() -> None:
+    pixels = noise(4, 4)
+    photo = load_image(encoded(picture_of(pixels), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"), (4, 4))
+    np.testing.assert_array_equal(photo.array, pixels)
+
+
+def test_transparency_shows_white_below() -> None:
+    pixels = np.array([[(255, 0, 0, 255), (255, 0, 0, 0), (255, 0, 0, 128)]], np.uint8)
+    photo = load_image(encoded(picture_of(pixels)), (1, 3))
+    # 255 * (1 - 128/255) = 127
+    np.testing.assert_array_equal(photo.array[0], [RED, WHITE, (255, 127, 127)])
+
+
+def test_grey_with_alpha_shows_white_below() -> None:
+    picture = Image.merge("LA", [Image.new("L", (2, 1), 0), picture_of(np.array([[255, 0]]))])
+    np.testing.assert_array_equal(load_image(encoded(picture), (1, 2)).array[0], [(0, 0, 0), WHITE])
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "transparent"), [("RGB", (9, 8, 7), (9, 8, 7)), ("L", 9, 9)], ids=["RGB", "grey"]
+)
+def test_a_colour_declared_transparent_is_white(mode: str, colour: object, transparent: object) -> None:
+    data = encoded(Image.new(mode, (1, 1), colour), transparency=transparent)
+    np.testing.assert_array_equal(load_image(data, (1, 1)).array[0, 0], WHITE)
+
+
+def test_a_palette_gives_its_colours_and_its_transparency() -> None:
+    picture = Image.new("P", (3, 1))
+    picture.putpalette([*RED, *GREEN, *BLUE])
+    picture.putdata([0, 1, 2])
+    np.testing.assert_array_equal(load_image(encoded(picture), (1, 3)).array[0], [RED, GREEN, BLUE])
+    with_alpha = load_image(encoded(picture, transparency=1), (1, 3))
+    np.testing.assert_array_equal(with_alpha.array[0], [RED, WHITE, BLUE])
+
+
+def test_grey_becomes_three_equal_channels() -> None:
+    grey = noise(3, 3, 1)
+    photo = load_image(encoded(picture_of(grey[..., 0])), (3, 3))
+    np.testing.assert_array_equal(photo.array, np.repeat(grey, 3, axis=-1))
+
+
+def test_black_and_white_becomes_0_and_255() -> None:
+    picture = picture_of(np.array([[0, 255]])).convert("1")
+    np.testing.assert_array_equal(load_image(encoded(picture), (1, 2)).array[0], [(0, 0, 0), WHITE])
+
+
+def test_a_grey_model_gets_the_luma_of_the_colours() -> None:
+    pixels = np.array([[RED, GREEN, BLUE, WHITE]], np.uint8)
+    photo = load_image(encoded(picture_of(pixels)), (1, 4), channels=1)
+    assert photo.array.shape == (1, 4, 1)
+    # Rec. 601: 0.299 R + 0.587 G + 0.114 B
+    np.testing.assert_array_equal(photo.array[0, :, 0], [76, 150, 29, 255])
+    np.testing.assert_array_equal(np.asarray(photo.picture), pixels)
+
+
+def test_a_four_channel_model_gets_the_alpha() -> None:
+    pixels = np.array([[(10, 20, 30, 40)]], np.uint8)
+    np.testing.assert_array_equal(load_image(encoded(picture_of(pixels)), (1, 1), channels=4).array, pixels)
+    opaque = load_image(encoded(picture_of(pixels[..., :3])), (1, 1), channels=4)
+    np.testing.assert_array_equal(opaque.array[0, 0], (10, 20, 30, 255))
+
+
+def png_of_16_bits(pixels: np.ndarray) -> bytes:
+    """Encode uint16 [H, W] or [H, W, 3] as PNG by the standard's own words (ISO/IEC 15948)."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width = pixels.shape[:2]
+    colour_type = 2 if pixels.ndim == 3 else 0
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_16_bit_grey_keeps_its_whole_range() -> None:
+    grey = np.array([[0, 257 * 64, 257 * 128, 65535]], np.uint16)
+    photo = load_image(png_of_16_bits(grey), (1, 4))
+    np.testing.assert_array_equal(photo.array[0, :, 0], [0, 64, 128, 255])
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
+def test_16_bit_grey_tiff_of_either_byte_order_keeps_its_whole_range(dtype: str) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, np.array([[0, 257 * 64, 65535]], np.uint16), byteorder=dtype[0])
+    np.testing.assert_array_equal(load_image(stream.getvalue(), (1, 3)).array[0, :, 0], [0, 64, 255])
+
+
+def test_16_bit_colour_keeps_its_whole_range() -> None:
+    pixels = np.array([[(0, 257 * 100, 65535), (65535, 257 * 7, 257 * 200)]], np.uint16)
+    np.testing.assert_array_equal(load_image(png_of_16_bits(pixels), (1, 2)).array, pixels // 257)
+
+
+def test_real_grey_values_of_0_to_1_span_black_to_white() -> None:
+    picture = Image.fromarray(np.array([[0, 0.2, 1]], np.float32))
+    np.testing.assert_array_equal(load_image(encoded(picture, "TIFF"), (1, 3)).array[0, :, 0], [0, 51, 255])
+
+
+def test_grey_values_without_a_known_range_are_refused() -> None:
+    picture = Image.fromarray(np.array([[-3.0, 900.0]], np.float32))
+    with pytest.raises(ImageError, match=r"-3 to 900") as caught:
+        load_image(encoded(picture, "TIFF"), (1, 2))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("format", ["TIFF", "JPEG"])
+def test_cmyk_gives_the_colours_that_its_inks_print(format: str) -> None:
+    inks = {(0, 0, 0, 0): WHITE, (0, 255, 255, 0): RED, (255, 0, 255, 0): GREEN, (0, 0, 0, 255): (0, 0, 0)}
+    for ink, colour in inks.items():
+        photo = load_image(encoded(Image.new("CMYK", (8, 8), ink), format), (8, 8))
+        assert np.abs(photo.array.astype(int) - colour).max() <= 2, ink
+
+
+def swapped_primaries_profile() -> bytes:
+    """An ICC profile (ISO 15076-1) of sRGB's primaries with red and green exchanged, gamma 2.2."""
+
+    def s15(*values: float) -> bytes:
+        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ \0\0\0\0" + s15(*values)
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256)) + b"\0\0"
+    text = b"swapped"
+    description = b"desc\0\0\0\0" + struct.pack(">I", len(text) + 1) + text + b"\0" * 79
+    description += b"\0" * (-len(description) % 4)
+    red, green, blue = (0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410)
+    tags = {
+        b"desc": description,
+        b"cprt": b"text\0\0\0\0none\0\0\0\0",
+        b"wtpt": xyz(0.9642, 1.0, 0.82491),
+        b"rXYZ": xyz(*green),
+        b"gXYZ": xyz(*red),
+        b"bXYZ": xyz(*blue),
+        b"rTRC": curve,
+        b"gTRC": curve,
+        b"bTRC": curve,
+    }
+    offset = 128 + 4 + 12 * len(tags)
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, value in tags.items():
+        table += name + struct.pack(">II", offset + len(body), len(value))
+        body += value
+    head = struct.pack(">I4sI4s4s4s", offset + len(body), b"test", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
+    head += struct.pack(">6H4s", 2026, 1, 1, 0, 0, 0, b"acsp") + b"\0" * 28 + s15(0.9642, 1.0, 0.82491)
+    return head + b"\0" * (128 - len(head)) + table + body
+
+
+def test_an_embedded_colour_profile_is_applied() -> None:
+    data = encoded(Image.new("RGB", (1, 1), RED), icc_profile=swapped_primaries_profile())
+    for photo in (load_image(data, (1, 1)), load_image(data, (1, 1), channels=4)):
+        assert np.abs(photo.array[0, 0, :3].astype(int) - GREEN).max() <= 3
+
+
+def test_a_damaged_colour_profile_is_ignored() -> None:
+    data = encoded(Image.new("RGB", (1, 1), RED), icc_profile=b"not a profile")
+    np.testing.assert_array_equal(load_image(data, (1, 1)).array[0, 0], RED)
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
+def test_an_animation_gives_its_first_frame_and_says_so(format: str) -> None:
+    first, second = Image.new("RGB", (8, 8), RED), Image.new("RGB", (8, 8), BLUE)
+    options = {"lossless": True} if format == "WEBP" else {}
+    photo = load_image(encoded(first, format, save_all=True, append_images=[second], **options), (8, 8))
+    np.testing.assert_array_equal(photo.array[0, 0], RED)
+    assert photo.notes == ("first frame of an animation",)
+
+
+def test_a_file_of_several_pages_gives_its_first_and_says_so() -> None:
+    pages = encoded(
+        Image.new("RGB", (2, 2), RED), "TIFF", save_all=True, append_images=[Image.new("RGB", (2, 2), BLUE)]
+    )
+    photo = load_image(pages, (2, 2))
+    np.testing.assert_array_equal(photo.array[0, 0], RED)
+    assert photo.notes == ("first page of several",)
+
+
+def test_a_plain_picture_has_no_notes() -> None:
+    assert load_image(encoded(picture_of(noise(2, 2))), (2, 2)).notes == ()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_a_truncated_image_is_a_clear_error(format: str, tmp_path: Path) -> None:
+    data = encoded(picture_of(noise(64, 64)), format)
+    path = tmp_path / f"cut.{format.lower()}"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ImageError, match="cut") as caught:
+        load_image(path, (8, 8))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("length", [1, 10, 30, 60])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "ICO", "PPM"])
+def test_an_image_cut_in_its_header_is_an_image_error(format: str, length: int) -> None:
+    with pytest.raises(ImageError):
+        load_image(encoded(picture_of(noise(64, 64)), format)[:length], (8, 8))
+
+
+def test_what_is_not_an_image_is_said_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "notes.jpg"
+    path.write_text("milk, eggs")
+    with pytest.raises(ImageError, match=r"notes\.jpg is not an image"):
+        load_image(path, (8, 8))
+
+
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
+    path = tmp_path / "void.png"
+    path.touch()
+    with pytest.raises(ImageError, match=r"void\.png is empty"):
+        load_image(path, (8, 8))
+
+
+def test_a_missing_file_and_a_folder_are_said_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"gone\.jpg does not exist"):
+        load_image(tmp_path / "gone.jpg", (8, 8))
+    with pytest.raises(ImageError, match="is a folder, not an image"):
+        load_image(tmp_path, (8, 8))
+    with pytest.raises(ImageError, match="cannot be read"):
+        load_image("nul\0byte.jpg", (8, 8))
+
+
+def test_too_many_pixels_are_refused_before_decoding_and_the_bound_can_be_raised() -> None:
+    data = encoded(Image.new("L", (300, 200)))
+    with pytest.raises(ImageError, match=r"300 x 200 is 60000 pixels, and the bound is 59999") as caught:
+        load_image(data, (8, 8), max_pixels=59_999)
+    assert "max_pixels" in str(caught.value.hint)
+    assert load_image(data, (8, 8), max_pixels=60_000).array.shape == (8, 8, 3)
+
+
+def test_a_decompression_bomb_is_refused_by_default() -> None:
+    header = encoded(Image.new("L", (1, 1)))
+    huge = struct.pack(">II", 60_000, 60_000)
+    body = b"IHDR" + huge + header[24:29]
+    bomb = header[:12] + body + struct.pack(">I", zlib.crc32(body)) + header[33:]
+    with pytest.raises(ImageError, match="too large"):
+        load_image(bomb, (8, 8))
+
+
+def test_a_pipe_can_be_read() -> None:
+    pixels = noise(4, 4)
+    reader, writer = os.pipe()
+    with open(writer, "wb") as sink:
+        sink.write(encoded(picture_of(pixels)))
+    with open(reader, "rb") as pipe:
+        np.testing.assert_array_equal(load_image(pipe, (4, 4)).array, pixels)
+
+
+def test_a_callers_stream_stays_open() -> None:
+    stream = io.BytesIO(encoded(picture_of(noise(4, 4))))
+    load_image(stream, (4, 4))
+    assert not stream.closed
+
+
+def test_a_model_of_two_channels_is_sent_to_npy_files() -> None:
+    with pytest.raises(ImageError, match="2 channels") as caught:
+        load_image(encoded(picture_of(noise(4, 4))), (4, 4), channels=2)
+    assert ".npy" in str(caught.value.hint)
+
+
+sizes = st.integers(1, 400)
+
+
+@given(width=sizes, height=sizes, model_width=sizes, model_height=sizes)
+def test_the_crop_is_inside_centred_and_of_the_models_aspect(
+    width: int, height: int, model_width: int, model_height: int
+) -> None:
+    left, top, right, bottom = input_box((width, height), (model_height, model_width), "crop")
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+    assert abs(left - (width - right)) <= 1
+    assert abs(top - (height - bottom)) <= 1
+    assert (right - left == width) or (bottom - top == height)
+    # Whole pixels: each side is within half a pixel of the exact aspect (and is never 0).
+    box_width, box_height = right - left, bottom - top
+    slack = 0.5 * max(1, model_height / model_width, model_width / model_height) + 1
+    assert abs(box_width - box_height * model_width / model_height) <= slack or 1 in (box_width, box_height)
+
+
+@given(width=sizes, height=sizes, model_width=sizes, model_height=sizes)
+def test_the_padded_box_holds_the_whole_picture(
+    width: int, height: int, model_width: int, model_height: int
+) -> None:
+    left, top, right, bottom = input_box((width, height), (model_height, model_width), "pad")
+    assert left <= 0 < width <= right
+    assert top <= 0 < height <= bottom
+    assert left == 0 == right - width or top == 0 == bottom - height
+
+
+def saved(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=True)
+    return stream.getvalue()
+
+
+def test_an_array_file_is_the_model_input_as_it_is() -> None:
+    array = np.random.default_rng(1).normal(size=(4, 5, 3)).astype(np.float32)
+    photo = load_array(saved(array), (4, 5, 3), "float32")
+    np.testing.assert_array_equal(photo.array, array)
+    assert photo.array.dtype == np.float32
+    np.testing.assert_array_equal(load_array(saved(array[None]), (4, 5, 3), "float32").array, array)
+
+
+def test_an_array_is_shown_between_its_extremes() -> None:
+    picture = array_picture(np.array([[[-1.0], [0.0], [1.0]]], np.float32))
+    np.testing.assert_array_equal(np.asarray(picture)[0, :, 0], [0, 128, 255])
+    assert np.asarray(array_picture(np.zeros((2, 2, 3), np.float32))).max() == 0
+    assert array_picture(np.zeros((2, 3, 5), np.uint8)).size == (3, 2)
+
+
+def test_arrays_that_do_not_fit_are_clear_errors() -> None:
+    with pytest.raises(ImageError, match=r"shape \[2, 2, 3\], and the model takes \[4, 5, 3\]"):
+        load_array(saved(np.zeros((2, 2, 3))), (4, 5, 3), "float32")
+    with pytest.raises(ImageError, match="holds float64, and the model takes uint8"):
+        load_array(saved(np.zeros((2, 2, 3))), (2, 2, 3), "uint8")
+    with pytest.raises(ImageError, match="NaN"):
+        load_array(saved(np.full((1, 1, 1), np.nan)), (1, 1, 1), "float32")
+    with pytest.raises(ImageError, match="do not fit in float32"):
+        load_array(saved(np.full((1, 1, 1), 1e300)), (1, 1, 1), "float32")
+    with pytest.raises(ImageError, match="not a NumPy array file"):
+        load_array(b"PK nothing", (1, 1, 1), "float32")
+    with pytest.raises(ImageError, match="not a NumPy array file"):
+        load_array(saved(np.array([{}], dtype=object)), (1,), "float32")  # never unpickled
