@@ -1,0 +1,70 @@
+"""Where a model comes from. Every source gives one thing: a `Source`."""
+
+from __future__ import annotations
+
+import os
+
+# TensorFlow imports Keras, and Keras chooses its backend once, when it is first imported.
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import difflib
+from pathlib import Path
+
+from saliency_exporter.errors import ExportError
+from saliency_exporter.sources import keras_application, keras_file, python_callable, zoo
+from saliency_exporter.sources.source import Source
+
+__all__ = ["Source", "load_source"]
+
+
+def load_source(
+    model: str,
+    *,
+    image_size: tuple[int, int] | None = None,
+    weights: str | None = None,
+    unsafe: bool = False,
+) -> Source:
+    """Load the model that the command line names.
+
+    Args:
+        model: a ``.keras`` or ``.h5`` file, ``module:callable``, the name of a model of the bundled
+            zoo (``efficientnet-lite0``), or the name of a keras.applications model (``MobileNetV2``).
+        image_size: (H, W), needed where the model does not fix its input size.
+        weights: for keras.applications ``imagenet`` (the default), ``none`` for random ones, or a file.
+        unsafe: load Python code that the model file itself holds (Lambda layers).
+
+    Raises:
+        ExportError: there is no such model, it cannot be loaded, or it is not of a supported form.
+    """
+    if model in keras_application.names():
+        return keras_application.load(model, image_size=image_size, weights=weights)
+    if weights is not None:
+        raise ExportError(
+            f"--weights is for keras.applications models; {model!r} brings its own.",
+            hint="Leave --weights out.",
+        )
+    if model in zoo.NAMES:
+        return zoo.load(model, image_size=image_size)
+    if Path(model).suffix.lower() in keras_file.SUFFIXES:
+        return keras_file.load(Path(model), image_size=image_size, unsafe=unsafe)
+    if ":" in model:
+        return python_callable.load(model, image_size=image_size)
+    raise _unknown(model)
+
+
+def _unknown(model: str) -> ExportError:
+    if Path(model).exists():
+        return ExportError(
+            f"{model!r} is not a kind of model that can be exported.",
+            hint="Save the model with model.save('name.keras'), or name a function that returns it: "
+            "module:callable.",
+        )
+    known = {name.lower(): name for name in [*zoo.NAMES, *keras_application.names()]}
+    near = [known[name] for name in difflib.get_close_matches(model.lower(), known, n=3)]
+    return ExportError(
+        f"There is no model {model!r}: no such file, zoo name or keras.applications name.",
+        hint=f"Did you mean {' or '.join(near)}?"
+        if near
+        else "MODEL is file.keras, file.h5, module:callable, a name of the zoo "
+        f"({', '.join(zoo.NAMES)}) or of keras.applications (for example MobileNetV2).",
+    )

@@ -1,0 +1,22 @@
+"""Classifiers with real weights that are installed with the extra ``demo`` and need no download."""
+
+from __future__ import annotations
+
+from saliency_exporter.errors import ExportError
+from saliency_exporter.sources.source import Source
+
+NAMES = ("efficientnet-lite0",)
+
+
+def load(name: str, *, image_size: tuple[int, int] | None = None) -> Source:
+    """Load a model of the zoo.
+
+    Raises:
+        ExportError: the packages of its weights or labels are not installed or damaged, or
+            ``image_size`` is not the model's.
+    """
+    from saliency_exporter.sources.zoo import efficientnet_lite0
+
+    if name not in NAMES:
+        raise ExportError(f"The zoo has no model {name!r}; it has {', '.join(NAMES)}.")
+    return efficientnet_lite0.load(image_size=image_size)

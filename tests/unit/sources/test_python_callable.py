@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from saliency_exporter.errors import ExportError
+from saliency_exporter.sources import load_source
+
+MODEL = """
+import keras
+import tensorflow as tf
+
+def make():
+    return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalMaxPooling2D()])
+
+def make_without_shape():
+    return keras.Sequential([keras.layers.Conv2D(3, 1, kernel_initializer="ones"),
+                             keras.layers.GlobalMaxPooling2D()])
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
+    def call(self, x, training=None):
+        assert training is False
+        return tf.reduce_max(x, [1, 2]) * self.scale
+
+class Module(tf.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = tf.Variable(1.0)
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3])])
+    def __call__(self, x):
+        return self.by_name(x)
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3])])
+    def by_name(self, x):
+        return tf.reduce_max(x, [1, 2]) * self.inner
+
+model = make()
+subclassed = Subclassed()
+module = Module()
+concrete = module.by_name.get_concrete_function()
+factor = tf.Variable(1.0)
+layer = keras.layers.GlobalMaxPooling2D()
+
+@tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3])])
+def traced(x):
+    return tf.reduce_max(x, [1, 2]) * factor
+
+@tf.function
+def traced_without_shape(x):
+    return tf.reduce_max(x, [1, 2]) * factor
+
+def forward(x, training=True):
+    if training:
+        return x
+    if tf.reduce_sum(factor) > 0:  # AutoGraph
+        return tf.reduce_max(x, [1, 2]) * factor
+    return tf.zeros_like(x[:, 0, 0])
+
+def make_forward():
+    return traced
+
+class holder:
+    model = model
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "sized", "variables"),
+    [
+        ("make", True, 0),
+        ("model", True, 0),
+        ("holder.model", True, 0),
+        ("make_without_shape", False, 2),
+        ("layer", False, 0),
+        ("Subclassed", False, 1),
+        ("subclassed", False, 1),
+        ("Module", True, 1),
+        ("module", True, 1),
+        ("module.by_name", True, 1),
+        ("concrete", True, 1),
+        ("traced", True, 1),
+        ("traced_without_shape", False, 1),
+        ("forward", False, 1),
+        ("make_forward", True, 1),
+    ],
+)
+def test_every_form_of_a_model_gives_its_forward_pass(
+    module, images, specification, name: str, sized: bool, variables: int
+) -> None:
+    reference = f"{module(MODEL)}:{name}"
+    if not sized:
+        with pytest.raises(ExportError, match="any size") as error:
+            load_source(reference)
+        assert "--image-size" in error.value.hint
+    source = load_source(reference, image_size=None if sized else (8, 8))
+    assert source.input_shape == (8, 8, 3)
+    assert source.origin == f"Python callable {reference}"
+    # Every one of them is the largest value per channel, but for the convolution of ones: their sum.
+    expected = images.sum(-1, keepdims=True).repeat(3, -1) if name == "make_without_shape" else images
+    np.testing.assert_allclose(source.call(tf.constant(images)), expected.max((1, 2)), rtol=1e-5)
+    traced = tf.function(source.call).get_concrete_function(specification(source))
+    assert traced.structured_outputs.shape.as_list() == [None, 3]
+    assert len(source.variables) == variables
+    assert {id(v) for v in traced.variables} == {id(v) for v in source.variables}
+
+
+def test_the_variables_live_as_long_as_the_source(module, images) -> None:
+    name = module(
+        """
+        import tensorflow as tf
+        def make():
+            weight = tf.Variable(2.0)
+            return tf.function(lambda x: tf.reduce_max(x, [1, 2]) * weight)
+        """
+    )
+    source = load_source(f"{name}:make", image_size=(8, 8))
+    np.testing.assert_allclose(source.call(tf.constant(images)), images.max((1, 2)) * 2, rtol=1e-6)
+    assert [float(variable) for variable in source.variables] == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "message"),
+    [
+        ("", "nothing", "has no 'nothing'"),
+        ("model = 3", "model", "is a int, not a model"),
+        ("def make(): return 3", "make", r"make\(\) is a int, not a model"),
+        ("def make(): return None", "make", r"make\(\) is a NoneType"),
+        ("def make(): raise OSError('no disk')", "make", r"make\(\) failed: OSError: no disk"),
+        ("def f(x, y): return x", "f", "takes 2 arguments"),
+        ("import tensorflow as tf\ndef make(): return lambda x, y: x", "make", r"make\(\) takes 2 arguments"),
+        ("def f(x): return {'a': x, 'b': x}", "f", r"2 outputs \(a, b\)"),
+        ("def f(x): return 'cat'", "f", "returned a str, not a tensor"),
+        ("def f(x): return x", "f", r"float32 of shape \[1, 8, 8, 3\]; a classifier"),
+        ("def f(x): return x @ x", "f", r"failed on one image of shape \[1, 8, 8, 3\]"),
+        (
+            "import tensorflow as tf\ndef f(x): return tf.constant(x.numpy().max((1, 2)))",
+            "f",
+            "cannot be traced",
+        ),
+    ],
+)
+def test_what_is_not_a_model_is_refused_by_name(module, source: str, name: str, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        load_source(f"{module(source)}:{name}", image_size=(8, 8))
+
+
+@pytest.mark.parametrize(
+    ("signature", "message"),
+    [
+        ("tf.TensorSpec([1, 8, 8, 3])", "traced for a batch of 1"),
+        ("tf.TensorSpec([None, 8, 8, 3], tf.uint8)", "takes uint8 input"),
+        ("tf.TensorSpec([], tf.string)", "takes string input"),
+        ("tf.TensorSpec([None, 8, 3])", "only images"),
+        ("tf.TensorSpec([None, 4, 4, 3])", r"not of --image-size 8 8"),
+        ("tf.TensorSpec([None]), tf.TensorSpec([None])", "takes 2 arguments"),
+    ],
+)
+def test_an_input_signature_of_another_form_is_refused(module, signature: str, message: str) -> None:
+    name = module(
+        f"import tensorflow as tf\n@tf.function(input_signature=[{signature}])\ndef f(*x): return x[0]\n"
+    )
+    with pytest.raises(ExportError, match=message):
+        load_source(f"{name}:f", image_size=(8, 8))
+
+
+def test_a_module_that_cannot_be_imported_is_refused(module) -> None:
+    with pytest.raises(ExportError, match="no Python module 'no_such_module'"):
+        load_source("no_such_module:make")
+    with pytest.raises(ExportError, match=r"no Python module 'keras\.no_such_module'"):
+        load_source("keras.no_such_module:make")
+    with pytest.raises(ExportError, match="needs 'no_such_package', which is not installed"):
+        load_source(f"{module('import no_such_package')}:make")
+    with pytest.raises(ExportError, match="is not of the form module:name"):
+        load_source("my module:make")
+
+
+def test_an_error_while_importing_is_told(module) -> None:
+    with pytest.raises(ExportError, match="failed: ZeroDivisionError"):
+        load_source(f"{module('1 / 0')}:make")
+
+
+def test_a_syntax_error_is_told(module) -> None:
+    with pytest.raises(ExportError, match="failed: SyntaxError"):
+        load_source(f"{module('def make(')}:make")
+
+
+def test_a_keras_of_another_backend_is_refused(module, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = f"{module(MODEL)}:make"
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ExportError, match="'jax' backend") as error:
+        load_source(reference)
+    assert "KERAS_BACKEND=tensorflow" in error.value.hint
