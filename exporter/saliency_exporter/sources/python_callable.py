@@ -117,13 +117,15 @@ def _source_from_callable(
         return model(tf.cast(x, spec.dtype), **arguments)
 
     check_output(name, probe(name, forward, input_shape))
+    # Whoever traces a source leaves AutoGraph out; a user's own function may need it for its ifs and loops.
+    graph = tf.function(forward)
     return Source(
         name=name,
         origin=origin,
-        call=lambda x: tf.nest.flatten(forward(x))[0],
+        call=lambda x: tf.nest.flatten(graph(x))[0],
         input_shape=input_shape,
         input_dtype=spec.dtype,
-        variables=_variables(name, model, forward, input_shape),
+        variables=_variables(name, model, graph, input_shape),
     )
 
 
@@ -134,10 +136,10 @@ def _takes_training(model: Callable[..., Any]) -> bool:
 
 
 def _variables(
-    name: str, model: Callable[..., Any], forward: Callable[[tf.Tensor], Any], input_shape: tuple[int, ...]
+    name: str, model: Callable[..., Any], graph: Any, input_shape: tuple[int, ...]
 ) -> tuple[tf.Variable, ...]:
     try:
-        traced = tf.function(forward).get_concrete_function(tf.TensorSpec([None, *input_shape], tf.float32))
+        traced = graph.get_concrete_function(tf.TensorSpec([None, *input_shape], tf.float32))
     except Exception as error:
         raise ExportError(
             f"{name} cannot be traced into a TensorFlow graph: {type(error).__name__}: {error}",

@@ -101,7 +101,7 @@ def test_every_form_of_a_model_gives_its_forward_pass(
     # Every one of them is the largest value per channel, but for the convolution of ones: their sum.
     expected = images.sum(-1, keepdims=True).repeat(3, -1) if name == "make_without_shape" else images
     np.testing.assert_allclose(source.call(tf.constant(images)), expected.max((1, 2)), rtol=1e-5)
-    traced = tf.function(source.call).get_concrete_function(specification(source))
+    traced = tf.function(source.call, autograph=False).get_concrete_function(specification(source))
     assert traced.structured_outputs.shape.as_list() == [None, 3]
     assert len(source.variables) == variables
     assert {id(v) for v in traced.variables} == {id(v) for v in source.variables}
