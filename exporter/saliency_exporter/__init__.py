@@ -1,0 +1,1 @@
+"""Export TensorFlow image classifiers with explain signatures for TensorFlow Serving."""

@@ -1,0 +1,405 @@
+"""The command line of the exporter: export, verify, inspect, serve, demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from .errors import ExportError
+
+_METHODS = ("gradients", "guided", "smooth")
+_BATCH_SIZES = (1, 2, 4, 8, 16)
+
+
+class _LazyGroup(click.Group):
+    """Loads the commands of other modules when they are used: `--help` must not wait for TensorFlow."""
+
+    lazy: Mapping[str, tuple[str, str]] = {
+        "serve": ("saliency_exporter.serving.command", "serve_command"),
+        "demo": ("saliency_exporter.demo", "demo_command"),
+    }
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), *self.lazy])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in self.lazy:
+            from importlib import import_module
+
+            module, attribute = self.lazy[name]
+            return getattr(import_module(module), attribute)
+        return super().get_command(context, name)
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except ExportError as error:
+            fail(error)
+
+
+def fail(error: ExportError) -> NoReturn:
+    """End the process with one sentence and, where there is one, the next step; no traceback."""
+    if os.environ.get("SALIENCY_DEBUG", "0") not in ("", "0"):
+        raise error
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+    if error.hint:
+        click.echo(f"{click.style('hint:', fg='yellow')} {error.hint}", err=True)
+    sys.exit(1)
+
+
+@click.group(
+    cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(package_name="saliency-serving", prog_name="saliency-exporter")
+def main() -> None:
+    r"""Export a TensorFlow image classifier as a model that TensorFlow Serving serves and explains.
+
+    \b
+    saliency-exporter export MobileNetV2 models/mobilenet
+    saliency-exporter serve mobilenet=models/mobilenet
+    saliency-client explain cat.jpg --model mobilenet
+    """
+
+
+class _Numbers(click.ParamType):
+    """Ascending positive integers, as in 1,2,4."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: Any, context: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 1,2,4", param, context)
+        if any(number < 1 for number in numbers) or list(numbers) != sorted(set(numbers)):
+            self.fail(f"{value!r} must be positive and ascending, such as 1,2,4", param, context)
+        return numbers
+
+
+class _Names(click.ParamType):
+    """Some of the methods, as in gradients,smooth."""
+
+    name = "NAME,…"
+
+    def convert(self, value: Any, param: Any, context: Any) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(value.split(","))
+        unknown = [name for name in names if name not in _METHODS]
+        if unknown:
+            self.fail(f"{unknown[0]!r} is not one of {', '.join(_METHODS)}", param, context)
+        return tuple(name for name in _METHODS if name in names)
+
+
+_xla_cache = click.option(
+    "--xla-cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep compiled programs in this directory, so that the next process does not compile again.",
+)
+
+
+@main.command()
+@click.argument("model")
+@click.argument("model_dir", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--name", help="Name of the model.  [default: the last part of MODEL_DIR]")
+@click.option("--version", type=click.IntRange(min=1), help="Version number.  [default: the next one]")
+@click.option(
+    "--image-size", nargs=2, type=click.IntRange(min=1), metavar="H W", help="Where the model leaves it open."
+)
+@click.option(
+    "--preprocessing",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, none, pixels, tf, caffe, torch or module:callable: what happens to pixels before the model.",
+)
+@click.option("--labels", type=click.Path(path_type=Path), help="Class names: a text or JSON file.")
+@click.option(
+    "--methods", type=_Names(), default=_METHODS, show_default=",".join(_METHODS), help="What to export."
+)
+@click.option(
+    "--batch-sizes",
+    type=_Numbers(),
+    default=_BATCH_SIZES,
+    show_default=",".join(map(str, _BATCH_SIZES)),
+    help="Compiled batch sizes; any other batch is padded or sliced to these.",
+)
+@click.option(
+    "--compile",
+    "compile_",
+    type=click.Choice(["xla", "none"]),
+    default="xla",
+    show_default=True,
+    help="none: the same signatures without XLA, for servers that cannot be given its flag.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["gpu", "cpu"]),
+    default="gpu",
+    show_default=True,
+    help="The device to compile for: on a CPU some ops are replaced by equal, faster ones.",
+)
+@click.option("--lowering/--no-lowering", default=True, help="Replace ops that compile badly on the target.")
+@click.option(
+    "--max-samples",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Bound of num_samples in explain_smooth.",
+)
+@click.option(
+    "--weights", metavar="imagenet|PATH|none", help="keras.applications: which weights.  [default: imagenet]"
+)
+@click.option(
+    "--score",
+    type=click.Choice(["auto", "output"]),
+    default="auto",
+    show_default=True,
+    help="auto explains the logits before a final softmax or sigmoid; output explains the output itself.",
+)
+@click.option("--unsafe", is_flag=True, help="Run Python code that a model file holds (Lambda layers).")
+@click.option("--verify/--no-verify", "verify_", default=True, help="Check the export before publishing it.")
+@_xla_cache
+def export(
+    model: str,
+    model_dir: Path,
+    name: str | None,
+    version: int | None,
+    image_size: tuple[int, int] | None,
+    preprocessing: str,
+    labels: Path | None,
+    methods: tuple[str, ...],
+    batch_sizes: tuple[int, ...],
+    compile_: str,
+    target: str,
+    lowering: bool,
+    max_samples: int,
+    weights: str | None,
+    score: str,
+    unsafe: bool,
+    verify_: bool,
+    xla_cache: Path | None,
+) -> None:
+    r"""Export MODEL to the next version of the model base path MODEL_DIR.
+
+    MODEL is a .keras or .h5 file, module:callable, the name of a keras.applications model, or
+    efficientnet-lite0, which brings its own trained weights.
+
+    \b
+    saliency-exporter export efficientnet-lite0 models/lite0
+    saliency-exporter export my-model.keras models/mine --preprocessing tf --labels names.txt
+    saliency-exporter export my_package.models:build models/mine --preprocessing pixels
+    saliency-exporter export ResNet50 models/resnet --weights resnet50.weights.h5 --batch-sizes 1,8
+    """
+    say = _Steps()
+    say("starting TensorFlow and loading the model")
+    _quiet_tensorflow()
+    from .labels import read_labels
+    from .preprocessing import resolve_preprocessing
+    from .saved_model import Export
+    from .saved_model import export as export_version
+    from .signatures import Settings
+    from .sources import load_source
+
+    source = load_source(model, image_size=image_size or None, weights=weights, unsafe=unsafe)
+    names = source.labels
+    if labels is not None:
+        names = read_labels(labels, _classes_of(source))
+    job = Export(
+        source=source,
+        preprocessing=resolve_preprocessing(preprocessing, source),
+        settings=Settings(
+            methods=methods,
+            batch_sizes=batch_sizes,
+            compile=compile_,
+            target=target,
+            lowering=lowering,
+            max_samples=max_samples,
+            labels=names,
+        ),
+        name=name or model_dir.resolve().name,
+        score=score,
+    )
+    verify_step = _verify_in_own_process(xla_cache) if verify_ else None
+    final = export_version(job, model_dir, version=version, verify=verify_step, progress=say)
+    say.done()
+    click.echo(str(final))
+
+
+def _classes_of(source: Any) -> int:
+    from .tracing import trace
+
+    return trace(source).classes
+
+
+class _Steps:
+    """Says each step on stderr with the seconds that the one before took."""
+
+    def __init__(self) -> None:
+        self.start: float | None = None
+
+    def __call__(self, message: str) -> None:
+        self.done()
+        self.start = time.monotonic()
+        click.echo(f"{message} …", err=True, nl=False)
+
+    def done(self) -> None:
+        if self.start is not None:
+            click.echo(click.style(f" {time.monotonic() - self.start:.1f} s", dim=True), err=True)
+        self.start = None
+
+
+def _verify_in_own_process(xla_cache: Path | None) -> Callable[[Path], dict[str, Any]]:
+    """Verification in a fresh process, as a server starts: nothing of the export's own state helps it."""
+
+    def verify_directory(directory: Path) -> dict[str, Any]:
+        click.echo(err=True)
+        command = [sys.executable, "-m", "saliency_exporter", "verify", str(directory), "--json"]
+        if xla_cache is not None:
+            command += ["--xla-cache", str(xla_cache)]
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        try:
+            report = json.loads(process.stdout)
+        except ValueError:
+            raise ExportError(
+                f"verification ended with exit code {process.returncode}; nothing was exported"
+            ) from None
+        if process.returncode != 0:
+            raise ExportError(
+                f"the export failed its verification: {report['problems'][0]}",
+                hint="nothing was exported; --compile none shows whether XLA is the reason",
+            )
+        return {key: value for key, value in report.items() if key != "problems"}
+
+    return verify_directory
+
+
+@main.command()
+@click.argument("version_dir", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout; the table on stderr.")
+@_xla_cache
+def verify(version_dir: Path, as_json: bool, xla_cache: Path | None) -> None:
+    r"""Check VERSION_DIR: load it as TensorFlow Serving does and run every signature.
+
+    Compares with what the uncompiled model gave when it was exported; exits with 1 on any difference.
+
+    \b
+    saliency-exporter verify models/lite0/1
+    """
+    _quiet_tensorflow()
+    cache = _use_xla_cache(xla_cache)
+    from .verify import verify as verify_version
+
+    table = _Table(err=as_json)
+    report = verify_version(version_dir, progress=table.row)
+    if cache is not None:
+        from .xla_cache import vouch_for_entries
+
+        vouch_for_entries(cache)
+    for problem in report.problems:
+        click.echo(f"{click.style('differs:', fg='red', bold=True)} {problem}", err=True)
+    if as_json:
+        click.echo(json.dumps({**report.to_manifest(), "problems": report.problems}))
+    elif not report.problems:
+        click.echo(f"all equal; {report.warmup_records} warmup records run")
+    sys.exit(1 if report.problems else 0)
+
+
+class _Table:
+    """Prints the rows of a verification as they come."""
+
+    def __init__(self, *, err: bool) -> None:
+        self.err = err
+        self.headed = False
+
+    def row(self, row: Any) -> None:
+        if not self.headed:
+            self.headed = True
+            head = (
+                f"{'signature':<18} {'batch':>5} {'first call':>11} {'next call':>11} {'score':>8} {'map':>8}"
+            )
+            click.echo(click.style(head, bold=True), err=self.err)
+        mark = click.style("ok", fg="green") if not row.problem else click.style(row.problem, fg="red")
+        click.echo(
+            f"{row.signature:<18} {row.batch_size:>5} {row.first_ms:>8.0f} ms {row.ms:>8.1f} ms "
+            f"{row.score_error:>8.1g} {row.gradient_error:>8.1g}  {mark}",
+            err=self.err,
+        )
+
+
+@main.command()
+@click.argument("version_dir", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="The whole manifest as JSON.")
+def inspect(version_dir: Path, as_json: bool) -> None:
+    r"""Show what VERSION_DIR holds: model, input, signatures, activations, batch sizes.
+
+    \b
+    saliency-exporter inspect models/lite0/1
+    """
+    from .manifest import read_manifest
+
+    manifest = read_manifest(version_dir)
+    if as_json:
+        click.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
+        return
+    for name, value in _summary(version_dir, manifest):
+        click.echo(f"{click.style(f'{name:<15}', bold=True)}{value}")
+
+
+def _summary(version_dir: Path, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    score = manifest["score"]
+    image = manifest["input"]
+    shape = " × ".join(str(n) for n in image["shape"][1:])
+    labels = manifest["labels"]
+    lines = [
+        ("model", f"{manifest['model']}, from {manifest['source']}"),
+        ("images", f"{image['dtype']} [batch, {shape}]"),
+        ("preprocessing", json.dumps(manifest["preprocessing"])),
+        ("classes", f"{manifest['classes']}" + (f", from {labels[0]} to {labels[-1]}" if labels else "")),
+        (
+            "score",
+            f"{score['tensor']}, probabilities by {score['head']}"
+            + (" (assumed: the model ends in neither softmax nor sigmoid)" if score["head_assumed"] else ""),
+        ),
+        ("compile", f"{manifest['compile']} for {manifest['target']}, batch sizes {manifest['batch_sizes']}"),
+        ("lowered ops", ", ".join(manifest["lowering"]) or "none"),
+    ]
+    for method, facts in manifest["methods"].items():
+        if "activations" in facts:
+            counts = ", ".join(f"{count} × {kind}" for kind, count in facts["activations"].items())
+            detail = f"explain_{method}, activations covered: {counts}"
+        else:
+            detail = f"explain_{method}" + "".join(f", {k} {v}" for k, v in facts.items())
+        lines.append(("signature", detail))
+    size = sum(path.stat().st_size for path in version_dir.rglob("*") if path.is_file())
+    verification = manifest["verification"]
+    lines += [
+        ("verified", "no" if verification is None else f"{len(verification['rows'])} calls equal"),
+        ("made by", f"saliency-serving {manifest['exporter']}, TensorFlow {manifest['tensorflow']}"),
+        ("size", f"{size / 2**20:.1f} MiB"),
+    ]
+    return lines
+
+
+def _quiet_tensorflow() -> None:
+    from .quiet import import_tensorflow
+
+    import_tensorflow()
+
+
+def _use_xla_cache(directory: Path | None) -> Path | None:
+    if directory is None:
+        return None
+    from .xla_cache import use_xla_cache
+
+    return use_xla_cache(directory)

@@ -1,0 +1,236 @@
+"""The forward pass of a model as one flat graph, and its replay under rules.
+
+Whatever a model is made of, its forward pass is traced once, inlined, and pruned to the class scores; its
+weights are taken out of the graph as arrays. `Forward` keeps those weights as variables and runs the graph
+again, op by op, inside whatever function is being traced: an op that has a rule goes through the rule,
+every other op is imported as it is. A saliency method is such a replay under a table of rules, so no model is
+cloned or patched, and layers, nested models and plain functions are one case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import tensorflow as tf
+
+NodeDef = tf.compat.v1.NodeDef
+GraphDef = tf.compat.v1.GraphDef
+
+Rule = Callable[[NodeDef, Sequence[tf.Tensor]], Sequence[tf.Tensor] | None]
+"""`rule(node, inputs) -> outputs`, or None to leave the node as it is.
+
+`inputs` are the node's data inputs in order. An output may carry another gradient (`tf.custom_gradient`)."""
+
+
+ReplacementRule = Callable[[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]], tf.Tensor]
+"""`rule(x, forward) -> y`: the output of a group of nodes; `forward(x)` runs the nodes as they are."""
+
+
+def tensor_name(name: str) -> str:
+    """The full name `node:index` of a node's input as it is written in a NodeDef."""
+    return name if ":" in name else f"{name}:0"
+
+
+def node_name(name: str) -> str:
+    """The node part of a tensor name."""
+    return name.split(":", 1)[0].lstrip("^")
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """Several nodes that a replay treats as one: an activation that is written in several ops.
+
+    Attributes:
+        nodes: names of the nodes that belong to it, its last one included.
+        input: tensor name of its one input.
+        output: tensor name of its one output.
+        rule: computes the output from the input and a function that runs the nodes as they are.
+    """
+
+    nodes: frozenset[str]
+    input: str
+    output: str
+    rule: ReplacementRule
+
+
+@dataclass(frozen=True)
+class ForwardGraph:
+    """A traced, inlined and pruned forward pass: plain data, no TensorFlow state.
+
+    Attributes:
+        nodes: the ops in topological order; no pass-through ops, no control inputs, no weights.
+        library: the functions that nodes call (control flow); empty for most models.
+        producer: the GraphDef version that the nodes were written with.
+        weights: array per weight name; a node reads a weight as the tensor `name:0`.
+        input: name of the placeholder, float32 [B, H, W, C].
+        scores: tensor name of the unnormalised class scores, [B, classes].
+        head: which function of the scores the probabilities are: "softmax", "sigmoid", or "output" where the
+            scores themselves were declared to be what the model gives.
+        head_assumed: whether the model has no softmax or sigmoid of its own and its output is taken as
+        logits. input_shape: (H, W, C). classes: number of class scores.
+    """
+
+    nodes: tuple[NodeDef, ...]
+    library: tf.compat.v1.GraphDef
+    producer: int
+    weights: Mapping[str, np.ndarray]
+    input: str
+    scores: str
+    head: str
+    head_assumed: bool
+    input_shape: tuple[int, ...]
+    classes: int
+
+    def node_map(self) -> dict[str, NodeDef]:
+        """Nodes by name."""
+        return {node.name: node for node in self.nodes}
+
+    def consumers(self) -> dict[str, list[NodeDef]]:
+        """The nodes that read each tensor."""
+        readers: dict[str, list[NodeDef]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                readers.setdefault(tensor_name(name), []).append(node)
+        return readers
+
+
+def prune(graph: ForwardGraph) -> ForwardGraph:
+    """Keep what the scores need, and the placeholder."""
+    nodes = graph.node_map()
+    needed = {graph.input}
+    stack = [node_name(graph.scores)]
+    while stack:
+        name = stack.pop()
+        if name in needed:
+            continue
+        needed.add(name)
+        if name in nodes:
+            stack.extend(node_name(i) for i in nodes[name].input)
+    return replace(
+        graph,
+        nodes=tuple(node for node in graph.nodes if node.name in needed),
+        weights={name: weight for name, weight in graph.weights.items() if name in needed},
+    )
+
+
+def _calls_functions(node: NodeDef) -> bool:
+    return any(value.HasField("func") or value.list.func for value in node.attr.values())
+
+
+@dataclass
+class Forward:
+    """A forward graph with its weights as variables, ready to be replayed in any traced function.
+
+    The variables are made once and shared by every replay, so all signatures of an export hold one set.
+
+    Attributes:
+        graph: what is replayed.
+        variables: weight name to variable.
+    """
+
+    graph: ForwardGraph
+    variables: dict[str, tf.Variable] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the variables."""
+        self.variables = {
+            name: tf.Variable(weight, trainable=False, name=name.split("/ReadVariableOp")[0])
+            for name, weight in self.graph.weights.items()
+        }
+
+    def scores(
+        self,
+        x: tf.Tensor,
+        *,
+        rules: Mapping[str, Rule] | None = None,
+        replacements: Sequence[Replacement] = (),
+    ) -> tf.Tensor:
+        """Run the graph on `x` in the function that is being traced.
+
+        Args:
+            x: model input, [B, H, W, C].
+            rules: op type to rule.
+            replacements: groups of nodes to run through one rule each.
+
+        Returns:
+            The class scores, float32 [B, classes].
+        """
+        scores = _Replay(self, x, rules or {}, replacements).run(self.graph.scores)
+        return tf.cast(scores, tf.float32)
+
+
+class _Replay:
+    """One run over the nodes: collects what can be imported together, stops at what has a rule."""
+
+    def __init__(
+        self, forward: Forward, x: tf.Tensor, rules: Mapping[str, Rule], replacements: Sequence[Replacement]
+    ) -> None:
+        self.forward = forward
+        self.graph = forward.graph
+        self.rules = rules
+        self.tensors: dict[str, tf.Tensor] = {f"{self.graph.input}:0": x}
+        self.pending: list[NodeDef] = []
+        self.skipped = {name for group in replacements for name in group.nodes}
+        self.ends = {node_name(group.output): group for group in replacements}
+
+    def run(self, fetch: str) -> tf.Tensor:
+        self.consumed = {tensor_name(i) for node in self.graph.nodes for i in node.input} | {fetch}
+        for node in self.graph.nodes:
+            if node.name == self.graph.input:
+                continue
+            if node.name in self.ends:
+                group = self.ends[node.name]
+                self.tensors[group.output] = group.rule(
+                    self.tensor(group.input), lambda x, group=group: self.run_group(group, x)
+                )
+            elif node.name in self.skipped or (node.op in self.rules and self.apply_rule(node)):
+                continue
+            else:
+                self.pending.append(node)
+        return self.tensor(fetch)
+
+    def apply_rule(self, node: NodeDef) -> bool:
+        outputs = self.rules[node.op](node, [self.tensor(name) for name in node.input])
+        if outputs is None:
+            return False
+        self.tensors.update({f"{node.name}:{index}": output for index, output in enumerate(outputs)})
+        return True
+
+    def tensor(self, name: str) -> tf.Tensor:
+        name = tensor_name(name)
+        if name not in self.tensors:
+            weight = self.forward.variables.get(node_name(name))
+            if weight is not None:
+                self.tensors[name] = weight.read_value()
+            else:
+                self.flush()
+        return self.tensors[name]
+
+    def flush(self) -> None:
+        nodes, self.pending = self.pending, []
+        self.tensors.update(self.import_nodes(nodes, self.consumed))
+
+    def run_group(self, group: Replacement, x: tf.Tensor) -> tf.Tensor:
+        nodes = [node for node in self.graph.nodes if node.name in group.nodes]
+        return self.import_nodes(nodes, {group.output}, {group.input: x})[group.output]
+
+    def import_nodes(
+        self, nodes: Sequence[NodeDef], wanted: set[str], given: Mapping[str, tf.Tensor] | None = None
+    ) -> dict[str, tf.Tensor]:
+        own = {node.name for node in nodes}
+        outputs = sorted(name for name in wanted if node_name(name) in own)
+        inputs = {tensor_name(i) for node in nodes for i in node.input if node_name(i) not in own}
+        given = given or {}
+        graph_def = GraphDef(node=nodes)
+        graph_def.versions.producer = self.graph.producer
+        if any(_calls_functions(node) for node in nodes):
+            graph_def.library.CopyFrom(self.graph.library.library)
+        tensors = tf.graph_util.import_graph_def(
+            graph_def,
+            input_map={name: given[name] if name in given else self.tensor(name) for name in sorted(inputs)},
+            return_elements=outputs,
+            name="forward",
+        )
+        return dict(zip(outputs, tensors, strict=True))

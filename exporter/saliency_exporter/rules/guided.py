@@ -1,0 +1,65 @@
+"""The guided rule: what every rectifier does to the signal on its way back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from ..activations import Activation, Coverage
+from ..errors import ExportError
+from ..forward import Replacement, ReplacementRule
+
+
+def guided_replacements(coverage: Coverage, model: str) -> list[Replacement]:
+    """A replacement for every rectifier of a model.
+
+    Raises:
+        ExportError: the model has no rectifier, or one that the rule does not cover.
+    """
+    if coverage.uncovered:
+        ops = ", ".join(f"{name} ({op})" for op, name in coverage.uncovered[:5])
+        more = len(coverage.uncovered) - 5
+        raise ExportError(
+            f"guided backpropagation does not cover {len(coverage.uncovered)} activation(s) of {model}: "
+            f"{ops}{f' and {more} more' if more > 0 else ''}",
+            hint="export without it: --methods gradients,smooth",
+        )
+    if not coverage.rectifiers:
+        raise ExportError(
+            f"{model} has no rectifier, so guided backpropagation would be the plain gradient",
+            hint="export without it: --methods gradients,smooth",
+        )
+    return [_replacement(activation) for activation in coverage.rectifiers]
+
+
+def _replacement(activation: Activation) -> Replacement:
+    return Replacement(activation.nodes, activation.input, activation.output, guided_rule(activation))
+
+
+def guided_rule(activation: Activation) -> ReplacementRule:
+    """The guided rule of a rectifier f: dx = f'(x) · dy where x is in its passing region and dy > 0, else 0.
+
+    The passing region is threshold < x < max_value. For a ReLU this is the rule of Springenberg et al. 2014
+    (arXiv 1412.6806, section 3.4, f' = 1 there); for smooth rectifiers (swish, GELU, …) its extension by the
+    true derivative. The forward ops are the activation's own.
+    """
+
+    def rule(x: tf.Tensor, forward: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        @tf.custom_gradient
+        def guided(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+            y = forward(x)
+
+            def backward(dy: tf.Tensor) -> tf.Tensor:
+                passing = (x > tf.cast(activation.threshold, x.dtype)) & (dy > 0)
+                if math.isfinite(activation.upper):
+                    passing &= x < tf.cast(activation.upper, x.dtype)
+                (true_gradient,) = tf.gradients(y, x, dy)
+                return tf.where(passing, true_gradient, tf.zeros_like(true_gradient))
+
+            return y, backward
+
+        return guided(x)
+
+    return rule

@@ -1,0 +1,258 @@
+"""Writes one version directory: whole, verified and under its number, or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from .activations import Coverage, find_activations
+from .errors import ExportError
+from .forward import Forward, ForwardGraph
+from .manifest import CONTRACT_VERSION, write_manifest
+from .preprocessing import Preprocessing
+from .reference import compute_reference, reference_path
+from .signatures import Settings, build_signatures
+from .sources import Source
+from .tracing import trace
+from .warmup import write_warmup
+
+_PARTIAL_PREFIX = ".saliency-export-"
+
+Progress = Callable[[str], None]
+Verify = Callable[[Path], Mapping[str, Any]]
+"""Checks a finished directory and returns what the manifest records of it; raises ExportError."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What one export is made of.
+
+    Attributes:
+        source: the model.
+        preprocessing: pixels to model input.
+        settings: methods, batch sizes, compilation, labels.
+        name: the model's name, as servers know it.
+        score: "auto" or "output", see `tracing.trace`.
+    """
+
+    source: Source
+    preprocessing: Preprocessing
+    settings: Settings
+    name: str
+    score: str = "auto"
+
+
+def export(
+    job: Export,
+    model_dir: Path,
+    *,
+    version: int | None = None,
+    verify: Verify | None = None,
+    progress: Progress = lambda message: None,
+) -> Path:
+    """Export a model to a new version directory of a model base path.
+
+    The version is built under a name that no server reads and renamed when it is complete and verified, so a
+    server that polls the base path never sees half a model. What an earlier, killed export left is removed.
+
+    Args:
+        job: what to export.
+        model_dir: the model base path; made if it is missing.
+        version: number of the version, default the next one.
+        verify: called with the complete directory before it gets its number.
+        progress: called with one line before each step.
+
+    Returns:
+        The version directory, `model_dir/version`.
+
+    Raises:
+        ExportError: the model is not supported, the version exists, or the directory cannot be written.
+    """
+    try:
+        model_dir.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(model_dir)
+        number = next_version(model_dir) if version is None else version
+        final = model_dir / str(number)
+        _refuse_existing(final)
+        with _partial_directory(model_dir, number) as partial:
+            record = write_version(job, partial, progress=progress)
+            write_manifest(partial, record)
+            if verify is not None:
+                progress("verifying every signature at every batch size, loaded as TensorFlow Serving does")
+                write_manifest(partial, {**record, "verification": verify(partial)})
+            _publish(partial, final)
+    except (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
+        raise ExportError(
+            f"{model_dir} cannot be written: {getattr(error, 'strerror', None) or error}",
+            hint="nothing was exported; free some space or name another directory, and export again",
+        ) from error
+    return final
+
+
+def next_version(model_dir: Path) -> int:
+    """One more than the highest version of a model base path; 1 for an empty one."""
+    versions = [int(path.name) for path in model_dir.iterdir() if path.name.isdigit()]
+    return max(versions, default=0) + 1
+
+
+def write_version(
+    job: Export, directory: Path, *, progress: Progress = lambda message: None
+) -> dict[str, Any]:
+    """Write everything of a version but its manifest, which is returned."""
+    progress("tracing the forward pass")
+    graph = trace(job.source, score=job.score)
+    coverage = find_activations(graph)
+    _check_labels(job.settings, graph)
+    forward = Forward(graph)
+    progress("building signatures: serving_default, " + ", ".join(job.settings.methods))
+    signatures = build_signatures(forward, coverage, job.preprocessing, job.settings, job.name)
+    progress("computing the reference that the export is verified against")
+    plain = replace(job.settings, compile="none", lowering=False)
+    reference = compute_reference(
+        build_signatures(forward, coverage, job.preprocessing, plain, job.name),
+        signatures["serving_default"].input_signature[0],
+        graph.classes,
+    )
+    progress("saving")
+    _save(forward, signatures, directory)
+    (directory / "assets.extra").mkdir(exist_ok=True)
+    np.savez_compressed(reference_path(directory), **reference)
+    records = warmup_records(signatures, reference, job.settings.batch_sizes)
+    count = write_warmup(directory, records, job.name)
+    return manifest(job, graph, coverage, warmup_records=count)
+
+
+def _check_labels(settings: Settings, graph: ForwardGraph) -> None:
+    if settings.labels is not None and len(settings.labels) != graph.classes:
+        raise ExportError(
+            f"there are {len(settings.labels)} labels for {graph.classes} classes; there must be one for
+            each", hint="give a labels file of that many lines with --labels",
+        )
+
+
+def _save(forward: Forward, signatures: Mapping[str, Any], directory: Path) -> None:
+    module = tf.Module()
+    # Raw variables, tracked once: a Keras object would bring its own graph along, and its variables are not
+    # restored by the session that TensorFlow Serving loads with.
+    module.weights = forward.variables
+    tf.saved_model.save(
+        module,
+        str(directory),
+        signatures=dict(signatures),
+        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+    )
+
+
+def warmup_records(
+    signatures: Mapping[str, Any], reference: Mapping[str, np.ndarray], batch_sizes: tuple[int, ...]
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """One request for each signature and batch size: what makes a server compile before it is AVAILABLE."""
+    for signature, function in signatures.items():
+        for size in batch_sizes:
+            rows = np.arange(size) % len(reference["input/images"])
+            yield (
+                signature,
+                {spec.name: reference[f"input/{spec.name}"][rows] for spec in function.input_signature},
+            )
+
+
+def manifest(job: Export, graph: ForwardGraph, coverage: Coverage, **more: Any) -> dict[str, Any]:
+    """The manifest of an export, as JSON values."""
+    settings = job.settings
+    methods: dict[str, Any] = {method: {} for method in settings.methods}
+    if "guided" in methods:
+        methods["guided"] = {"activations": coverage.count(), "uncovered": 0}
+    if "smooth" in methods:
+        methods["smooth"] = {"max_samples": settings.max_samples}
+    return {
+        "contract_version": CONTRACT_VERSION,
+        "model": job.name,
+        "source": job.source.origin,
+        "input": {
+            "name": "images",
+            "shape": [None, *graph.input_shape],
+            "dtype": job.preprocessing.image_dtype,
+        },
+        "preprocessing": job.preprocessing.to_manifest(),
+        "score": {"tensor": graph.scores, "head": graph.head, "head_assumed": graph.head_assumed},
+        "classes": graph.classes,
+        "labels": list(settings.labels) if settings.labels is not None else None,
+        "batch_sizes": list(settings.batch_sizes),
+        "compile": settings.compile,
+        "target": settings.target,
+        "lowering": sorted(settings.rules()),
+        "methods": methods,
+        "max_samples": settings.max_samples,
+        "tensorflow": tf.__version__,
+        "exporter": distribution_version("saliency-serving"),
+        "verification": None,
+        **more,
+    }
+
+
+def _refuse_existing(final: Path) -> None:
+    if final.exists():
+        raise ExportError(
+            f"version {final.name} of {final.parent} exists already",
+            hint="leave --version away for the next number; a served version is never changed in place",
+        )
+
+
+@contextmanager
+def _partial_directory(model_dir: Path, number: int) -> Iterator[Path]:
+    """A directory that no server reads, locked while this process lives; removed unless it was published."""
+    partial = model_dir / f"{_PARTIAL_PREFIX}{number}-{os.getpid()}-{time.monotonic_ns()}"
+    partial.mkdir()
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned(model_dir: Path) -> None:
+    """Remove what killed exports left: partial directories that no living process has locked."""
+    for path in model_dir.glob(f"{_PARTIAL_PREFIX}*"):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(descriptor)
+
+
+def _publish(partial: Path, final: Path) -> None:
+    """Give the complete directory its number. Written through to the disk first: a rename can outlive data."""
+    for directory, _, files in os.walk(partial):
+        for name in (*files, "."):
+            _sync(Path(directory, name))
+    try:
+        os.rename(partial, final)
+    except OSError as error:
+        if final.exists():
+            _refuse_existing(final)
+        raise error
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

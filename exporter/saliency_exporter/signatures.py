@@ -1,0 +1,349 @@
+"""The serving contract: the four signatures of an exported model.
+
+A signature validates its inputs, gives every example its own parameters, pads the batch to one of a fixed set
+of sizes, runs a compiled core and slices the padding off. What is not numeric (validation, labels) stays outside
+the core, because XLA has no strings; no value decides a shape, because XLA compiles once per shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import tensorflow as tf
+
+from .activations import Coverage
+from .forward import Forward, Replacement, Rule
+from .methods.gradients import ScoreFunction, gradients
+from .methods.guided import guided
+from .methods.smooth import smooth
+from .preprocessing import Preprocessing
+from .rules.guided import guided_replacements
+from .rules.lowering import lowering_rules
+
+METHODS = ("gradients", "guided", "smooth")
+DEFAULT_BATCH_SIZES = (1, 2, 4, 8, 16)
+DEFAULT_NUM_SAMPLES = 50
+DEFAULT_NOISE_LEVEL = 0.15
+DEFAULT_SEED = 0
+PREDICTED_CLASS = -1
+
+Tensors = Mapping[str, tf.Tensor]
+Core = Callable[..., dict[str, tf.Tensor]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an export is made, beside the model itself.
+
+    Attributes:
+        methods: which explain signatures there are.
+        batch_sizes: the compiled batch sizes, ascending.
+        compile: "xla", or "none" for the same signatures without XLA.
+        target: the device that the compiled code is for; lowering rules depend on it.
+        lowering: whether slow ops are replaced by equal ones that compile to faster code.
+        max_samples: bound of `num_samples`.
+        labels: class names, or None.
+    """
+
+    methods: tuple[str, ...] = METHODS
+    batch_sizes: tuple[int, ...] = DEFAULT_BATCH_SIZES
+    compile: Literal["xla", "none"] = "xla"
+    target: Literal["cpu", "gpu"] = "gpu"
+    lowering: bool = True
+    max_samples: int = 1000
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the cores are compiled by XLA."""
+        return self.compile == "xla"
+
+    def rules(self) -> dict[str, Rule]:
+        """Lowering rules of this export. Uncompiled, the rules are slower than the ops they replace."""
+        return lowering_rules(self.target) if self.compiled and self.lowering else {}
+
+
+def signature_name(method: str) -> str:
+    """The name of a method's signature: `explain_<method>`."""
+    return f"explain_{method}"
+
+
+def build_signatures(
+    forward: Forward, coverage: Coverage, preprocessing: Preprocessing, settings: Settings, model: str
+) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+    """The signatures by name, each a `tf.function` with an input signature and eager defaults.
+
+    Raises:
+        ExportError: guided is asked for and the model has no rectifier or one that is not covered.
+    """
+    builder = _Builder(forward, preprocessing, settings)
+    functions = {"serving_default": builder.serving_default()}
+    if "gradients" in settings.methods:
+        functions[signature_name("gradients")] = builder.explain_gradients()
+    if "guided" in settings.methods:
+        replacements = guided_replacements(coverage, model)
+        functions[signature_name("guided")] = builder.explain_guided(replacements)
+    if "smooth" in settings.methods:
+        functions[signature_name("smooth")] = builder.explain_smooth()
+    return functions
+
+
+def probabilities_of(scores: tf.Tensor, head: str) -> tf.Tensor:
+    """The model's probabilities from its scores, [B, classes].
+
+    Args:
+        scores: float32 [B, classes].
+        head: "softmax" or "sigmoid"; "output" where the scores are the model's output itself.
+    """
+    if head == "softmax":
+        return tf.nn.softmax(scores)
+    if head == "sigmoid":
+        return tf.nn.sigmoid(scores)
+    return scores
+
+
+class _Builder:
+    """Builds each signature from its core and its parameters."""
+
+    def __init__(self, forward: Forward, preprocessing: Preprocessing, settings: Settings) -> None:
+        self.forward = forward
+        self.graph = forward.graph
+        self.settings = settings
+        self.preprocessing = preprocessing
+        self.images = tf.TensorSpec(
+            (None, *self.graph.input_shape), tf.dtypes.as_dtype(preprocessing.image_dtype), name="images"
+        )
+
+    def score_function(self, replacements: Sequence[Replacement] = ()) -> ScoreFunction:
+        rules = self.settings.rules()
+        return lambda x: self.forward.scores(x, rules=rules, replacements=replacements)
+
+    def model_input(self, images: tf.Tensor) -> tf.Tensor:
+        return self.preprocessing.function(tf.cast(images, tf.float32))
+
+    def core(self, function: Core, *parameters: tf.DType) -> Core:
+        """A function of (images [B, …], parameters [B] …), compiled where the export is."""
+        specs = [self.images, *(tf.TensorSpec((None,), dtype) for dtype in parameters)]
+        return tf.function(
+            function, input_signature=specs, jit_compile=self.settings.compiled or None, autograph=False
+        )
+
+    def serving_default(self) -> tf.types.experimental.PolymorphicFunction:
+        scores_of = self.score_function()
+
+        def predict(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            scores = scores_of(self.model_input(images))
+            if self.graph.head == "output":
+                return {"outputs": scores}
+            return {"logits": scores, "probabilities": probabilities_of(scores, self.graph.head)}
+
+        core = self.core(predict)
+
+        @tf.function(input_signature=[self.images], autograph=False)
+        def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            with tf.control_dependencies(image_checks(images)):
+                return self.in_slices(core, {"images": tf.identity(images)})
+
+        return serving_default
+
+    def explain_gradients(self) -> tf.types.experimental.PolymorphicFunction:
+        return self._explain_class(gradients, self.score_function())
+
+    def explain_guided(
+        self, replacements: Sequence[Replacement]
+    ) -> tf.types.experimental.PolymorphicFunction:
+        return self._explain_class(guided, self.score_function(replacements))
+
+    def _explain_class(
+        self, method: Callable, score_function: ScoreFunction
+    ) -> tf.types.experimental.PolymorphicFunction:
+        def explain(images: tf.Tensor, class_index: tf.Tensor) -> dict[str, tf.Tensor]:
+            result = method(score_function, self.model_input(images), class_index)
+            return self.outputs(result.gradients, result.scores, result.class_index)
+
+        core = self.core(explain, tf.int32)
+        predicted = tf.constant(PREDICTED_CLASS)
+
+        @tf.function(input_signature=[self.images, _parameter("class_index", tf.int32)], autograph=False)
+        def explain_class(images: tf.Tensor, class_index: tf.Tensor = predicted) -> dict[str, tf.Tensor]:
+            return self.checked(core, images, {"class_index": class_index})
+
+        return explain_class
+
+    def explain_smooth(self) -> tf.types.experimental.PolymorphicFunction:
+        scores_of = self.score_function()
+
+        def explain(
+            images: tf.Tensor,
+            class_index: tf.Tensor,
+            num_samples: tf.Tensor,
+            noise_level: tf.Tensor,
+            seed: tf.Tensor,
+        ) -> dict[str, tf.Tensor]:
+            x = self.model_input(images)
+            result = smooth(scores_of, x, class_index, num_samples, noise_level, seed)
+            return {
+                **self.outputs(result.gradients, result.scores, result.class_index),
+                "variance": result.variance,
+                "relative_error": result.relative_error,
+            }
+
+        core = self.core(explain, tf.int32, tf.int32, tf.float32, tf.int32)
+        # Defaults reach the SignatureDef only as eager tensors.
+        defaults = [
+            tf.constant(value)
+            for value in (PREDICTED_CLASS, DEFAULT_NUM_SAMPLES, DEFAULT_NOISE_LEVEL, DEFAULT_SEED)
+        ]
+        parameters = [
+            _parameter("class_index", tf.int32),
+            _parameter("num_samples", tf.int32),
+            _parameter("noise_level", tf.float32),
+            _parameter("seed", tf.int32),
+        ]
+
+        @tf.function(input_signature=[self.images, *parameters], autograph=False)
+        def explain_smooth(
+            images: tf.Tensor,
+            class_index: tf.Tensor = defaults[0],
+            num_samples: tf.Tensor = defaults[1],
+            noise_level: tf.Tensor = defaults[2],
+            seed: tf.Tensor = defaults[3],
+        ) -> dict[str, tf.Tensor]:
+            return self.checked(
+                core,
+                images,
+                {
+                    "class_index": class_index,
+                    "num_samples": num_samples,
+                    "noise_level": noise_level,
+                    "seed": seed,
+                },
+            )
+
+        return explain_smooth
+
+    def outputs(self, gradient: tf.Tensor, scores: tf.Tensor, class_index: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The outputs that all explain signatures share, labels aside."""
+        probabilities = probabilities_of(scores, self.graph.head)
+        return {
+            "gradients": gradient,
+            "saliency": tf.reduce_max(tf.abs(gradient), axis=-1),
+            "class_index": class_index,
+            "score": tf.gather(scores, class_index, batch_dims=1),
+            "probability": tf.gather(probabilities, class_index, batch_dims=1),
+        }
+
+    def checked(
+        self, core: Core, images: tf.Tensor, parameters: Mapping[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        """Validate, run the core in slices, add the labels."""
+        checks = image_checks(images)
+        batch = tf.shape(images)[0]
+        broadcast = {name: broadcast_parameter(name, value, batch) for name, value in parameters.items()}
+        checks += parameter_checks(broadcast, self.graph.classes, self.settings.max_samples)
+        with tf.control_dependencies(checks):
+            outputs = self.in_slices(core, {"images": tf.identity(images), **broadcast})
+        if self.settings.labels is not None:
+            outputs["label"] = tf.gather(tf.constant(self.settings.labels), outputs["class_index"])
+        return outputs
+
+    def in_slices(self, core: Core, inputs: Tensors) -> dict[str, tf.Tensor]:
+        return run_in_slices(core, inputs, self.settings.batch_sizes)
+
+
+def _parameter(name: str, dtype: tf.DType) -> tf.TensorSpec:
+    # Of unknown rank: a scalar for the whole batch, or one value for each example.
+    return tf.TensorSpec(None, dtype, name=name)
+
+
+def run_in_slices(core: Core, inputs: Tensors, batch_sizes: Sequence[int]) -> dict[str, tf.Tensor]:
+    """Run a core on a batch of any size with shapes of the given batch sizes alone.
+
+    A slice is as large as the largest size; the last one is padded to the next size by repeating its last
+    example. Examples do not see each other, so neither padding nor slicing changes a result.
+
+    Args:
+        core: function of the inputs' values, in order; every output has the batch as its first dimension.
+        inputs: tensors with the same first dimension B ≥ 1.
+        batch_sizes: ascending.
+
+    Returns:
+        The core's outputs for the B examples.
+    """
+    sizes = tf.constant(batch_sizes)
+    largest = batch_sizes[-1]
+    batch = tf.shape(next(iter(inputs.values())))[0]
+    specs = core.get_concrete_function().structured_outputs
+    names = sorted(specs)
+    slices = -(-batch // largest)
+    arrays = tuple(
+        tf.TensorArray(specs[name].dtype, size=slices, element_shape=specs[name].shape, infer_shape=False)
+        for name in names
+    )
+
+    def run_slice(index: tf.Tensor, arrays: tuple[tf.TensorArray, ...]) -> tuple:
+        start = index * largest
+        count = tf.minimum(largest, batch - start)
+        padded = sizes[tf.searchsorted(sizes, count[tf.newaxis])[0]]
+        rows = tf.minimum(start + tf.range(padded), batch - 1)
+        outputs = core(*(tf.gather(value, rows) for value in inputs.values()))
+        return index + 1, tuple(
+            array.write(index, outputs[name][:count]) for name, array in zip(names, arrays, strict=True)
+        )
+
+    _, arrays = tf.while_loop(
+        lambda index, _: index < slices, run_slice, (tf.constant(0), arrays), parallel_iterations=1
+    )
+    return {name: array.concat() for name, array in zip(names, arrays, strict=True)}
+
+
+def image_checks(images: tf.Tensor) -> list[tf.Operation]:
+    """Assertions that there are images and that floats are finite."""
+    checks = [_assert(tf.shape(images)[0] > 0, ["images has batch size 0; it must hold at least 1 image"])]
+    if images.dtype.is_floating:
+        finite = tf.reduce_all(tf.math.is_finite(images), axis=list(range(1, images.shape.rank)))
+        example = tf.argmin(tf.cast(finite, tf.int32))
+        message = ["images must be finite; example ", tf.as_string(example), " holds NaN or infinity"]
+        checks.append(_assert(tf.reduce_all(finite), message))
+    return checks
+
+
+def broadcast_parameter(name: str, value: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+    """One value for each example, [B], from a scalar, one value or B values."""
+    rank = tf.rank(value)
+    with tf.control_dependencies(
+        [_assert(rank <= 1, [f"{name} must be a scalar or a vector; it has rank ", tf.as_string(rank)])]
+    ):
+        flat = tf.reshape(value, [-1])
+    length = tf.size(flat)
+    message = [f"{name} has ", tf.as_string(length), " values for a batch of ", tf.as_string(batch)]
+    message.append(" images; it must be 1 value or one for each image")
+    with tf.control_dependencies([_assert((length == 1) | (length == batch), message)]):
+        return tf.broadcast_to(flat, [tf.maximum(batch, 1)])
+
+
+def parameter_checks(parameters: Tensors, classes: int, max_samples: int) -> list[tf.Operation]:
+    """Assertions of the bounds of every parameter that is given."""
+    checks = []
+    bounds = {
+        "class_index": (-1, classes - 1, f"[0, {classes - 1}], or -1 for the predicted class"),
+        "num_samples": (1, max_samples, f"[1, {max_samples}]"),
+        "noise_level": (0.0, 1.0, "[0, 1]"),
+    }
+    for name, (low, high, text) in bounds.items():
+        if name not in parameters:
+            continue
+        value = parameters[name]
+        # NaN compares false with everything and so is outside.
+        inside = (value >= low) & (value <= high)
+        first = value[tf.argmin(tf.cast(inside, tf.int32))]
+        message = [f"{name} is ", tf.as_string(first), f"; it must be in {text}"]
+        checks.append(_assert(tf.reduce_all(inside), message))
+    return checks
+
+
+def _assert(condition: tf.Tensor, message: Sequence[str | tf.Tensor]) -> tf.Operation:
+    """INVALID_ARGUMENT with a message unless the condition holds."""
+    return tf.debugging.Assert(condition, [tf.strings.join(message)])

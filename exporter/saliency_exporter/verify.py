@@ -1,0 +1,287 @@
+"""Loads a version directory as TensorFlow Serving does and holds every signature against the reference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from .errors import ExportError
+from .manifest import read_manifest
+from .reference import KEPT_OUTPUTS, reference_path
+from .servable import Servable, ServableError, load_servable
+from .warmup import read_warmup
+
+SCORE_TOLERANCE = 1e-3
+"""Bound of max|difference| / max(1, max|expected|) of scores and probabilities.
+
+Float32 rounding through some hundred layers leaves 1e-6 to 1e-5; a wrong computation leaves 0.1 and more."""
+
+GRADIENT_TOLERANCE = 2e-2
+"""Bound of ‖difference‖₂ / ‖expected‖₂ of maps.
+
+Rounding alone leaves 1e-6; but a unit whose input is within rounding of a rectifier's kink passes its signal on one
+side only, and each such unit changes the map by about one over the number of open units. A wrong rule, sample or
+class leaves 0.3 and more."""
+
+_MAPS = frozenset({"gradients", "relative_error"})
+_DEFAULTS = {"class_index": -1, "num_samples": 50, "noise_level": 0.15, "seed": 0}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a verification: a signature at a batch size.
+
+    Attributes:
+        signature: its name.
+        batch_size: number of images in the request.
+        first_ms: milliseconds of the first call, compilation included.
+        ms: milliseconds of the next call.
+        score_error: as `SCORE_TOLERANCE` measures; 0 where the signature has no scores.
+        gradient_error: as `GRADIENT_TOLERANCE` measures; 0 where the signature has no maps.
+        problem: what is wrong, or "".
+    """
+
+    signature: str
+    batch_size: int
+    first_ms: float
+    ms: float
+    score_error: float
+    gradient_error: float
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a verification.
+
+    Attributes:
+        rows: one for each signature and batch size.
+        problems: everything that is wrong; empty for a good export.
+        warmup_records: how many warmup records ran.
+    """
+
+    rows: tuple[Row, ...]
+    problems: tuple[str, ...]
+    warmup_records: int
+
+    def to_manifest(self) -> dict[str, Any]:
+        """What the manifest records of it, as JSON values."""
+        return {
+            "passed": not self.problems,
+            "warmup_records": self.warmup_records,
+            "score_tolerance": SCORE_TOLERANCE,
+            "gradient_tolerance": GRADIENT_TOLERANCE,
+            "rows": [{k: v for k, v in asdict(row).items() if k != "problem"} for row in self.rows],
+        }
+
+
+def verify(
+    version_dir: Path,
+    *,
+    progress: Callable[[Row], None] = lambda row: None,
+) -> Report:
+    """Verify a version directory.
+
+    Every signature runs at every compiled batch size and at one more than the largest, with examples that ask for
+    different things in one batch; then every warmup record. Defaults, dtypes and error codes are checked as well.
+
+    Args:
+        version_dir: the directory of one version.
+        progress: called with each row as it is done.
+
+    Raises:
+        ExportError: the directory is not an exported version or cannot be loaded.
+    """
+    manifest = read_manifest(version_dir)
+    reference = _read_reference(version_dir)
+    servable = load_servable(version_dir)
+    try:
+        problems = list(_contract_problems(servable, manifest))
+        rows = []
+        if not problems:
+            for row in _rows(servable, manifest, reference):
+                rows.append(row)
+                progress(row)
+        problems += [
+            f"{row.signature} at batch size {row.batch_size}: {row.problem}" for row in rows if row.problem
+        ]
+        warmed = 0
+        if not problems:
+            problems += list(_refusal_problems(servable, manifest, reference))
+            warmed, warmup_problems = _replay_warmup(servable, version_dir)
+            problems += warmup_problems
+    finally:
+        servable.close()
+    return Report(tuple(rows), tuple(problems), warmed)
+
+
+def _read_reference(version_dir: Path) -> dict[str, np.ndarray]:
+    path = reference_path(version_dir)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, KeyError) as error:
+        raise ExportError(
+            f"{path} cannot be read: {error}",
+            hint="export the model again; without it nothing can be compared",
+        ) from error
+
+
+def _signatures(manifest: Mapping[str, Any]) -> list[str]:
+    return ["serving_default", *(f"explain_{method}" for method in manifest["methods"])]
+
+
+def _contract_problems(servable: Servable, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What a client relies on before its first call: names, dtypes, defaults."""
+    for name in _signatures(manifest):
+        if name not in servable.signature_defs:
+            yield f"signature {name} is missing"
+            continue
+        signature = servable.signature_defs[name]
+        images = signature.inputs.get("images")
+        if images is None or tf.as_dtype(images.dtype).name != manifest["input"]["dtype"]:
+            yield f"{name} has no input images of dtype {manifest['input']['dtype']}"
+        if name == "serving_default":
+            continue
+        outputs = {"gradients", "saliency", "class_index", "score", "probability"}
+        outputs |= {"variance", "relative_error"} if name == "explain_smooth" else set()
+        outputs |= {"label"} if manifest["labels"] is not None else set()
+        if set(signature.outputs) != outputs:
+            yield f"{name} has the outputs {sorted(signature.outputs)}, not {sorted(outputs)}"
+        for parameter in set(signature.inputs) - {"images"}:
+            if parameter not in signature.defaults:
+                yield f"{name} has no default for {parameter} in its SignatureDef"
+                continue
+            value = tf.make_ndarray(signature.defaults[parameter])
+            if not np.allclose(value, _DEFAULTS[parameter]):
+                yield f"{name} has the default {value} for {parameter}, not {_DEFAULTS[parameter]}"
+
+
+def _rows(
+    servable: Servable, manifest: Mapping[str, Any], reference: Mapping[str, np.ndarray]
+) -> Iterator[Row]:
+    sizes = manifest["batch_sizes"]
+    for signature in _signatures(manifest):
+        for size in (*sizes, sizes[-1] + 1):
+            yield _row(servable, signature, size, manifest, reference)
+
+
+def _row(
+    servable: Servable,
+    signature: str,
+    size: int,
+    manifest: Mapping[str, Any],
+    reference: Mapping[str, np.ndarray],
+) -> Row:
+    inputs = {name: reference[f"input/{name}"] for name in servable.signature_defs[signature].inputs}
+    examples = len(inputs["images"])
+    errors = {"score": 0.0, "gradient": 0.0}
+    first_ms = ms = 0.0
+    try:
+        # At batch size 1 both examples are asked for alone; else they alternate, starting with either.
+        for offset in range(examples if size == 1 else 1):
+            rows = (np.arange(size) + offset) % examples
+            feeds = {name: value[rows] for name, value in inputs.items()}
+            outputs, took = _timed(servable, signature, feeds)
+            first_ms = first_ms or took
+            _compare(outputs, signature, rows, reference, manifest, errors)
+        outputs, ms = _timed(servable, signature, feeds)
+        _compare(outputs, signature, rows, reference, manifest, errors)
+    except (ServableError, ExportError) as error:
+        return Row(signature, size, first_ms, ms, errors["score"], errors["gradient"], str(error))
+    problem = ""
+    if not errors["score"] <= SCORE_TOLERANCE:
+        problem = f"scores differ from the reference by {errors['score']:.2g} (bound {SCORE_TOLERANCE:g})"
+    elif not errors["gradient"] <= GRADIENT_TOLERANCE:
+        problem = f"maps differ from the reference by {errors['gradient']:.2g} (bound {GRADIENT_TOLERANCE:g})"
+    return Row(signature, size, first_ms, ms, errors["score"], errors["gradient"], problem)
+
+
+def _timed(
+    servable: Servable, signature: str, feeds: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], float]:
+    start = time.perf_counter()
+    outputs = servable.predict(signature, feeds)
+    return outputs, 1e3 * (time.perf_counter() - start)
+
+
+def _compare(
+    outputs: Mapping[str, np.ndarray],
+    signature: str,
+    rows: np.ndarray,
+    reference: Mapping[str, np.ndarray],
+    manifest: Mapping[str, Any],
+    errors: dict[str, float],
+) -> None:
+    """Update the largest errors; raise where an output is of another kind than the reference."""
+    for name in KEPT_OUTPUTS:
+        expected = reference.get(f"{signature}/{name}")
+        if expected is None:
+            continue
+        got, want = outputs[name], expected[rows]
+        if got.shape != want.shape or got.dtype != want.dtype:
+            raise ExportError(f"{name} is {got.dtype} {got.shape}, not {want.dtype} {want.shape}")
+        if name == "class_index":
+            if not np.array_equal(got, want):
+                raise ExportError(f"class_index is {got.tolist()}, not {want.tolist()}")
+            continue
+        kind = "gradient" if name in _MAPS else "score"
+        errors[kind] = max(errors[kind], _error(kind, got, want))
+    if "saliency" in outputs and not np.array_equal(
+        outputs["saliency"], np.abs(outputs["gradients"]).max(axis=-1)
+    ):
+        raise ExportError("saliency is not the maximum over channels of |gradients|")
+    if "label" in outputs:
+        labels = [label.decode() for label in outputs["label"]]
+        if labels != [manifest["labels"][index] for index in outputs["class_index"]]:
+            raise ExportError(f"label is {labels} for class_index {outputs['class_index'].tolist()}")
+
+
+def _error(kind: str, got: np.ndarray, want: np.ndarray) -> float:
+    if not np.all(np.isfinite(got)):
+        return float("inf")
+    difference = got.astype(np.float64) - want
+    if kind == "score":
+        return float(np.abs(difference).max() / max(1.0, np.abs(want).max()))
+    per_example = [
+        np.linalg.norm(d.ravel()) / max(np.linalg.norm(w.ravel()), np.finfo(np.float32).tiny)
+        for d, w in zip(difference, want, strict=True)
+    ]
+    return float(max(per_example))
+
+
+def _refusal_problems(
+    servable: Servable, manifest: Mapping[str, Any], reference: Mapping[str, np.ndarray]
+) -> Iterator[str]:
+    """A class that does not exist must be refused as INVALID_ARGUMENT, naming the value and the bound."""
+    for signature in _signatures(manifest)[1:]:
+        feeds = {
+            "images": reference["input/images"][:1],
+            "class_index": np.array([manifest["classes"]], np.int32),
+        }
+        try:
+            servable.predict(signature, feeds)
+            yield f"{signature} accepts class_index {manifest['classes']}"
+        except ServableError as error:
+            if error.code != tf.errors.INVALID_ARGUMENT or "class_index" not in error.message:
+                yield f"{signature} refuses class_index {manifest['classes']} with: {error.message}"
+
+
+def _replay_warmup(servable: Servable, version_dir: Path) -> tuple[int, list[str]]:
+    count, problems = 0, []
+    for request in read_warmup(version_dir):
+        signature = request.model_spec.signature_name
+        try:
+            outputs = servable.predict(signature, request.inputs)
+            if not all(np.isfinite(v).all() for k, v in outputs.items() if v.dtype.kind == "f"):
+                problems.append(f"warmup record {count + 1} ({signature}) gives NaN or infinity")
+        except ServableError as error:
+            problems.append(f"warmup record {count + 1} ({signature}) fails: {error}")
+        count += 1
+    return count, problems
