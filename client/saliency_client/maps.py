@@ -120,7 +120,7 @@ def rescale(values: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike) -> F
     # In float64, because the span of two float32 values can be infinite or vanish in float32.
     start = np.asarray(low, np.float64)
     span = np.asarray(high, np.float64) - start
-    shifted = np.asarray(values, np.float64) - start
+    shifted = _floats(values).astype(np.float64) - start
     scaled = np.divide(
         shifted, span, out=np.zeros_like(shifted), where=np.broadcast_to(span > 0, shifted.shape)
     )

@@ -300,8 +300,10 @@ def test_a_file_of_several_pages_gives_its_first_and_says_so() -> None:
     assert photo.notes == ("first page of several",)
 
 
-def test_a_plain_picture_has_no_notes() -> None:
+def test_a_plain_picture_and_a_cameras_multi_picture_have_no_notes() -> None:
     assert load_image(encoded(picture_of(noise(2, 2))), (2, 2)).notes == ()
+    multi = encoded(Image.new("RGB", (8, 8)), "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    assert load_image(multi, (2, 2)).notes == ()
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -368,6 +370,14 @@ def test_a_pipe_can_be_read() -> None:
         sink.write(encoded(picture_of(pixels)))
     with open(reader, "rb") as pipe:
         np.testing.assert_array_equal(load_image(pipe, (4, 4)).array, pixels)
+
+
+def test_what_is_no_image_on_a_pipe_is_said_so() -> None:
+    reader, writer = os.pipe()
+    with open(writer, "wb") as sink:
+        sink.write(b"milk, eggs")
+    with open(reader, "rb") as pipe, pytest.raises(ImageError, match="is not an image"):
+        load_image(pipe, (4, 4))
 
 
 def test_a_callers_stream_stays_open() -> None:

@@ -53,6 +53,10 @@ def test_a_map_with_fewer_hot_pixels_than_the_percentile_still_shows_them() -> N
     assert normal.sum() == 1
 
 
+def test_a_span_beyond_float32_is_scaled_right() -> None:
+    np.testing.assert_allclose(maps.normalize([[-3e38, 0, 3e38]], clip=100), [[0, 0.5, 1]])
+
+
 @pytest.mark.parametrize("value", [0.0, 5.0, -2.0])
 def test_a_constant_map_is_zero_everywhere(value: float) -> None:
     np.testing.assert_array_equal(maps.normalize(np.full((3, 4), value)), np.zeros((3, 4)))

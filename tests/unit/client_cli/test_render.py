@@ -79,6 +79,15 @@ def test_a_map_of_a_padded_photo_loses_only_the_padding() -> None:
     table = colour_table("inferno")
     np.testing.assert_array_equal(drawn[5:-5, 5:90], np.broadcast_to(table[-1], (90, 85, 3)))
     np.testing.assert_array_equal(drawn[:, 110:], np.broadcast_to(table[0], (100, 90, 3)))
+    tall = pixels(render.heatmap(photo(100, 200), values.T, input_box((100, 200), (20, 20), "pad")))
+    np.testing.assert_array_equal(tall, drawn.transpose(1, 0, 2))
+
+
+def test_an_overlay_is_paler_where_the_model_saw_nothing() -> None:
+    original = Image.new("RGB", (300, 200), (40, 40, 40))
+    drawn = pixels(render.overlay(original, np.zeros((20, 20)), input_box((300, 200), (20, 20), "crop")))
+    assert drawn[:, 60:240].max() == 40
+    assert min(drawn[:, :50].min(), drawn[:, 250:].min()) > 120
 
 
 def test_masked_is_the_photo_times_the_map() -> None:
