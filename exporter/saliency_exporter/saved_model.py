@@ -136,8 +136,8 @@ def write_version(
 def _check_labels(settings: Settings, graph: ForwardGraph) -> None:
     if settings.labels is not None and len(settings.labels) != graph.classes:
         raise ExportError(
-            f"there are {len(settings.labels)} labels for {graph.classes} classes; there must be one for
-            each", hint="give a labels file of that many lines with --labels",
+            f"there are {len(settings.labels)} labels for {graph.classes} classes; each class needs one",
+            hint="give a labels file of that many lines with --labels",
         )
 
 
