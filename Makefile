@@ -1,0 +1,47 @@
+# Every target makes what it needs in .venv; nothing is installed elsewhere.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint bench constraints clean
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# One stamp for each set of extras: an install is repeated only when what it depends on has changed.
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.made
+	@echo "installing saliency-serving[$*] into $(VENV) (the first time takes a minute) …"
+	@$(PIP_INSTALL) --editable '.[$*]'
+	@touch $@
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "python >= 3.10 is needed; name one with make PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+demo: $(VENV)/.installed-demo ## Export a real classifier, serve it, explain two photos: demo-output/
+	@$(BIN)/saliency-exporter demo demo-output
+
+test: $(VENV)/.installed-test ## Run the tests
+	@$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.installed-test ## Run the tests and the long matrices
+	@$(PYTEST)
+
+lint: $(VENV)/.installed-lint ## Check style (ruff) and the client's types (mypy --strict)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.installed-bench ## Measure, side by side in one run
+	@$(BIN)/python tests/benchmarks/run.py
+
+constraints: ## Resolve the newest versions that pyproject.toml allows (needs uv)
+	@{ sed -n '/^#/p' constraints.txt; uv pip compile --quiet --universal --python-version 3.10 --all-extras \
+	  --no-annotate --no-header --no-emit-index-url pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
+
+clean: ## Remove what make made
+	rm -rf $(VENV) demo-output
