@@ -10,8 +10,8 @@ from saliency_exporter.errors import ExportError
 
 MAX_BYTES = 16 * 2**20
 _FORMS = (
-    "A labels file is UTF-8: one name a line, a JSON list of names, "
-    'or a JSON object {"0": "name", …}, {"0": ["n01440764", "name"], …} or {"name": 0, …}.'
+    "a labels file is UTF-8: one name a line, a JSON list of names, "
+    'or a JSON object {"0": "name", …}, {"0": ["n01440764", "name"], …} or {"name": 0, …}'
 )
 
 
@@ -31,14 +31,14 @@ def read_labels(path: str | Path, classes: int) -> tuple[str, ...]:
     text = _read(Path(path))
     names = _from_json(path, text) if text.lstrip()[:1] in ("[", "{") else _from_lines(text)
     if not names:
-        raise ExportError(f"Labels file {path} is empty.", hint=_FORMS)
+        raise ExportError(f"labels file {path} is empty", hint=_FORMS)
     for index, name in enumerate(names):
         if not name:
-            raise ExportError(f"Labels file {path} has an empty name for class {index}.", hint=_FORMS)
+            raise ExportError(f"labels file {path} has an empty name for class {index}", hint=_FORMS)
     if len(names) != classes:
         raise ExportError(
-            f"Labels file {path} holds {len(names)} names; the model has {classes} classes.",
-            hint="Remove the background class from the file: the model has none."
+            f"labels file {path} holds {len(names)} names; the model has {classes} classes",
+            hint="remove the background class from the file: the model has none"
             if len(names) == classes + 1
             else None,
         )
@@ -49,14 +49,14 @@ def _read(path: Path) -> str:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise ExportError(f"Labels file {path} has {size} bytes; the limit is {MAX_BYTES}.")
+            raise ExportError(f"labels file {path} has {size} bytes; the limit is {MAX_BYTES}")
         # "utf-8-sig" drops the mark that some editors put first; it would become part of class 0's name.
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise ExportError(f"Labels file {path} cannot be read: {error.strerror}.") from error
+        raise ExportError(f"labels file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ExportError(
-            f"Labels file {path} is not UTF-8 (byte {error.start}).", hint="Save it as UTF-8."
+            f"labels file {path} is not UTF-8 (byte {error.start})", hint="save it as UTF-8"
         ) from error
 
 
@@ -68,7 +68,7 @@ def _from_json(path: str | Path, text: str) -> list[str]:
     try:
         data = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ExportError(f"Labels file {path} is not valid JSON: {error}", hint=_FORMS) from error
+        raise ExportError(f"labels file {path} is not valid JSON: {error}", hint=_FORMS) from error
     entries = _in_class_order(path, data) if isinstance(data, dict) else data
     return [_name(path, index, entry) for index, entry in enumerate(entries)]
 
@@ -80,11 +80,11 @@ def _in_class_order(path: str | Path, data: dict[Any, Any]) -> list[Any]:
         by_index = {int(key): entry for key, entry in data.items()}
     except ValueError as error:
         raise ExportError(
-            f"Labels file {path} has keys that are not class indices: {error}.", hint=_FORMS
+            f"labels file {path} has keys that are not class indices: {error}", hint=_FORMS
         ) from error
     missing = sorted(set(range(len(data))) - set(by_index))
     if missing:
-        raise ExportError(f"Labels file {path} has no name for class {missing[0]}.", hint=_FORMS)
+        raise ExportError(f"labels file {path} has no name for class {missing[0]}", hint=_FORMS)
     return [by_index[index] for index in range(len(data))]
 
 
@@ -92,5 +92,5 @@ def _name(path: str | Path, index: int, entry: Any) -> str:
     if isinstance(entry, list) and len(entry) == 2:
         entry = entry[1]
     if not isinstance(entry, str):
-        raise ExportError(f"Labels file {path}: class {index} is {entry!r}, not a name.", hint=_FORMS)
+        raise ExportError(f"labels file {path}: class {index} is {entry!r}, not a name", hint=_FORMS)
     return entry.strip()

@@ -44,9 +44,9 @@ _BUILTIN: dict[str, tuple[Step, ...]] = {
 NAMES = ("auto", *_BUILTIN, "module:callable")
 
 _WHAT_TO_PASS = (
-    "Pass --preprocessing: tf (pixels / 127.5 - 1), torch or caffe (as in keras.applications), "
+    "pass --preprocessing: tf (pixels / 127.5 - 1), torch or caffe (as in keras.applications), "
     "pixels (the network takes pixels 0..255 itself, for example through a Rescaling layer), "
-    "none (clients send float32 model input), or module:callable (your own function)."
+    "none (clients send float32 model input), or module:callable (your own function)"
 )
 
 
@@ -109,7 +109,7 @@ def resolve_preprocessing(name: str, source: Source) -> Preprocessing:
     """
     if name == "auto":
         if source.preprocessing is None:
-            raise ExportError(f"It is not known which preprocessing {source.name} needs.", hint=_WHAT_TO_PASS)
+            raise ExportError(f"it is not known which preprocessing {source.name} needs", hint=_WHAT_TO_PASS)
         return source.preprocessing
     if name in _BUILTIN:
         preprocessing = builtin(name)
@@ -119,7 +119,7 @@ def resolve_preprocessing(name: str, source: Source) -> Preprocessing:
         return _from_callable(name, source)
     near = difflib.get_close_matches(name.lower(), NAMES, n=1)
     raise ExportError(
-        f"There is no preprocessing {name!r}." + (f" Did you mean {near[0]}?" if near else ""),
+        f"there is no preprocessing {name!r}" + (f"; did you mean {near[0]}?" if near else ""),
         hint=_WHAT_TO_PASS,
     )
 
@@ -131,7 +131,7 @@ def _check_channels(preprocessing: Preprocessing, source: Source) -> None:
         for operation, value in preprocessing.steps or ()
     ):
         raise ExportError(
-            f"Preprocessing {preprocessing.name!r} is for 3 channels (RGB); {source.name} takes {channels}.",
+            f"preprocessing {preprocessing.name!r} is for 3 channels (RGB); {source.name} takes {channels}",
             hint=_WHAT_TO_PASS,
         )
 
@@ -139,15 +139,15 @@ def _check_channels(preprocessing: Preprocessing, source: Source) -> None:
 def _from_callable(reference: str, source: Source) -> Preprocessing:
     function = load_reference(reference)
     if not callable(function):
-        raise ExportError(f"Preprocessing {reference!r} is a {type(function).__name__}, not a function.")
+        raise ExportError(f"preprocessing {reference!r} is a {type(function).__name__}, not a function")
     images = tf.TensorSpec([None, *source.input_shape], tf.float32)
     try:
         traced = tf.function(function).get_concrete_function(images)
     except Exception as error:
         raise ExportError(
-            f"Preprocessing {reference!r} failed on float32 images [B, "
+            f"preprocessing {reference!r} failed on float32 images [B, "
             f"{', '.join(map(str, source.input_shape))}]: {_last_line(error)}",
-            hint="It must be made of TensorFlow operations, not of NumPy or PIL calls.",
+            hint="it must be made of TensorFlow operations, not of NumPy or PIL calls",
         ) from error
     _check_callable(reference, traced, images)
     return Preprocessing(reference, lambda x: tf.cast(function(x), tf.float32))
@@ -157,18 +157,18 @@ def _check_callable(reference: str, traced: Any, images: tf.TensorSpec) -> None:
     output = traced.structured_outputs
     if not tf.is_tensor(output) or not output.dtype.is_floating:
         raise ExportError(
-            f"Preprocessing {reference!r} returned {_describe(output)}; it must return one float tensor."
+            f"preprocessing {reference!r} returned {_describe(output)}; it must return one float tensor"
         )
     if not output.shape.is_compatible_with(images.shape):
         raise ExportError(
-            f"Preprocessing {reference!r} returned shape {output.shape} for images of {images.shape}; "
-            "it must keep the shape.",
-            hint="Clients resize their images to the size that the signature asks for.",
+            f"preprocessing {reference!r} returned shape {output.shape} for images of {images.shape}; "
+            "it must keep the shape",
+            hint="clients resize their images to the size that the signature asks for",
         )
     if any(captured.dtype == tf.resource for captured in traced.captured_inputs):
         raise ExportError(
-            f"Preprocessing {reference!r} uses variables or tables from outside itself.",
-            hint="Use constants inside the function (Python numbers, NumPy arrays).",
+            f"preprocessing {reference!r} uses variables or tables from outside itself",
+            hint="use constants inside the function (Python numbers, NumPy arrays)",
         )
 
 

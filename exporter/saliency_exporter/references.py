@@ -21,15 +21,15 @@ def load_reference(reference: str) -> object:
     module_name, _, path = reference.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *path.split(".")]):
         raise ExportError(
-            f"{reference!r} is not of the form module:name.",
-            hint="Write for example my_package.my_module:make_model.",
+            f"{reference!r} is not of the form module:name",
+            hint="write for example my_package.my_module:make_model",
         )
     target: object = _import(module_name)
     for name in path.split("."):
         if not hasattr(target, name):
             raise ExportError(
-                f"{reference!r}: {getattr(target, '__name__', type(target).__name__)} has no {name!r}.",
-                hint=f"Names that it has: {_public_names(target)}.",
+                f"{reference!r}: {getattr(target, '__name__', type(target).__name__)} has no {name!r}",
+                hint=f"names that it has: {_public_names(target)}",
             )
         target = getattr(target, name)
     return target
@@ -46,17 +46,17 @@ def _import(module_name: str) -> object:
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name + ".").startswith(error.name + "."):
             raise ExportError(
-                f"There is no Python module {error.name!r}.",
-                hint=f"Modules are looked for in {directory} and in the installed packages.",
+                f"there is no Python module {error.name!r}",
+                hint=f"modules are looked for in {directory} and in the installed packages",
             ) from error
         raise ExportError(
-            f"Module {module_name!r} needs {error.name!r}, which is not installed.",
-            hint=f"Install {error.name!r} in this Python environment.",
+            f"module {module_name!r} needs {error.name!r}, which is not installed",
+            hint=f"install {error.name!r} in this Python environment",
         ) from error
     except Exception as error:
         raise ExportError(
-            f"Importing module {module_name!r} failed: {type(error).__name__}: {error}",
-            hint=f'python -c "import {module_name}" shows where.',
+            f"importing module {module_name!r} failed: {type(error).__name__}: {error}",
+            hint=f'python -c "import {module_name}" shows where',
         ) from error
 
 

@@ -40,8 +40,8 @@ def load_source(
         return keras_application.load(model, image_size=image_size, weights=weights)
     if weights is not None:
         raise ExportError(
-            f"--weights is for keras.applications models; {model!r} brings its own.",
-            hint="Leave --weights out.",
+            f"--weights is for keras.applications models; {model!r} brings its own",
+            hint="leave --weights out",
         )
     if model in zoo.NAMES:
         return zoo.load(model, image_size=image_size)
@@ -55,16 +55,16 @@ def load_source(
 def _unknown(model: str) -> ExportError:
     if Path(model).exists():
         return ExportError(
-            f"{model!r} is not a kind of model that can be exported.",
-            hint="Save the model with model.save('name.keras'), or name a function that returns it: "
-            "module:callable.",
+            f"{model!r} is not a kind of model that can be exported",
+            hint="save the model with model.save('name.keras'), or name a function that returns it: "
+            "module:callable",
         )
     known = {name.lower(): name for name in [*zoo.NAMES, *keras_application.names()]}
     near = [known[name] for name in difflib.get_close_matches(model.lower(), known, n=3)]
     return ExportError(
-        f"There is no model {model!r}: no such file, zoo name or keras.applications name.",
-        hint=f"Did you mean {' or '.join(near)}?"
+        f"there is no model {model!r}: no such file, zoo name or keras.applications name",
+        hint=f"did you mean {' or '.join(near)}?"
         if near
         else "MODEL is file.keras, file.h5, module:callable, a name of the zoo "
-        f"({', '.join(zoo.NAMES)}) or of keras.applications (for example MobileNetV2).",
+        f"({', '.join(zoo.NAMES)}) or of keras.applications (for example MobileNetV2)",
     )

@@ -28,23 +28,23 @@ def fixed_shape(
         declared = (None, None, 3)
     if len(declared) != 3:
         raise ExportError(
-            f"{name} takes input of shape {_text(declared)}; only images [B, H, W, C] can be explained."
+            f"{name} takes input of shape {_text(declared)}; only images [B, H, W, C] can be explained"
         )
     height, width, channels = declared
     if image_size is None:
         if height is None or width is None:
             raise ExportError(
-                f"{name} takes images of any size {_text(declared)}; an export is for one size.",
-                hint="Pass --image-size H W: the size that the model was trained with.",
+                f"{name} takes images of any size {_text(declared)}; an export is for one size",
+                hint="pass --image-size H W: the size that the model was trained with",
             )
         return height, width, channels or 3
     if min(image_size) < 1:
-        raise ExportError(f"--image-size {image_size[0]} {image_size[1]}: both must be at least 1.")
+        raise ExportError(f"--image-size {image_size[0]} {image_size[1]}: both must be at least 1")
     if height not in (None, image_size[0]) or width not in (None, image_size[1]):
         raise ExportError(
             f"{name} takes images of shape {_text(declared)}, not of "
-            f"--image-size {image_size[0]} {image_size[1]}.",
-            hint="Leave --image-size out.",
+            f"--image-size {image_size[0]} {image_size[1]}",
+            hint="leave --image-size out",
         )
     return *image_size, channels or 3
 
@@ -57,9 +57,9 @@ def check_float(name: str, dtype: tf.DType) -> None:
     """
     if not dtype.is_floating:
         raise ExportError(
-            f"{name} takes {dtype.name} input, which has no gradient.",
-            hint="Build the model on a float32 input and export with --preprocessing pixels: "
-            "clients send uint8 all the same, and the cast is made in front of the model.",
+            f"{name} takes {dtype.name} input, which has no gradient",
+            hint="build the model on a float32 input and export with --preprocessing pixels: "
+            "clients send uint8 all the same, and the cast is made in front of the model",
         )
 
 

@@ -68,9 +68,7 @@ def load(name: str, *, image_size: tuple[int, int] | None = None, weights: str |
     require_tensorflow_backend()
     weights = weights or "imagenet"
     if weights not in ("imagenet", "none") and not Path(weights).is_file():
-        raise ExportError(
-            f"There is no weights file {weights}.", hint="--weights is imagenet, none or a file."
-        )
+        raise ExportError(f"there is no weights file {weights}", hint="--weights is imagenet, none or a file")
     model = _build(name, image_size, "imagenet" if weights == "imagenet" else None)
     if weights not in ("imagenet", "none"):
         _load_weights(model, name, weights)
@@ -103,16 +101,16 @@ def _build(name: str, image_size: tuple[int, int] | None, weights: str | None) -
     except ValueError as error:
         raise ExportError(
             f"{name} cannot be built for --image-size {shape and shape[:2]}: {error}",
-            hint="Leave --image-size out for the size that the model was trained with.",
+            hint="leave --image-size out for the size that the model was trained with",
         ) from error
     except Exception as error:
         if weights is None:
             raise
         raise ExportError(
-            f"The ImageNet weights of {name} could not be downloaded: {error}",
-            hint=f"Where there is internet, run keras.applications.{name}() and copy the file that it leaves "
+            f"the ImageNet weights of {name} could not be downloaded: {error}",
+            hint=f"where there is internet, run keras.applications.{name}() and copy the file that it leaves "
             "in ~/.keras/models here; then pass --weights FILE. --weights none builds the model with "
-            "random weights.",
+            "random weights",
         ) from error
 
 
@@ -122,8 +120,8 @@ def _load_weights(model: keras.Model, name: str, path: str) -> None:
             model.load_weights(path)
     except Exception as error:
         raise ExportError(
-            f"Weights file {path} does not fit {name} with {model.output_shape[-1]} classes: "
+            f"weights file {path} does not fit {name} with {model.output_shape[-1]} classes: "
             f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
-            hint="It must be written by save_weights of this very architecture. A model with a head of its "
-            "own is exported as a whole file: model.save('name.keras').",
+            hint="it must be written by save_weights of this very architecture. A model with a head of its "
+            "own is exported as a whole file: model.save('name.keras')",
         ) from error

@@ -43,24 +43,24 @@ def load(path: Path, *, image_size: tuple[int, int] | None = None, unsafe: bool 
 
 def _check_file(path: Path) -> None:
     if not path.exists():
-        raise ExportError(f"There is no file {path}.")
+        raise ExportError(f"there is no file {path}")
     if path.is_dir():
         return  # Keras also writes .keras as a directory, and reports one that it cannot read.
     try:
         readable = zipfile.is_zipfile(path) if path.suffix.lower() == ".keras" else h5py.is_hdf5(path)
     except OSError as error:
-        raise ExportError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ExportError(f"{path} cannot be read: {error.strerror}") from error
     if not readable:
         kind = "zip archive that a .keras file is" if path.suffix.lower() == ".keras" else "HDF5 file"
         raise ExportError(
-            f"{path} is not the {kind}: it is damaged, cut short, or something else.",
-            hint="Copy it again, or save it again with model.save().",
+            f"{path} is not the {kind}: it is damaged, cut short, or something else",
+            hint="copy it again, or save it again with model.save()",
         )
     if path.name.endswith(".weights.h5"):
         raise ExportError(
-            f"{path} holds weights alone, without the model.",
-            hint="Save the whole model with model.save('name.keras'), or give the file to a "
-            "keras.applications model with --weights.",
+            f"{path} holds weights alone, without the model",
+            hint="save the whole model with model.save('name.keras'), or give the file to a "
+            "keras.applications model with --weights",
         )
 
 
@@ -68,23 +68,23 @@ def _explain(path: Path, error: Exception) -> ExportError:
     message = str(error)
     if "Lambda" in message and "safe_mode" in message:
         return ExportError(
-            f"{path} holds Python code of its own (a Lambda layer), which loading it would run.",
-            hint="Pass --unsafe if you trust where the file comes from.",
+            f"{path} holds Python code of its own (a Lambda layer), which loading it would run",
+            hint="pass --unsafe if you trust where the file comes from",
         )
     if "Could not locate" in message:
         return ExportError(
             f"{path} needs code that is not in the file: {_first_sentence(message)}",
-            hint="Write a function that imports your classes and returns keras.saving.load_model(…), "
-            "and export it as module:function.",
+            hint="write a function that imports your classes and returns keras.saving.load_model(…), "
+            "and export it as module:function",
         )
     return ExportError(
         f"{path} cannot be loaded by Keras {keras.__version__}: {type(error).__name__}: "
         f"{_first_sentence(message)}",
-        hint="Does keras.saving.load_model load it in the environment that saved it? A file of Keras 2 "
-        "must be saved again by Keras 3.",
+        hint="does keras.saving.load_model load it in the environment that saved it? A file of Keras 2 "
+        "must be saved again by Keras 3",
     )
 
 
 def _first_sentence(message: str) -> str:
     line = message.strip().split("\n")[0].split(". ")[0].strip()
-    return line[:300].rstrip(".") + "."
+    return line[:300].rstrip(".")

@@ -68,14 +68,14 @@ def require_tensorflow_backend() -> None:
     if keras.backend.backend() != "tensorflow":
         raise ExportError(
             f"Keras was imported with the {keras.backend.backend()!r} backend; the exporter needs "
-            "'tensorflow'.",
-            hint="Set KERAS_BACKEND=tensorflow before Keras is imported.",
+            "'tensorflow'",
+            hint="set KERAS_BACKEND=tensorflow before Keras is imported",
         )
     if keras.backend.image_data_format() != "channels_last":
         raise ExportError(
             f"Keras is set to {keras.backend.image_data_format()!r} images; the exporter needs "
-            "'channels_last'.",
-            hint='Set "image_data_format": "channels_last" in ~/.keras/keras.json.',
+            "'channels_last'",
+            hint='set "image_data_format": "channels_last" in ~/.keras/keras.json',
         )
 
 
@@ -100,8 +100,8 @@ def _declared_input(model: keras.Model, name: str) -> tuple[tuple[int | None, ..
         if len(inputs) > 1:
             names = ", ".join(tensor.name for tensor in inputs)
             raise ExportError(
-                f"{name} has {len(inputs)} inputs ({names}); only models with one are supported.",
-                hint="Export a model in which the other inputs are constants.",
+                f"{name} has {len(inputs)} inputs ({names}); only models with one are supported",
+                hint="export a model in which the other inputs are constants",
             )
         return tuple(inputs[0].shape[1:]), tf.as_dtype(inputs[0].dtype)
     built_for = (model.get_build_config() or {}).get("input_shape") if model.built else None

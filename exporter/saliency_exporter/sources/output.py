@@ -22,7 +22,7 @@ def probe(name: str, forward: Callable[[tf.Tensor], Any], input_shape: tuple[int
     except Exception as error:
         raise ExportError(
             f"{name} failed on one image of shape {shape}: {type(error).__name__}: {error}",
-            hint="Is the image size right? See --image-size.",
+            hint="is the image size right? See --image-size",
         ) from error
 
 
@@ -43,18 +43,18 @@ def check_output(name: str, outputs: Any) -> None:
         raise _several(name, [f"{getattr(leaf, 'name', None) or index}" for index, leaf in enumerate(leaves)])
     (output,) = leaves or (None,)
     if not hasattr(output, "shape") or not hasattr(output, "dtype"):
-        raise ExportError(f"{name} returned a {type(output).__name__}, not a tensor.")
+        raise ExportError(f"{name} returned a {type(output).__name__}, not a tensor")
     dtype = tf.as_dtype(output.dtype)
     if not dtype.is_floating or len(output.shape) != 2:
         raise ExportError(
             f"{name} returns {dtype.name} of shape {list(output.shape)}; a classifier returns float "
-            "[B, classes].",
-            hint="Export the model with its classification head.",
+            "[B, classes]",
+            hint="export the model with its classification head",
         )
 
 
 def _several(name: str, outputs: list[str]) -> ExportError:
     return ExportError(
-        f"{name} has {len(outputs)} outputs ({', '.join(outputs)}); only models with one are supported.",
-        hint="Export a model made of the output to explain: keras.Model(model.inputs, model.outputs[i]).",
+        f"{name} has {len(outputs)} outputs ({', '.join(outputs)}); only models with one are supported",
+        hint="export a model made of the output to explain: keras.Model(model.inputs, model.outputs[i])",
     )

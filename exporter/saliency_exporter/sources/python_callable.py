@@ -56,19 +56,19 @@ def _model(reference: str) -> Any:
         except Exception as error:
             raise ExportError(
                 f"{reference}() failed: {type(error).__name__}: {error}",
-                hint="It is called without arguments and must return the model.",
+                hint="it is called without arguments and must return the model",
             ) from error
         reference += "()"
     if isinstance(target, type) or not callable(target):
         raise ExportError(
-            f"{reference} is a {type(target).__name__}, not a model.",
-            hint="Name a Keras model, a function that returns one, or a callable on a tensor.",
+            f"{reference} is a {type(target).__name__}, not a model",
+            hint="name a Keras model, a function that returns one, or a callable on a tensor",
         )
     required = _required_parameters(target)
     if required != 1:
         raise ExportError(
-            f"{reference} takes {required} arguments; the forward pass must take one tensor.",
-            hint="Write a function that holds the others constant.",
+            f"{reference} takes {required} arguments; the forward pass must take one tensor",
+            hint="write a function that holds the others constant",
         )
     return target
 
@@ -107,8 +107,8 @@ def _source_from_callable(
     check_float(name, spec.dtype)
     if spec.shape.rank and spec.shape[0] is not None:
         raise ExportError(
-            f"{name} is traced for a batch of {spec.shape[0]}; it must take batches of any size.",
-            hint="Give None as the first size in its input_signature.",
+            f"{name} is traced for a batch of {spec.shape[0]}; it must take batches of any size",
+            hint="give None as the first size in its input_signature",
         )
     input_shape = fixed_shape(name, None if spec.shape.rank is None else spec.shape[1:].as_list(), image_size)
     arguments = {"training": False} if _takes_training(model) else {}
@@ -143,7 +143,7 @@ def _variables(
     except Exception as error:
         raise ExportError(
             f"{name} cannot be traced into a TensorFlow graph: {type(error).__name__}: {error}",
-            hint="It must be made of TensorFlow operations, not of NumPy calls.",
+            hint="it must be made of TensorFlow operations, not of NumPy calls",
         ) from error
     found = [*(model.variables if isinstance(model, tf.Module) else ()), *traced.variables]
     return tuple({id(variable): variable for variable in found}.values())

@@ -179,7 +179,7 @@ def test_weights_without_a_model_are_refused(small_model, tmp_path) -> None:
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"There is no file .*none\.keras"):
+    with pytest.raises(ExportError, match=r"there is no file .*none\.keras"):
         load_source(str(tmp_path / "none.keras"))
 
 

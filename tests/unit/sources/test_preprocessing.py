@@ -104,7 +104,7 @@ def test_auto_asks_where_nothing_is_known() -> None:
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(ExportError, match=r"no preprocessing 'cafe'. Did you mean caffe\?"):
+    with pytest.raises(ExportError, match=r"no preprocessing 'cafe'; did you mean caffe\?"):
         resolve_preprocessing("cafe", model())
 
 

@@ -18,5 +18,5 @@ def load(name: str, *, image_size: tuple[int, int] | None = None) -> Source:
     from saliency_exporter.sources.zoo import efficientnet_lite0
 
     if name not in NAMES:
-        raise ExportError(f"The zoo has no model {name!r}; it has {', '.join(NAMES)}.")
+        raise ExportError(f"the zoo has no model {name!r}; it has {', '.join(NAMES)}")
     return efficientnet_lite0.load(image_size=image_size)

