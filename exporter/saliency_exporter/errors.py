@@ -15,3 +15,13 @@ class ExportError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+
+def brief(error: BaseException) -> str:
+    """What another library's error says, in one line of at most 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # AutoGraph puts the user's code first and the error that it raised last.
+    text = lines[-1] if lines[0].startswith("in user code") else f"{type(error).__name__}: {lines[0]}"
+    return text if len(text) <= 300 else text[:299] + "…"

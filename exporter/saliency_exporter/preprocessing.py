@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from saliency_exporter.errors import ExportError
+from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.references import load_reference
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _from_callable(reference: str, source: Source) -> Preprocessing:
     except Exception as error:
         raise ExportError(
             f"preprocessing {reference!r} failed on float32 images [B, "
-            f"{', '.join(map(str, source.input_shape))}]: {_last_line(error)}",
+            f"{', '.join(map(str, source.input_shape))}]: {brief(error)}",
             hint="it must be made of TensorFlow operations, not of NumPy or PIL calls",
         ) from error
     _check_callable(reference, traced, images)
@@ -176,11 +176,6 @@ def _describe(output: object) -> str:
     if tf.is_tensor(output):
         return f"a tensor of {output.dtype.name}"
     return f"a {type(output).__name__}"
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def _step_to_manifest(step: Step) -> dict[str, Any]:

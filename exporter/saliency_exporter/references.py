@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-from saliency_exporter.errors import ExportError
+from saliency_exporter.errors import ExportError, brief
 
 
 def load_reference(reference: str) -> object:
@@ -55,7 +55,7 @@ def _import(module_name: str) -> object:
         ) from error
     except Exception as error:
         raise ExportError(
-            f"importing module {module_name!r} failed: {type(error).__name__}: {error}",
+            f"importing module {module_name!r} failed: {brief(error)}",
             hint=f'python -c "import {module_name}" shows where',
         ) from error
 

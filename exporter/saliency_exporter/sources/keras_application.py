@@ -10,7 +10,7 @@ from pathlib import Path
 
 import keras
 
-from saliency_exporter.errors import ExportError
+from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.preprocessing import Preprocessing, builtin
 from saliency_exporter.sources import imagenet
 from saliency_exporter.sources.keras_model import (
@@ -120,8 +120,7 @@ def _load_weights(model: keras.Model, name: str, path: str) -> None:
             model.load_weights(path)
     except Exception as error:
         raise ExportError(
-            f"weights file {path} does not fit {name} with {model.output_shape[-1]} classes: "
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+            f"weights file {path} does not fit {name} with {model.output_shape[-1]} classes: {brief(error)}",
             hint="it must be written by save_weights of this very architecture. A model with a head of its "
             "own is exported as a whole file: model.save('name.keras')",
         ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import keras
 
-from saliency_exporter.errors import ExportError
+from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.sources.keras_model import (
     require_tensorflow_backend,
     source_from_keras,
@@ -73,18 +73,12 @@ def _explain(path: Path, error: Exception) -> ExportError:
         )
     if "Could not locate" in message:
         return ExportError(
-            f"{path} needs code that is not in the file: {_first_sentence(message)}",
+            f"{path} needs code that is not in the file: {message.split('. ')[0]}",
             hint="write a function that imports your classes and returns keras.saving.load_model(…), "
             "and export it as module:function",
         )
     return ExportError(
-        f"{path} cannot be loaded by Keras {keras.__version__}: {type(error).__name__}: "
-        f"{_first_sentence(message)}",
+        f"{path} cannot be loaded by Keras {keras.__version__}: {brief(error)}",
         hint="does keras.saving.load_model load it in the environment that saved it? A file of Keras 2 "
         "must be saved again by Keras 3",
     )
-
-
-def _first_sentence(message: str) -> str:
-    line = message.strip().split("\n")[0].split(". ")[0].strip()
-    return line[:300].rstrip(".")

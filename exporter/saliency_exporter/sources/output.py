@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from saliency_exporter.errors import ExportError
+from saliency_exporter.errors import ExportError, brief
 
 
 def probe(name: str, forward: Callable[[tf.Tensor], Any], input_shape: tuple[int, ...]) -> Any:
@@ -21,7 +21,7 @@ def probe(name: str, forward: Callable[[tf.Tensor], Any], input_shape: tuple[int
         return forward(tf.zeros(shape))
     except Exception as error:
         raise ExportError(
-            f"{name} failed on one image of shape {shape}: {type(error).__name__}: {error}",
+            f"{name} failed on one image of shape {shape}: {brief(error)}",
             hint="is the image size right? See --image-size",
         ) from error
 

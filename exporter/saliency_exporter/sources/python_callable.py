@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from saliency_exporter.errors import ExportError
+from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.references import load_reference
 from saliency_exporter.sources.input_shape import check_float, fixed_shape
 from saliency_exporter.sources.keras_model import source_from_keras
@@ -55,7 +55,7 @@ def _model(reference: str) -> Any:
             target = target()
         except Exception as error:
             raise ExportError(
-                f"{reference}() failed: {type(error).__name__}: {error}",
+                f"{reference}() failed: {brief(error)}",
                 hint="it is called without arguments and must return the model",
             ) from error
         reference += "()"
@@ -142,7 +142,7 @@ def _variables(
         traced = graph.get_concrete_function(tf.TensorSpec([None, *input_shape], tf.float32))
     except Exception as error:
         raise ExportError(
-            f"{name} cannot be traced into a TensorFlow graph: {type(error).__name__}: {error}",
+            f"{name} cannot be traced into a TensorFlow graph: {brief(error)}",
             hint="it must be made of TensorFlow operations, not of NumPy calls",
         ) from error
     found = [*(model.variables if isinstance(model, tf.Module) else ()), *traced.variables]
