@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -52,7 +53,8 @@ class Servable:
         version_dir: the directory it was loaded from.
         signature_defs: signature name to SignatureDef, defaults included; also TensorFlow's own
             "__saved_model_init_op".
-        session_run: feeds and fetches by tensor name to arrays; batching replaces it by itself around it.
+        session_run: feeds and fetches by tensor name to arrays; batching puts itself around it.
+        resources: what `close` ends, the last added first.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Servable:
         self.signature_defs = MappingProxyType(dict(signature_defs))
         self.version_dir = version_dir
         self.session_run: SessionRun = self._run
+        self.resources = ExitStack()
+        self.resources.callback(session.close)
 
     @property
     def assets_extra(self) -> Path:
@@ -95,8 +99,8 @@ class Servable:
         return dict(zip(arguments.aliases, self.session_run(arguments.feeds, arguments.fetches), strict=True))
 
     def close(self) -> None:
-        """Frees the session, its variables and its graph."""
-        self._session.close()
+        """Frees the session with its variables, and what else is in `resources`."""
+        self.resources.close()
 
     def _run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
         try:

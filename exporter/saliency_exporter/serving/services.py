@@ -1,0 +1,151 @@
+"""The gRPC services: TensorFlow Serving's answers and errors, on its official stubs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from saliency_exporter.servable import DEFAULT_SIGNATURE, ServableError
+from saliency_exporter.serving.admission import Admission
+from saliency_exporter.serving.models import ModelManager
+from saliency_exporter.tensor_protos import Encoding, to_proto
+
+MESSAGE_LIMIT = 1024
+
+_STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_Answer = TypeVar("_Answer")
+
+
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Predict and GetModelMetadata; the services for tf.Example inputs stay UNIMPLEMENTED."""
+
+    def __init__(self, models: ModelManager, admission: Admission, encoding: Encoding) -> None:
+        self._models = models
+        self._admission = admission
+        self._encoding = encoding
+
+    def Predict(
+        self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
+    ) -> predict_pb2.PredictResponse:
+        """Runs one signature of one version."""
+        return _answer(context, lambda: self._predict(request, context))
+
+    def GetModelMetadata(
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.ServicerContext
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        """Tells the signatures of one version, their defaults included."""
+        return _answer(context, lambda: self._metadata(request))
+
+    def _predict(
+        self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
+    ) -> predict_pb2.PredictResponse:
+        name, version, label = _requested(request)
+        response = predict_pb2.PredictResponse()
+        with self._admission.place(), self._models.servable(name, version, label) as (number, servable):
+            if not context.is_active():
+                # The caller gave up while the request was waiting.
+                raise ServableError(tf.errors.CANCELLED, "The caller has gone")
+            signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+            outputs = servable.predict(signature_name, request.inputs, request.output_filter)
+        response.model_spec.name = name
+        response.model_spec.version.value = number
+        response.model_spec.signature_name = signature_name
+        for alias, array in outputs.items():
+            response.outputs[alias].CopyFrom(to_proto(array, self._encoding))
+        return response
+
+    def _metadata(
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        if not request.HasField("model_spec"):
+            raise _invalid("Missing ModelSpec")
+        if not request.metadata_field:
+            raise _invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for metadata_field in request.metadata_field:
+            if metadata_field != "signature_def":
+                raise _invalid(f"Metadata field {metadata_field} is not supported")
+        name, version, label = _requested(request)
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        with self._models.servable(name, version, label) as (number, servable):
+            for signature_name, signature in servable.signature_defs.items():
+                signatures.signature_def[signature_name].CopyFrom(signature)
+        response.model_spec.name = name
+        response.model_spec.version.value = number
+        response.metadata["signature_def"].Pack(signatures)
+        return response
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """GetModelStatus; the configuration is given at start, so HandleReloadConfigRequest is UNIMPLEMENTED."""
+
+    def __init__(self, models: ModelManager) -> None:
+        self._models = models
+
+    def GetModelStatus(
+        self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        """Tells the state of one version, or of all that the server has known."""
+        return _answer(context, lambda: self._status(request))
+
+    def _status(
+        self, request: get_model_status_pb2.GetModelStatusRequest
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        if not request.HasField("model_spec"):
+            raise _invalid("Missing ModelSpec")
+        spec = request.model_spec
+        version = spec.version.value if spec.HasField("version") else None
+        response = get_model_status_pb2.GetModelStatusResponse()
+        for known in self._models.statuses(spec.name, version):
+            status = response.model_version_status.add(version=known.version, state=known.state)
+            status.status.error_code = known.code
+            status.status.error_message = known.message
+        return response
+
+
+def _requested(request: Any) -> tuple[str, int | None, str | None]:
+    """The model name, version and label that a request names."""
+    if not request.HasField("model_spec"):
+        raise _invalid("Missing ModelSpec")
+    spec: model_pb2.ModelSpec = request.model_spec
+    if not spec.name:
+        raise _invalid("ModelSpec has no name specified.")
+    match spec.WhichOneof("version_choice"):
+        case "version":
+            return spec.name, spec.version.value, None
+        case "version_label":
+            return spec.name, None, spec.version_label
+        case _:
+            return spec.name, None, None
+
+
+def _answer(context: grpc.ServicerContext, call: Callable[[], _Answer]) -> _Answer:
+    try:
+        return call()
+    except ServableError as error:
+        context.abort(_STATUS_CODES.get(error.code, grpc.StatusCode.UNKNOWN), _cut(error.message))
+    except Exception as error:
+        logging.getLogger(__name__).exception("request failed")
+        context.abort(grpc.StatusCode.INTERNAL, _cut(f"{type(error).__name__}: {error}"))
+    raise AssertionError("abort raises")
+
+
+def _cut(message: str) -> str:
+    """TensorFlow Serving's bound: a message travels in the trailers, which clients limit."""
+    return message if len(message) <= MESSAGE_LIMIT else message[:MESSAGE_LIMIT] + "...TRUNCATED"
+
+
+def _invalid(message: str) -> ServableError:
+    return ServableError(tf.errors.INVALID_ARGUMENT, message)
