@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from saliency_client._bulk import ItemResult
     from saliency_client._calls import UNSET
     from saliency_client._channel import TLS
     from saliency_client._errors import (
@@ -44,9 +45,11 @@ if TYPE_CHECKING:
     from saliency_client._requests import VersionStatus
     from saliency_client._retry import RetryPolicy
     from saliency_client._signatures import Signature, TensorSpec
+    from saliency_client.aio import AsyncSaliencyClient
     from saliency_client.client import SaliencyClient
 
 _HOMES = {
+    "_bulk": ("ItemResult",),
     "_calls": ("UNSET",),
     "_channel": ("TLS",),
     "_errors": (
@@ -79,13 +82,16 @@ _HOMES = {
     "_requests": ("VersionStatus",),
     "_retry": ("RetryPolicy",),
     "_signatures": ("Signature", "TensorSpec"),
+    "aio": ("AsyncSaliencyClient",),
     "client": ("SaliencyClient",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - grouped
     "SaliencyClient",
+    "AsyncSaliencyClient",
     "Explanation",
+    "ItemResult",
     "Signature",
     "TensorSpec",
     "VersionStatus",

@@ -113,6 +113,19 @@ class BaseClient(Generic[ChannelT]):
         raise NotImplementedError
 
 
+def explain_parameters(
+    class_index: Any, num_samples: Any, noise_level: Any, seed: Any, others: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The contract's parameters and any others, by input name; None stands for the model's default."""
+    named = {
+        "class_index": class_index,
+        "num_samples": num_samples,
+        "noise_level": noise_level,
+        "seed": seed,
+    }
+    return {**named, **(others or {})}
+
+
 def _model_name(name: str, version: int | None, label: str | None) -> ModelName:
     if not isinstance(name, str) or not name:
         raise OptionError(f"model is {name!r}; it must be the model's name on the server")

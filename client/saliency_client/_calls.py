@@ -18,8 +18,10 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from saliency_client import _requests as requests
+from saliency_client._bulk import Item, ItemResult, stacked
 from saliency_client._channel import Rotation
 from saliency_client._errors import (
+    AnswerTooLarge,
     CallError,
     DeadlineExceeded,
     InputError,
@@ -58,6 +60,9 @@ class Unset(Enum):
 
 UNSET: Final = Unset.UNSET
 """Not given; None means something else: no limit."""
+
+# Wrong input asks for fresh metadata, in case the served version changed; so many wrong images ask seldom.
+_TRUSTED_SECONDS = 1.0
 
 Timeout = float | None | Unset
 CallMetadata = tuple[tuple[str, "str | bytes"], ...]
@@ -133,6 +138,7 @@ class Calls:
         self._clock = clock
         self._chance = chance
         self._known: Metadata | None = None
+        self._known_since = 0.0
 
     def explain(
         self,
@@ -154,6 +160,41 @@ class Calls:
         return Explanation(
             answer.outputs, method=method, model=self.model.name, version=answer.version or None
         )
+
+    def explain_items(
+        self, items: list[Item], *, method: str, outputs: Outputs, timeout: Timeout
+    ) -> Conversation[list[ItemResult]]:
+        """Explain a batch whose items answer for themselves: one that is refused does not fail the others."""
+        started = self._clock()
+        results = {item.index: ItemResult(item.index, error=item.error) for item in items if item.error}
+        waiting = [item for item in items if not item.error]
+        groups = [waiting] if waiting else []
+        while groups:
+            group = groups.pop(0)
+            try:
+                images, parameters = stacked(group)
+                explanation = yield from self.explain(
+                    images,
+                    method=method,
+                    parameters=parameters,
+                    outputs=outputs,
+                    timeout=timeout,
+                    patient=True,
+                )
+            except SaliencyError as error:
+                if len(group) > 1 and isinstance(error, (InputError, InvalidArgument, AnswerTooLarge)):
+                    # Halving finds the item at fault, and fits batches into the server's or client's limits.
+                    middle = len(group) // 2
+                    groups = [group[:middle], group[middle:], *groups]
+                    continue
+                seconds = self._clock() - started
+                for item in group:
+                    results[item.index] = ItemResult(item.index, error=error, seconds=seconds)
+            else:
+                seconds = self._clock() - started
+                for item, one in zip(group, explanation, strict=True):
+                    results[item.index] = ItemResult(item.index, explanation=one, seconds=seconds)
+        return [results[item.index] for item in items]
 
     def predict(
         self,
@@ -254,7 +295,9 @@ class Calls:
             try:
                 return known, build(known)
             except InputError:
-                pass
+                if self._clock() - self._known_since < _TRUSTED_SECONDS:
+                    with self._located(None, None):
+                        raise
         metadata = yield from self._learn(deadline)
         with self._located(None, None):
             return metadata, build(metadata)
@@ -279,8 +322,9 @@ class Calls:
         payload = requests.metadata_request(self.model)
         reply = yield from self._send(requests.METADATA, payload, deadline, retry or self._retry)
         with self._located(None, reply):
-            self._known = parse_metadata(reply.payload)
-        return self._known
+            known = self._known = parse_metadata(reply.payload)
+        self._known_since = self._clock()
+        return known
 
     def _status(self, deadline: _Deadline, retry: RetryPolicy) -> Conversation[tuple[VersionStatus, ...]]:
         reply = yield from self._send(requests.STATUS, requests.status_request(self.model), deadline, retry)

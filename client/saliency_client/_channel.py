@@ -232,10 +232,16 @@ class Channels(Generic[ChannelT]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
-    def method(self, target: str, path: str) -> Any:
-        """The callable that sends bytes to an RPC and returns bytes."""
+    def method(self, target: str, path: str, loop: asyncio.AbstractEventLoop | None = None) -> Any:
+        """The callable that sends bytes to an RPC and returns bytes, in the event loop if one is given.
+
+        Raises:
+            ClientClosed: after `close`, or in a child process of the one that opened the channel.
+        """
         if self._pid != os.getpid():
             self._after_fork()
+        if self._loop is not loop:
+            self._in_new_loop(loop)
         call = self._calls.get((target, path))
         if call is None:
             with self._lock:
@@ -259,6 +265,14 @@ class Channels(Generic[ChannelT]):
             self._channels.clear()
             self._calls.clear()
             return channels
+
+    def _in_new_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Let go of the channels of an earlier event loop; they can be used in no other."""
+        with self._lock:
+            self._loop = loop
+            if self._owned:
+                self._channels.clear()
+                self._calls.clear()
 
     def _after_fork(self) -> None:
         if self._channels:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from saliency_client._errors import InputError
+from saliency_client._files import write_whole
 from saliency_client._tensors import Array
 
 if TYPE_CHECKING:
-    pass
+    from PIL.Image import Image
+
+    from saliency_client.images import Photo
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -24,7 +26,14 @@ class Explanation:
     """Maps and facts about B images, as the server computed them.
 
     Arrays of numbers are read-only views of the received bytes: copy one to change it. An attribute is None
-    where the output was not asked for or the signature does not have it; `outputs` holds all that came.
+    where the output was not asked for or the signature does not have it; `outputs` holds all that came, by
+    name. `method`, `model` and `version` tell what computed them (`version` None: the server did not say).
+    An explanation is a sequence of its images: `len`, `explanation[i]` and iteration give each with B = 1.
+
+    Example:
+        >>> client.explain(images[0], outputs=["saliency", "label"])
+        Explanation(method='gradients', model='efficientnet-lite0', version=1, label=['class 0'], \
+saliency=float32[1,224,224])
     """
 
     def __init__(
@@ -123,7 +132,7 @@ class Explanation:
     def normalized(self, *, clip: float = 99.0) -> FloatArray:
         """[B, H, W] float32 in [0, 1]: `saliency` with each map's minimum at 0 and `clip`-th percentile at 1.
 
-        A constant map gives zeros.
+        Values above the percentile are 1; a constant map gives zeros.
 
         Raises:
             InputError: `saliency` was not asked for.
@@ -133,23 +142,69 @@ class Explanation:
 
         return maps.normalize(self._needed("saliency"), clip=clip)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all outputs to `path.npz`, or `saliency` alone to `path.npy`; whole or not at all.
+    def overlay(
+        self,
+        image: Image | Photo | Array,
+        *,
+        colormap: str | None = None,
+        opacity: float = 0.9,
+        clip: float = 99.0,
+    ) -> Image:
+        """A picture of `saliency` in colours over the image, as `saliency_client.render.overlay` makes it.
+
+        Args:
+            image: a Pillow image, a uint8 array [H, W, 3], or a `saliency_client.images.Photo`, which knows
+                what part of the picture the model saw. Any size; the map is scaled to it.
+            colormap: a name of the `cmap` catalogue; None: a perceptual one.
+            opacity: of the hottest colour, in [0, 1].
+            clip: percentile that is shown as the hottest colour, in (0, 100].
 
         Raises:
-            InputError: the name ends in neither.
-            OSError: the file cannot be written.
+            InputError: there are several images (take one: explanation[i]), or no `saliency`.
+            ValueError: an option is out of range, or the map holds NaN or infinity.
+
+        Example:
+            >>> explanation[0].overlay(images[0]).size
+            (224, 224)
+        """
+        from saliency_client import images, render
+
+        if len(self) != 1:
+            raise InputError(
+                f"an overlay shows one image; this explanation has {len(self)}",
+                hint="take one of them: explanation[i].overlay(image)",
+            )
+        saliency = self._needed("saliency")[0]
+        if isinstance(image, images.Photo):
+            picture, box = image.picture, image.box
+        else:
+            picture, box = images.array_picture(image) if isinstance(image, np.ndarray) else image, None
+        return render.overlay(picture, saliency, box, colormap=colormap, opacity=opacity, clip=clip)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+        """Write all outputs to a `.npz` file, or `saliency` alone to a `.npy` file; whole or not at all.
+
+        `numpy.load` reads either; labels are saved as NumPy text.
+
+        Raises:
+            InputError: the name ends in neither, or there is no `saliency` for `.npy`.
+            OSError: the file cannot be written; FileExistsError without `overwrite`.
+
+        Example:
+            >>> explanation.save("maps.npz")
+            >>> sorted(numpy.load("maps.npz"))
+            ['class_index', 'label', 'probability', 'saliency', 'score']
         """
         target = Path(path)
         if target.suffix == ".npy":
             saliency = self._needed("saliency")
-            _write_whole(target, lambda file: np.save(file, saliency, allow_pickle=False))
+            write_whole(target, lambda file: np.save(file, saliency), overwrite=overwrite)
         elif target.suffix == ".npz":
             arrays: dict[str, Any] = {
                 name: value.astype(np.str_) if value.dtype == object else value
                 for name, value in self.outputs.items()
             }
-            _write_whole(target, lambda file: np.savez(file, **arrays))
+            write_whole(target, lambda file: np.savez(file, **arrays), overwrite=overwrite)
         else:
             raise InputError(f"{target} ends in neither .npz (all outputs) nor .npy (saliency)")
 
@@ -183,21 +238,3 @@ def _shown(value: Array) -> str:
         )
     dtype = "str" if value.dtype == object else value.dtype.name
     return f"{dtype}[{','.join(map(str, value.shape))}]"
-
-
-def _write_whole(path: Path, write: Any) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

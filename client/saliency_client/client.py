@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
 import grpc
 
-from saliency_client._base import BaseClient
+from saliency_client._base import BaseClient, explain_parameters
+from saliency_client._bulk import Batcher, Item, ItemResult, Source, checked_bounds
 from saliency_client._calls import UNSET, Conversation, FetchToken, Send, Step, T, Timeout
 from saliency_client._explanation import Explanation
 from saliency_client._requests import ArrayLike, Outputs, VersionStatus
 from saliency_client._signatures import DEFAULT_SIGNATURE, Signature
 from saliency_client._tensors import Array
+from saliency_client._threads import Cancellation, in_order
 
 
 class SaliencyClient(BaseClient[grpc.Channel]):
     """Explanations and predictions of one model on one server, or on several that serve the same.
 
-    Thread-safe; connects on the first call. Use it as a context manager, or `close()` it. The options are
-    those of `BaseClient`. It does not survive fork(): make it in the child process.
+    Thread-safe; connects on the first call. Use it as a context manager, or `close()` it. It does not
+    survive fork(): make it in the child process. The options are those of `BaseClient`.
+
+    Example:
+        >>> with SaliencyClient("localhost:8500", model="efficientnet-lite0") as client:
+        ...     client.wait_ready(120)
+        ...     explanation = client.explain(images)
+        >>> explanation.saliency.shape
+        (2, 224, 224)
     """
 
     def explain(
@@ -37,22 +46,102 @@ class SaliencyClient(BaseClient[grpc.Channel]):
         outputs: Outputs = None,
         timeout: Timeout = UNSET,
     ) -> Explanation:
-        """Explain the class decisions about B images."""
-        return self._run(
-            self._calls.explain(
-                images,
-                method=method,
-                parameters={
-                    "class_index": class_index,
-                    "num_samples": num_samples,
-                    "noise_level": noise_level,
-                    "seed": seed,
-                    **(parameters or {}),
-                },
-                outputs=outputs,
-                timeout=timeout,
-            )
+        """Explain the class decisions about B images.
+
+        Parameters are one value for all images, or one for each; None is the model's default, which
+        `signatures()` shows. The server checks their values.
+
+        Args:
+            images: [B, H, W, C], or [H, W, C] for one; H, W, C and dtype as the model has them: uint8 RGB
+                0..255 where preprocessing is part of the model, else float32. Never cast or resized here.
+            method: any that `methods()` lists, such as 'gradients', 'guided' or 'smooth'.
+            class_index: int, the class to explain; −1 is the class predicted for the image.
+            num_samples: int ≥ 1, noisy copies for each image; smooth only.
+            noise_level: float in [0, 1], σ / (max(x) − min(x)) of the model's input x; smooth only.
+            seed: int, of the noise; the same seed gives the same map; smooth only.
+            parameters: others that the signature takes, by input name.
+            outputs: names of the signature's outputs, or 'all'; None: all but the large ones, `gradients`
+                and `variance`.
+            timeout: seconds for the whole call, retries included; None: no limit; unset: the client's.
+
+        Raises:
+            InputError: images or a parameter do not fit the signature; UnknownMethod, the method.
+            CallError: the server, or the way to it, said no; its subclasses say how.
+            AnswerError: the answer is not what the signature promises.
+
+        Example:
+            >>> explanation = client.explain(images, method="smooth", num_samples=20, class_index=[2, -1])
+            >>> explanation.class_index, explanation.label
+            (array([2, 1], dtype=int32), array(['class 2', 'class 1'], dtype=object))
+            >>> client.explain(images, outputs="gradients").positive().shape
+            (2, 224, 224)
+        """
+        conversation = self._calls.explain(
+            images,
+            method=method,
+            parameters=explain_parameters(class_index, num_samples, noise_level, seed, parameters),
+            outputs=outputs,
+            timeout=timeout,
         )
+        return _run(conversation, self._carry_out)
+
+    def explain_many(
+        self,
+        images: Iterable[ArrayLike],
+        *,
+        batch_size: int = 8,
+        max_in_flight: int = 4,
+        method: str = "gradients",
+        class_index: ArrayLike | Iterable[ArrayLike] | None = None,
+        num_samples: ArrayLike | Iterable[ArrayLike] | None = None,
+        noise_level: ArrayLike | Iterable[ArrayLike] | None = None,
+        seed: ArrayLike | Iterable[ArrayLike] | None = None,
+        parameters: Mapping[str, ArrayLike | Iterable[ArrayLike]] | None = None,
+        outputs: Outputs = None,
+        timeout: Timeout = UNSET,
+    ) -> Generator[ItemResult, None, None]:
+        """Explain any number of images, in their order, with several requests under way.
+
+        Images are read as they are needed, in the caller's thread: at most 2 · max_in_flight batches are
+        read and not yet returned. An image that fails gives an ItemResult with its error, and the rest go
+        on: if the server refuses a batch, its halves are sent, until the image at fault is alone. If
+        `images` itself raises, as map(load, paths) may, that is the item's error too; a generator that
+        raised is over, and its error comes out after the results before it. While the server's queue is
+        full, requests wait and are sent again for as long as the timeout allows. Closing the generator, or
+        an exception in the loop over it, cancels what is under way before it returns.
+
+        Args:
+            images: an iterable of [H, W, C] arrays, such as an array [N, H, W, C], a generator, or a map.
+            batch_size: images in a request, at most.
+            max_in_flight: requests under way, at most.
+            method: as for `explain`, and so are `parameters`, `outputs` and `timeout` (of one request).
+            class_index: one value for all, or an iterable of one for each image; so are the next three.
+            num_samples: as for `explain`.
+            noise_level: as for `explain`.
+            seed: as for `explain`.
+            parameters: as for `explain`.
+            outputs: as for `explain`.
+            timeout: as for `explain`.
+
+        Raises:
+            OptionError: `batch_size` or `max_in_flight` is below 1.
+
+        Example:
+            >>> for result in client.explain_many(images, batch_size=1, class_index=[0, 99]):
+            ...     print(result.index, result.error.code.name if result.error else result.explanation.label)
+            0 ['class 0']
+            1 INVALID_ARGUMENT
+        """
+        checked_bounds(batch_size, max_in_flight)
+        batcher = Batcher(
+            batch_size, explain_parameters(class_index, num_samples, noise_level, seed, parameters)
+        )
+
+        def explain(items: list[Item], cancellation: Cancellation) -> list[ItemResult]:
+            conversation = self._calls.explain_items(items, method=method, outputs=outputs, timeout=timeout)
+            return _run(conversation, lambda step: self._carry_out(step, cancellation))
+
+        return in_order(Source(iter(images), batcher), explain, max_in_flight)
 
     def predict(
         self,
@@ -62,24 +151,70 @@ class SaliencyClient(BaseClient[grpc.Channel]):
         outputs: Outputs = None,
         timeout: Timeout = UNSET,
     ) -> dict[str, Array]:
-        """The model's own predictions."""
-        return self._run(self._calls.predict(images, signature=signature, outputs=outputs, timeout=timeout))
+        """The model's own predictions: the outputs of `serving_default`, or of any other signature.
+
+        Args:
+            images: as for `explain`; or a mapping of input name to array, for signatures with several inputs.
+            signature: its name.
+            outputs: names of its outputs; None or 'all': all.
+            timeout: as for `explain`.
+
+        Returns:
+            Arrays by output name: `logits` and `probabilities` [B, classes] float32 for a model that was
+            exported with both. Strings are bytes.
+
+        Raises:
+            InputError, CallError, AnswerError: as for `explain`.
+
+        Example:
+            >>> client.predict(images)["probabilities"].argmax(axis=1)
+            array([0, 1])
+        """
+        conversation = self._calls.predict(images, signature=signature, outputs=outputs, timeout=timeout)
+        return _run(conversation, self._carry_out)
 
     def signatures(self, *, timeout: Timeout = UNSET) -> Mapping[str, Signature]:
-        """What the served version offers, by signature name."""
-        return self._run(self._calls.metadata(timeout)).signatures
+        """What the served version offers, by signature name.
+
+        Example:
+            >>> smooth = client.signatures()["explain_smooth"]
+            >>> str(smooth.inputs["images"]), int(smooth.defaults["num_samples"])
+            ('uint8[?,224,224,3]', 50)
+        """
+        return _run(self._calls.metadata(timeout), self._carry_out).signatures
 
     def methods(self, *, timeout: Timeout = UNSET) -> tuple[str, ...]:
-        """The explanation methods on offer, sorted, such as ('gradients', 'guided', 'smooth')."""
-        return self._run(self._calls.metadata(timeout)).methods
+        """The explanation methods on offer, sorted.
+
+        Example:
+            >>> client.methods()
+            ('gradients', 'smooth')
+        """
+        return _run(self._calls.metadata(timeout), self._carry_out).methods
 
     def status(self, *, timeout: Timeout = UNSET) -> tuple[VersionStatus, ...]:
-        """The state of the model's versions on the server, newest first."""
-        return self._run(self._calls.status(timeout))
+        """The state of the model's versions on the server, newest first.
+
+        Example:
+            >>> client.status()
+            (VersionStatus(version=1, state='AVAILABLE', error_code=0, error_message=''),)
+        """
+        return _run(self._calls.status(timeout), self._carry_out)
 
     def wait_ready(self, timeout: float | None = 60.0) -> None:
-        """Wait until the model answers requests."""
-        self._run(self._calls.wait_ready(timeout))
+        """Wait until the server is up and the model answers requests.
+
+        Args:
+            timeout: seconds; None: no limit.
+
+        Raises:
+            NotReady: not in time; `details` says what it met last.
+            ModelFailed: the server gave up loading every version.
+
+        Example:
+            >>> client.wait_ready(120)
+        """
+        _run(self._calls.wait_ready(timeout), self._carry_out)
 
     def close(self) -> None:
         """Close the connections; calls under way end with Cancelled, later ones raise ClientClosed."""
@@ -97,39 +232,44 @@ class SaliencyClient(BaseClient[grpc.Channel]):
     def _open_channel(self, target: str) -> grpc.Channel:
         if self._injected is not None:
             channel = self._injected
-        elif self._options.tls is None:
-            channel = grpc.insecure_channel(
-                target, self._options.arguments(), self._options.grpc_compression()
-            )
         else:
-            channel = grpc.secure_channel(
-                target,
-                self._options.tls.credentials(),
-                self._options.arguments(),
-                self._options.grpc_compression(),
-            )
+            arguments, compression = self._options.arguments(), self._options.grpc_compression()
+            if self._options.tls is None:
+                channel = grpc.insecure_channel(target, arguments, compression)
+            else:
+                channel = grpc.secure_channel(target, self._options.tls.credentials(), arguments, compression)
         return grpc.intercept_channel(channel, *self._interceptors) if self._interceptors else channel
 
-    def _run(self, conversation: Conversation[T]) -> T:
-        """Carry out a conversation's steps."""
-        try:
-            step = next(conversation)
-            while True:
-                try:
-                    result = self._carry_out(step)
-                except Exception as error:
-                    step = conversation.throw(error)
-                else:
-                    step = conversation.send(result)
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
-
-    def _carry_out(self, step: Step) -> Any:
+    def _carry_out(self, step: Step, cancellation: Cancellation | None = None) -> Any:
         if isinstance(step, Send):
             send = self._channels.method(step.target, step.path)
-            return send(step.payload, timeout=step.timeout, metadata=step.metadata)
+            try:
+                if cancellation is None:
+                    return send(step.payload, timeout=step.timeout, metadata=step.metadata)
+                call = send.future(step.payload, timeout=step.timeout, metadata=step.metadata)
+                return cancellation.result(call)
+            except ValueError:  # gRPC's word for a channel that another thread has just closed
+                self._channels.check_open()
+                raise
         if isinstance(step, FetchToken):
             return step.provider()
+        if cancellation is not None:
+            return cancellation.wait(step.seconds)
         time.sleep(step.seconds)
         return None
+
+
+def _run(conversation: Conversation[T], carry_out: Any) -> T:
+    """Carry out a conversation's steps until it returns."""
+    try:
+        step = next(conversation)
+        while True:
+            try:
+                result = carry_out(step)
+            except Exception as error:
+                step = conversation.throw(error)
+            else:
+                step = conversation.send(result)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value

@@ -1,21 +1,74 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 import pytest
-from saliency_client import SaliencyClient
+from saliency_client import AsyncSaliencyClient, SaliencyClient
 from scripted_server import MODEL, LinearModel, ScriptedServer, serving
 
 
+class Awaited:
+    """An AsyncSaliencyClient with its calls awaited, so that one test holds for both clients."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.client = AsyncSaliencyClient(*args, **kwargs)
+        self._calls = self.client._calls
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self.client, name)
+        return lambda *args, **kwargs: self.loop.run_until_complete(method(*args, **kwargs))
+
+    def __enter__(self) -> Awaited:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.run_until_complete(self.client.close())
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+    def explain_many(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return self._pulled(self.client.explain_many(*args, **kwargs))
+
+    def _pulled(self, results: Any) -> Iterator[Any]:
+        try:
+            while True:
+                try:
+                    yield self.loop.run_until_complete(anext(results))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self.loop.run_until_complete(results.aclose())
+
+
+@pytest.fixture(params=[SaliencyClient, Awaited], ids=["sync", "async"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Makes a client of either kind for a server; it is closed after the test."""
+    opened = []
+
+    def make(target: ScriptedServer | str | list[str], **options: Any) -> Any:
+        address = target.target if isinstance(target, ScriptedServer) else target
+        client = request.param(address, **{"model": MODEL, "timeout": 10, **options})
+        opened.append(client)
+        return client
+
+    yield make
+    for client in opened:
+        client.__exit__(None, None, None)
+
+
 @pytest.fixture
-def server():
+def server() -> Iterator[ScriptedServer]:
     with serving() as running:
         yield running
 
 
 @pytest.fixture
-def client(server: ScriptedServer):
-    with SaliencyClient(server.target, model=MODEL, timeout=10) as connected:
-        yield connected
+def client(server: ScriptedServer, connect: Callable[..., Any]) -> Any:
+    return connect(server)
 
 
 @pytest.fixture

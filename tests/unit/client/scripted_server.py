@@ -1,4 +1,4 @@
-"""A TensorFlow Serving server, on the official stubs, that answers for a linear classifier or fails on cue."""
+"""TensorFlow Serving's services on the official stubs, for a linear classifier; they fail on cue."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ class LinearModel:
     width: int = 5
     dtype: str = "uint8"
     version: int = 1
+    name: str = MODEL
     weights: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,6 +95,7 @@ class ScriptedServer(
         self.metadata: list[dict[str, str | bytes]] = []
         self.metadata_calls = 0
         self.statuses = [(model.version, get_model_status_pb2.ModelVersionStatus.AVAILABLE, 0, "")]
+        self.next_statuses: deque[list[tuple[int, int, int, str]]] = deque()
         self.running = 0
         self.most_running = 0
         self._lock = threading.Lock()
@@ -132,7 +134,7 @@ class ScriptedServer(
         self.metadata_calls += 1
         self._check_model(request.model_spec, context)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
-        response.model_spec.name = MODEL
+        response.model_spec.name = self.model.name
         response.model_spec.version.value = self.model.version
         response.metadata["signature_def"].Pack(
             get_model_metadata_pb2.SignatureDefMap(signature_def=signature_defs(self.model))
@@ -140,18 +142,20 @@ class ScriptedServer(
         return response
 
     def GetModelStatus(self, request, context):
-        if request.model_spec.name != MODEL:
+        if request.model_spec.name != self.model.name:
             context.abort(
                 grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {request.model_spec.name}"
             )
         response = get_model_status_pb2.GetModelStatusResponse()
-        for version, state, code, message in self.statuses:
+        for version, state, code, message in (
+            self.next_statuses.popleft() if self.next_statuses else self.statuses
+        ):
             status = response.model_version_status.add(version=version, state=state)
             status.status.error_code, status.status.error_message = code, message
         return response
 
     def _check_model(self, spec, context) -> None:
-        if spec.name != MODEL:
+        if spec.name != self.model.name:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({spec.name})")
         if spec.version_label:
             context.abort(
@@ -175,7 +179,7 @@ class ScriptedServer(
         else:
             raise Fail(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
         response = predict_pb2.PredictResponse()
-        response.model_spec.name = MODEL
+        response.model_spec.name = self.model.name
         response.model_spec.version.value = self.model.version
         response.model_spec.signature_name = name
         for key in request.output_filter or outputs:

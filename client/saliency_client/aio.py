@@ -1,0 +1,198 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from inspect import isawaitable
+from types import TracebackType
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from saliency_client._base import BaseClient, explain_parameters
+from saliency_client._bulk import Batcher, Item, ItemResult, Source, checked_bounds
+from saliency_client._calls import UNSET, Conversation, FetchToken, Send, Step, T, Timeout
+from saliency_client._explanation import Explanation
+from saliency_client._requests import ArrayLike, Outputs, VersionStatus
+from saliency_client._signatures import DEFAULT_SIGNATURE, Signature
+from saliency_client._tensors import Array
+
+
+class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
+    """`SaliencyClient` for asyncio: the same options and the same calls, to be awaited.
+
+    It belongs to the event loop of its first call; in another loop it connects anew. `token` may also be a
+    coroutine function; `interceptors` are those of grpc.aio, and `channel` a grpc.aio.Channel.
+    """
+
+    async def explain(
+        self,
+        images: ArrayLike,
+        *,
+        method: str = "gradients",
+        class_index: ArrayLike | None = None,
+        num_samples: ArrayLike | None = None,
+        noise_level: ArrayLike | None = None,
+        seed: ArrayLike | None = None,
+        parameters: Mapping[str, ArrayLike] | None = None,
+        outputs: Outputs = None,
+        timeout: Timeout = UNSET,
+    ) -> Explanation:
+        """As `SaliencyClient.explain`."""
+        conversation = self._calls.explain(
+            images,
+            method=method,
+            parameters=explain_parameters(class_index, num_samples, noise_level, seed, parameters),
+            outputs=outputs,
+            timeout=timeout,
+        )
+        return await self._run(conversation)
+
+    def explain_many(
+        self,
+        images: Iterable[ArrayLike] | AsyncIterable[ArrayLike],
+        *,
+        batch_size: int = 8,
+        max_in_flight: int = 4,
+        method: str = "gradients",
+        class_index: ArrayLike | Iterable[ArrayLike] | None = None,
+        num_samples: ArrayLike | Iterable[ArrayLike] | None = None,
+        noise_level: ArrayLike | Iterable[ArrayLike] | None = None,
+        seed: ArrayLike | Iterable[ArrayLike] | None = None,
+        parameters: Mapping[str, ArrayLike | Iterable[ArrayLike]] | None = None,
+        outputs: Outputs = None,
+        timeout: Timeout = UNSET,
+    ) -> AsyncGenerator[ItemResult, None]:
+        """As `SaliencyClient.explain_many`, of a plain or an asynchronous iterable, for `async for`.
+
+        A plain iterable is read on the event loop: give an asynchronous one where reading takes long. After
+        leaving the loop early, `await results.aclose()` ends what is under way at once.
+        """
+        checked_bounds(batch_size, max_in_flight)
+        batcher = Batcher(
+            batch_size, explain_parameters(class_index, num_samples, noise_level, seed, parameters)
+        )
+
+        iterator = aiter(images) if isinstance(images, AsyncIterable) else iter(images)
+
+        async def explain(items: list[Item]) -> list[ItemResult]:
+            return await self._run(
+                self._calls.explain_items(items, method=method, outputs=outputs, timeout=timeout)
+            )
+
+        return _in_order(Source(iterator, batcher), explain, max_in_flight)
+
+    async def predict(
+        self,
+        images: ArrayLike | Mapping[str, ArrayLike],
+        *,
+        signature: str = DEFAULT_SIGNATURE,
+        outputs: Outputs = None,
+        timeout: Timeout = UNSET,
+    ) -> dict[str, Array]:
+        """As `SaliencyClient.predict`."""
+        return await self._run(
+            self._calls.predict(images, signature=signature, outputs=outputs, timeout=timeout)
+        )
+
+    async def signatures(self, *, timeout: Timeout = UNSET) -> Mapping[str, Signature]:
+        """As `SaliencyClient.signatures`."""
+        return (await self._run(self._calls.metadata(timeout))).signatures
+
+    async def methods(self, *, timeout: Timeout = UNSET) -> tuple[str, ...]:
+        """As `SaliencyClient.methods`."""
+        return (await self._run(self._calls.metadata(timeout))).methods
+
+    async def status(self, *, timeout: Timeout = UNSET) -> tuple[VersionStatus, ...]:
+        """As `SaliencyClient.status`."""
+        return await self._run(self._calls.status(timeout))
+
+    async def wait_ready(self, timeout: float | None = 60.0) -> None:
+        """As `SaliencyClient.wait_ready`."""
+        await self._run(self._calls.wait_ready(timeout))
+
+    async def close(self) -> None:
+        """As `SaliencyClient.close`."""
+        for channel in self._channels.close():
+            await channel.close(None)
+
+    async def __aenter__(self) -> AsyncSaliencyClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _open_channel(self, target: str) -> grpc.aio.Channel:
+        if self._injected is not None:
+            return self._injected
+        arguments, compression = self._options.arguments(), self._options.grpc_compression()
+        if self._options.tls is None:
+            return grpc.aio.insecure_channel(target, arguments, compression, self._interceptors)
+        credentials = self._options.tls.credentials()
+        return grpc.aio.secure_channel(target, credentials, arguments, compression, self._interceptors)
+
+    async def _run(self, conversation: Conversation[T]) -> T:
+        """Carry out a conversation's steps until it returns."""
+        try:
+            step = next(conversation)
+            while True:
+                try:
+                    result = await self._carry_out(step)
+                except Exception as error:
+                    step = conversation.throw(error)
+                else:
+                    step = conversation.send(result)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    async def _carry_out(self, step: Step) -> Any:
+        if isinstance(step, Send):
+            send = self._channels.method(step.target, step.path, asyncio.get_running_loop())
+            return await send(step.payload, timeout=step.timeout, metadata=step.metadata)
+        if isinstance(step, FetchToken):
+            token = step.provider()
+            return await token if isawaitable(token) else token
+        return await asyncio.sleep(step.seconds)
+
+
+async def _in_order(
+    source: Source, explain: Callable[[list[Item]], Awaitable[list[ItemResult]]], max_in_flight: int
+) -> AsyncGenerator[ItemResult, None]:
+    """Results in the order of the images; as many batches are read ahead as are under way."""
+    room = asyncio.Semaphore(max_in_flight)
+    window: deque[asyncio.Task[list[ItemResult]]] = deque()
+    reading: asyncio.Task[list[Item] | None] | None = None
+
+    async def explain_in_turn(batch: list[Item]) -> list[ItemResult]:
+        async with room:
+            return await explain(batch)
+
+    try:
+        while True:
+            if reading is None and not source.ended and len(window) < 2 * max_in_flight:
+                reading = asyncio.create_task(source.next_batch_async())
+            next_up: list[asyncio.Task[Any] | None] = [reading, window[0] if window else None]
+            if tasks := [task for task in next_up if task is not None]:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                break
+            if reading is not None and reading.done():
+                batch, reading = reading.result(), None
+                if batch is not None:
+                    window.append(asyncio.create_task(explain_in_turn(batch)))
+            if window and window[0].done():
+                for result in window.popleft().result():
+                    yield result
+        if source.failure is not None:
+            raise source.failure
+    finally:
+        left = [task for task in (reading, *window) if task is not None]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
