@@ -237,7 +237,8 @@ def _remove_abandoned(model_dir: Path) -> None:
 
 
 def _publish(partial: Path, final: Path) -> None:
-    """Give the complete directory its number. Written through to the disk first: a rename can outlive data."""
+    """Give the complete directory its number."""
+    # Written through to the disk first: a rename can outlive the data of what it renamed.
     for directory, _, files in os.walk(partial):
         for name in (*files, "."):
             _sync(Path(directory, name))

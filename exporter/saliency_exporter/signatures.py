@@ -1,8 +1,9 @@
 """The serving contract: the four signatures of an exported model.
 
-A signature validates its inputs, gives every example its own parameters, pads the batch to one of a fixed set
-of sizes, runs a compiled core and slices the padding off. What is not numeric (validation, labels) stays outside
-the core, because XLA has no strings; no value decides a shape, because XLA compiles once per shape.
+A signature validates its inputs, gives every example its own parameters, pads the batch to one of a fixed
+set of sizes, runs a compiled core and slices the padding off. What is not numeric (validation, labels)
+stays outside the core, because XLA has no strings; no value decides a shape, because XLA compiles once per
+shape.
 """
 
 from __future__ import annotations

@@ -25,8 +25,9 @@ Float32 rounding through some hundred layers leaves 1e-6 to 1e-5; a wrong comput
 GRADIENT_TOLERANCE = 2e-2
 """Bound of ‖difference‖₂ / ‖expected‖₂ of maps.
 
-Rounding alone leaves 1e-6; but a unit whose input is within rounding of a rectifier's kink passes its signal on one
-side only, and each such unit changes the map by about one over the number of open units. A wrong rule, sample or
+Rounding alone leaves 1e-6; but a unit whose input is within rounding of a rectifier's kink passes its
+signal on one side only, and each such unit changes the map by about one over the number of open units. A
+wrong rule, sample or
 class leaves 0.3 and more."""
 
 _MAPS = frozenset({"gradients", "relative_error"})
@@ -88,8 +89,9 @@ def verify(
 ) -> Report:
     """Verify a version directory.
 
-    Every signature runs at every compiled batch size and at one more than the largest, with examples that ask for
-    different things in one batch; then every warmup record. Defaults, dtypes and error codes are checked as well.
+    Every signature runs at every compiled batch size and at one more than the largest, with examples that
+    ask for different things in one batch; then every warmup record. Defaults, dtypes and error codes are
+    checked as well.
 
     Args:
         version_dir: the directory of one version.

@@ -1,0 +1,37 @@
+"""Small real models that tests export: `saliency-exporter export models:classifier` from this folder."""
+
+from __future__ import annotations
+
+import keras
+
+
+def classifier() -> keras.Model:
+    """A nested convolutional classifier of 5 classes on 32×32 RGB, weights fixed and large enough to saturate."""
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    block = keras.Sequential(
+        [
+            keras.Input((16, 16, 8)),
+            layers.Conv2D(12, 3, strides=2, padding="same"),
+            layers.BatchNormalization(),
+            layers.ReLU(6.0),
+        ]
+    )
+    model = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layers.Conv2D(8, 3, strides=2, padding="same", activation="relu"),
+            layers.DepthwiseConv2D(3, padding="same"),
+            block,
+            layers.MaxPool2D(2),
+            layers.Dropout(0.5),
+            layers.Activation("swish"),
+            layers.Flatten(),
+            layers.Dense(5),
+            layers.Softmax(),
+        ]
+    )
+    for weight in model.weights:
+        if "kernel" in weight.path:
+            weight.assign(weight * 2.5)
+    return model

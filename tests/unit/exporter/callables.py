@@ -1,0 +1,16 @@
+"""Any callable on a tensor as a source for the exporter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+from saliency_exporter.sources import Source
+
+
+def source_of(call: Callable, input_shape: tuple[int, ...], name: str = "model") -> Source:
+    """A source from any callable on a tensor."""
+    variables = tuple(getattr(call, "variables", ()))
+    return Source(
+        name, "test", call, input_shape, tf.float32, tuple(getattr(v, "value", v) for v in variables)
+    )

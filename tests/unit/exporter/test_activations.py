@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from callables import source_of
+from saliency_exporter.activations import Coverage, find_activations, identify
+from saliency_exporter.errors import ExportError
+from saliency_exporter.forward import Forward
+from saliency_exporter.rules.guided import guided_replacements
+from saliency_exporter.tracing import trace
+
+layers = keras.layers
+
+
+def coverage_of(activation) -> Coverage:
+    layer = activation if isinstance(activation, keras.Layer) else layers.Activation(activation)
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(4), layer, layers.Dense(3)])
+    return find_activations(trace(source_of(model, (8,))))
+
+
+@pytest.mark.parametrize(
+    ("activation", "kind"),
+    [
+        ("relu", "relu"),
+        (tf.nn.relu, "relu"),
+        (keras.ops.relu, "relu"),
+        (lambda x: tf.maximum(x, 0.0), "relu"),
+        (lambda x: tf.where(x > 0, x, 0.0), "relu"),
+        ("relu6", "relu6"),
+        (lambda x: tf.minimum(tf.maximum(x, 0.0), 6.0), "relu6"),
+        (layers.ReLU(max_value=3.0), "relu(max_value=3)"),
+        (layers.ReLU(threshold=1.0), "relu(threshold=1)"),
+        (layers.ReLU(max_value=3.0, negative_slope=0.1), "relu(negative_slope=0.1, max_value=3)"),
+        (
+            layers.ReLU(max_value=3.0, negative_slope=0.1, threshold=0.5),
+            "relu(negative_slope=0.1, max_value=3, threshold=0.5)",
+        ),
+        (layers.LeakyReLU(negative_slope=0.3), "relu(negative_slope=0.3)"),
+        ("silu", "swish"),
+        (tf.nn.silu, "swish"),
+        (lambda x: x * tf.sigmoid(x), "swish"),
+        (lambda x: x * tf.sigmoid(1.702 * x), "swish(beta=1.702)"),
+        ("gelu", "gelu"),
+        (lambda x: keras.ops.gelu(x, approximate=True), "gelu(tanh)"),
+        ("mish", "mish"),
+        ("softplus", "softplus"),
+        ("elu", "elu"),
+        (layers.ELU(alpha=0.5), "elu(alpha=0.5)"),
+        ("selu", "selu"),
+        ("hard_silu", "hard_swish"),
+        ("hard_sigmoid", "hard_sigmoid"),
+    ],
+    ids=str,
+)
+def test_an_activation_is_recognised_by_what_it_computes(activation, kind):
+    coverage = coverage_of(activation)
+    assert coverage.count() == {kind: 1}
+    assert coverage.uncovered == ()
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "softsign", "exponential", "linear"])
+def test_smooth_squashing_functions_are_no_rectifiers(activation):
+    coverage = coverage_of(activation)
+    assert coverage.rectifiers == ()
+    assert coverage.uncovered == ()
+
+
+@pytest.mark.parametrize(
+    ("activation", "op"),
+    [
+        (layers.PReLU(), "Relu"),
+        ("hard_tanh", "Minimum"),
+        ("hard_shrink", "Abs"),
+        (lambda x: x * tf.sigmoid(x * tf.constant([1.0, 2.0, 3.0, 4.0])), "self-gated product"),
+        (lambda x: -tf.nn.relu(-x), "Relu"),
+    ],
+    ids=str,
+)
+def test_a_rectifying_op_that_is_no_known_activation_is_reported(activation, op):
+    assert op in [uncovered[0] for uncovered in coverage_of(activation).uncovered]
+
+
+def test_a_rectifier_in_a_loop_body_is_reported():
+    def looped(x: tf.Tensor) -> tf.Tensor:
+        return tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.nn.relu(y - 0.1)), (0, x))[1]
+
+    coverage = find_activations(trace(source_of(looped, (8,))))
+    assert coverage.uncovered[0][0].startswith("Relu inside")
+
+
+def test_two_rectifiers_in_a_row_with_a_layer_between_are_two():
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(4, "relu"), layers.Dense(4, "relu6"), layers.Dense(3)]
+    )
+    assert find_activations(trace(source_of(model, (8,)))).count() == {"relu": 1, "relu6": 1}
+
+
+def test_mobilenet_v3_has_no_rectifier_inside_its_gates():
+    model = keras.applications.MobileNetV3Small(weights=None, input_shape=(64, 64, 3), classes=4)
+    coverage = find_activations(trace(source_of(model, (64, 64, 3))))
+    # 28 Relu6 in the graph: 19 in hard-swish, 9 in the hard-sigmoids of squeeze-and-excitation.
+    assert coverage.count() == {"relu": 14, "hard_swish": 19, "hard_sigmoid": 9}
+    assert coverage.uncovered == ()
+
+
+def test_a_model_without_rectifier_is_refused_with_the_way_out():
+    coverage = coverage_of("tanh")
+    with pytest.raises(ExportError, match="no rectifier") as error:
+        guided_replacements(coverage, "tanh-net")
+    assert "--methods gradients,smooth" in error.value.hint
+
+
+def test_an_uncovered_activation_is_refused_by_name():
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(4), layers.PReLU(name="my_prelu"), layers.Dense(3)]
+    )
+    with pytest.raises(ExportError, match="my_prelu"):
+        guided_replacements(find_activations(trace(source_of(model, (8,)))), "net")
+
+
+def test_what_is_no_activation_is_not_named():
+    for function in (np.abs, np.sin, lambda x: 2 * np.maximum(x, 0), lambda x: x, lambda x: x * 0):
+        assert identify(function) is None
+
+
+def one_unit_guided(activation, x: float, upstream: float) -> float:
+    """The guided signal that reaches x through upstream · activation(x)."""
+
+    def scores(value: tf.Tensor) -> tf.Tensor:
+        return tf.stack([upstream * activation(value)[:, 0], 0.0 * value[:, 0]], axis=1)
+
+    graph = trace(source_of(scores, (1,)), score="output")
+    forward = Forward(graph)
+    replacements = guided_replacements(find_activations(graph), "unit")
+
+    @tf.function(autograph=False)
+    def run(value: tf.Tensor) -> tf.Tensor:
+        result = forward.scores(value, replacements=replacements)
+        return tf.gradients(result, value, grad_ys=tf.constant([[1.0, 0.0]]))[0]
+
+    return float(run(tf.constant([[x]]))[0, 0])
+
+
+# The rule by hand: pass where threshold < x < max_value and the signal is positive, times the slope there.
+@pytest.mark.parametrize(
+    ("activation", "x", "upstream", "expected"),
+    [
+        (tf.nn.relu, 2.0, 3.0, 3.0),
+        (tf.nn.relu, 2.0, -3.0, 0.0),
+        (tf.nn.relu, -2.0, 3.0, 0.0),
+        (tf.nn.relu6, 5.0, 3.0, 3.0),
+        (tf.nn.relu6, 7.0, 3.0, 0.0),
+        (tf.nn.relu6, 6.0, 3.0, 0.0),
+        (layers.ReLU(max_value=3.0), 3.0, 2.0, 0.0),
+        (layers.ReLU(max_value=3.0), 2.5, 2.0, 2.0),
+        (layers.ReLU(max_value=3.0), 4.0, 2.0, 0.0),
+        (layers.ReLU(threshold=1.0), 0.5, 2.0, 0.0),
+        (layers.ReLU(threshold=1.0), 1.5, 2.0, 2.0),
+        (layers.LeakyReLU(negative_slope=0.3), -1.0, 2.0, 0.0),
+        (layers.LeakyReLU(negative_slope=0.3), 1.0, 2.0, 2.0),
+        (layers.LeakyReLU(negative_slope=0.3), 1.0, -2.0, 0.0),
+        # swish'(1) = s + s(1 − s) with s = 1/(1 + e⁻¹) = 0.731058579
+        (tf.nn.silu, 1.0, 2.0, 2 * 0.927670511),
+        (tf.nn.silu, 1.0, -2.0, 0.0),
+        (tf.nn.silu, -1.0, 2.0, 0.0),
+        # gelu'(1) = Φ(1) + φ(1) = 0.841344746 + 0.241970725
+        (tf.nn.gelu, 1.0, 1.0, 1.083315471),
+        (tf.nn.gelu, -1.0, 1.0, 0.0),
+        # hard_swish'(1) = (2·1 + 3)/6; beyond 3 it is the identity
+        (keras.ops.hard_silu, 1.0, 3.0, 2.5),
+        (keras.ops.hard_silu, 4.0, 3.0, 3.0),
+        (keras.ops.hard_silu, -1.0, 3.0, 0.0),
+    ],
+    ids=str,
+)
+def test_the_guided_rule_of_one_unit(activation, x, upstream, expected):
+    assert one_unit_guided(activation, x, upstream) == pytest.approx(expected, rel=1e-5, abs=1e-7)

@@ -1,0 +1,243 @@
+"""The contract as a server sees it: the exported directory, loaded into a V1 Session."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from saliency_exporter.errors import ExportError
+from saliency_exporter.servable import ServableError, load_servable
+from saliency_exporter.signatures import run_in_slices
+
+EXPLAIN = ("explain_gradients", "explain_guided", "explain_smooth")
+
+
+@pytest.fixture(scope="module")
+def servable(exported_version):
+    loaded = load_servable(exported_version)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (9, 32, 32, 3), np.uint8)
+
+
+def test_there_are_four_signatures(servable):
+    assert set(servable.signature_defs) - {"__saved_model_init_op"} == {"serving_default", *EXPLAIN}
+
+
+def test_inputs_and_outputs_are_those_of_the_contract(servable):
+    shared = {
+        "gradients": (tf.float32, [-1, 32, 32, 3]),
+        "saliency": (tf.float32, [-1, 32, 32]),
+        "class_index": (tf.int32, [-1]),
+        "score": (tf.float32, [-1]),
+        "probability": (tf.float32, [-1]),
+        "label": (tf.string, [-1]),
+    }
+    spread = {"variance": (tf.float32, [-1, 32, 32, 3]), "relative_error": (tf.float32, [-1])}
+    for name in EXPLAIN:
+        signature = servable.signature_defs[name]
+        expected = {**shared, **(spread if name == "explain_smooth" else {})}
+        got = {
+            key: (tf.as_dtype(info.dtype), [d.size for d in info.tensor_shape.dim])
+            for key, info in signature.outputs.items()
+        }
+        assert got == expected, name
+        assert signature.inputs["images"].dtype == tf.uint8.as_datatype_enum
+        assert [d.size for d in signature.inputs["images"].tensor_shape.dim] == [-1, 32, 32, 3]
+
+
+def test_defaults_are_in_the_signature_def(servable):
+    smooth = servable.signature_defs["explain_smooth"].defaults
+    values = {name: tf.make_ndarray(proto) for name, proto in smooth.items()}
+    assert {name: (v.dtype, v.shape) for name, v in values.items()} == {
+        "class_index": (np.int32, ()),
+        "num_samples": (np.int32, ()),
+        "noise_level": (np.float32, ()),
+        "seed": (np.int32, ()),
+    }
+    assert values["class_index"] == -1
+    assert values["num_samples"] == 50
+    assert values["noise_level"] == np.float32(0.15)
+    assert values["seed"] == 0
+    assert set(servable.signature_defs["explain_gradients"].defaults) == {"class_index"}
+
+
+def test_a_request_of_images_alone_is_filled_with_the_defaults(servable, images):
+    alone = servable.predict("explain_smooth", {"images": images[:2]})
+    told = servable.predict(
+        "explain_smooth",
+        {
+            "images": images[:2],
+            "class_index": np.int32(-1),
+            "num_samples": np.int32(50),
+            "noise_level": np.float32(0.15),
+            "seed": np.int32(0),
+        },
+    )
+    for name, value in alone.items():
+        np.testing.assert_array_equal(value, told[name], err_msg=name)
+
+
+@pytest.mark.parametrize("signature", EXPLAIN)
+def test_a_scalar_one_value_and_one_value_each_are_the_same(servable, images, signature):
+    answers = [
+        servable.predict(signature, {"images": images[:3], "class_index": value})["gradients"]
+        for value in (np.int32(2), np.array([2], np.int32), np.array([2, 2, 2], np.int32))
+    ]
+    np.testing.assert_array_equal(answers[0], answers[1])
+    np.testing.assert_array_equal(answers[0], answers[2])
+
+
+@pytest.mark.parametrize("signature", EXPLAIN)
+def test_a_result_does_not_depend_on_neighbours_position_or_padding(servable, images, signature):
+    def explain(rows: list[int]) -> np.ndarray:
+        feeds = {"images": images[rows], "class_index": np.array(rows, np.int32) % 5}
+        if signature == "explain_smooth":
+            feeds["num_samples"] = np.array(rows, np.int32) + 2
+            feeds["seed"] = np.array(rows, np.int32)
+        return dict(zip(rows, servable.predict(signature, feeds)["gradients"], strict=True))
+
+    # All of these run at the compiled size 4: padded, full, reordered, beside other images.
+    full = explain([0, 1, 2, 3])
+    for rows in ([0, 1], [3, 2, 1, 0], [2, 7, 0], [5, 3, 6, 1]):
+        for row, gradients in explain(rows).items():
+            if row in full:
+                np.testing.assert_array_equal(gradients, full[row])
+    # Alone it runs at size 1, where rounding may differ.
+    alone = explain([2])[2]
+    np.testing.assert_allclose(alone, full[2], rtol=1e-3, atol=1e-5 * np.abs(full[2]).max())
+
+
+@pytest.mark.parametrize("signature", ("serving_default", *EXPLAIN))
+def test_a_batch_beyond_the_largest_size_is_run_in_slices(servable, images, signature):
+    whole = servable.predict(signature, {"images": images})
+    parts = [servable.predict(signature, {"images": images[i : i + 4]}) for i in (0, 4, 8)]
+    for name, value in whole.items():
+        assert len(value) == 9
+        joined = np.concatenate([part[name] for part in parts])
+        np.testing.assert_array_equal(value, joined, err_msg=name)
+
+
+def test_serving_default_gives_logits_and_their_softmax(servable, images):
+    got = servable.predict("serving_default", {"images": images})
+    exponentials = np.exp(got["logits"].astype(np.float64))
+    expected = exponentials / exponentials.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(got["probabilities"], expected, rtol=1e-5)
+
+
+def test_score_probability_and_label_belong_to_the_class(servable, images):
+    predictions = servable.predict("serving_default", {"images": images})
+    classes = np.arange(9, dtype=np.int32) % 5
+    got = servable.predict("explain_gradients", {"images": images, "class_index": classes})
+    rows = np.arange(9)
+    np.testing.assert_allclose(got["score"], predictions["logits"][rows, classes], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got["probability"], predictions["probabilities"][rows, classes], rtol=1e-4)
+    assert [name.decode() for name in got["label"]] == [
+        ["ant", "bee", "cat", "dog", "eel"][c] for c in classes
+    ]
+
+
+@pytest.mark.parametrize(
+    ("signature", "parameters", "message"),
+    [
+        ("explain_gradients", {"class_index": 5}, r"class_index is 5; it must be in \[0, 4\], or -1"),
+        ("explain_guided", {"class_index": [0, -2]}, r"class_index is -2; it must be in \[0, 4\], or -1"),
+        ("explain_smooth", {"num_samples": 0}, r"num_samples is 0; it must be in \[1, 200\]"),
+        ("explain_smooth", {"num_samples": [3, 201]}, r"num_samples is 201; it must be in \[1, 200\]"),
+        ("explain_smooth", {"noise_level": 1.5}, r"noise_level is 1.5.*; it must be in \[0, 1\]"),
+        ("explain_smooth", {"noise_level": -0.1}, r"noise_level is -0.1.*; it must be in \[0, 1\]"),
+        ("explain_smooth", {"noise_level": np.nan}, r"noise_level is nan; it must be in \[0, 1\]"),
+        ("explain_smooth", {"noise_level": np.inf}, r"noise_level is inf; it must be in \[0, 1\]"),
+        ("explain_smooth", {"seed": [1, 2, 3]}, r"seed has 3 values for a batch of 2 images"),
+        ("explain_gradients", {"class_index": []}, r"class_index has 0 values for a batch of 2 images"),
+        (
+            "explain_gradients",
+            {"class_index": [[0, 1]]},
+            r"class_index must be a scalar or a vector; .* rank 2",
+        ),
+    ],
+)
+def test_a_bad_parameter_is_an_invalid_argument_with_value_and_bound(
+    servable, images, signature, parameters, message
+):
+    dtypes = {"noise_level": np.float32}
+    feeds = {name: np.array(value, dtypes.get(name, np.int32)) for name, value in parameters.items()}
+    with pytest.raises(ServableError, match=message) as error:
+        servable.predict(signature, {"images": images[:2], **feeds})
+    assert error.value.code == tf.errors.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("signature", ("serving_default", *EXPLAIN))
+def test_an_empty_batch_is_an_invalid_argument(servable, images, signature):
+    with pytest.raises(ServableError, match="images has batch size 0") as error:
+        servable.predict(signature, {"images": images[:0]})
+    assert error.value.code == tf.errors.INVALID_ARGUMENT
+
+
+def test_non_finite_float_images_are_refused_by_position(signatures_of):
+    built = signatures_of(lambda x: x, (3,), methods=("gradients",))
+    images = np.zeros((3, 3), np.float32)
+    images[2, 1] = np.nan
+    for signature in ("serving_default", "explain_gradients"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="example 2 holds NaN or infinity"):
+            built(signature, images)
+
+
+def test_changing_values_never_compiles_again_and_shapes_are_the_batch_sizes():
+    seen: list[int] = []
+
+    @tf.function(
+        input_signature=[tf.TensorSpec((None, 2)), tf.TensorSpec((None,), tf.int32)], autograph=False
+    )
+    def core(images: tf.Tensor, parameter: tf.Tensor) -> dict[str, tf.Tensor]:
+        size = tf.py_function(lambda x: seen.append(len(x)) or len(x), [images], tf.int32)
+        with tf.control_dependencies([size]):
+            return {"sum": tf.reduce_sum(images, axis=1) + tf.cast(parameter, tf.float32)}
+
+    @tf.function(autograph=False)
+    def run(images: tf.Tensor, parameter: tf.Tensor) -> dict[str, tf.Tensor]:
+        return run_in_slices(core, {"images": images, "parameter": parameter}, (2, 5))
+
+    for batch in range(1, 14):
+        images = np.random.default_rng(batch).normal(size=(batch, 2)).astype(np.float32)
+        got = run(tf.constant(images), tf.range(batch))["sum"].numpy()
+        np.testing.assert_allclose(got, images.sum(axis=1) + np.arange(batch), rtol=1e-5, atol=1e-6)
+    assert set(seen) == {2, 5}
+
+
+def test_a_model_that_ends_in_softmax_is_explained_by_its_logits_unless_told_otherwise(signatures_of):
+    weights = np.array([[1.0, -2.0, 0.5], [0.0, 1.0, 2.0]], np.float32)
+    x = np.array([[0.3, -0.4]], np.float32)
+
+    def model(value: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(value @ weights)
+
+    logits = x.astype(np.float64) @ weights
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    by_logit = signatures_of(model, (2,), methods=("gradients",))("explain_gradients", x, class_index=1)
+    np.testing.assert_allclose(by_logit["gradients"][0], weights[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(by_logit["probability"], probabilities[:, 1], rtol=1e-5)
+    built = signatures_of(model, (2,), methods=("gradients",), score="output")
+    by_output = built("explain_gradients", x, class_index=1)
+    p = probabilities[0]
+    expected = p[1] * (weights[:, 1] - weights @ p)
+    np.testing.assert_allclose(by_output["gradients"][0], expected, rtol=1e-5)
+    np.testing.assert_allclose(by_output["score"], p[1], rtol=1e-5)
+
+
+def test_a_sigmoid_head_is_bypassed_too(signatures_of):
+    weights = np.array([[2.0], [-3.0]], np.float32)
+    built = signatures_of(lambda x: tf.sigmoid(x @ weights), (2,), methods=("gradients",))
+    got = built("explain_gradients", np.array([[0.1, 0.2]], np.float32))
+    np.testing.assert_allclose(got["gradients"][0], weights[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(got["probability"], 1 / (1 + np.exp(0.4)), rtol=1e-5)
+    assert got["class_index"].tolist() == [0]
+
+
+def test_guided_is_refused_for_a_model_without_rectifier(signatures_of):
+    with pytest.raises(ExportError, match="no rectifier"):
+        signatures_of(lambda x: x, (3,), methods=("guided",))

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import saliency.core as pair
+import tensorflow as tf
+from saliency_exporter.methods.smooth import input_range, standard_normal
+
+SHAPE = (6, 5, 2)
+
+
+def cubic(x: tf.Tensor) -> tf.Tensor:
+    """Scores Σx³ and Σx, whose SmoothGrad is known: 3x² + 3σ² and 1."""
+    flat = tf.reshape(x, (-1, 60))
+    return tf.stack([tf.reduce_sum(flat**3, axis=1), tf.reduce_sum(flat, axis=1)], axis=1)
+
+
+@pytest.fixture(scope="module")
+def smooth(signatures_of):
+    built = signatures_of(cubic, SHAPE, compile="xla", methods=("gradients", "smooth"), max_samples=5000)
+    return lambda images, **parameters: built("explain_smooth", images, **parameters)
+
+
+@pytest.fixture(scope="module")
+def gradients(signatures_of):
+    built = signatures_of(cubic, SHAPE, compile="xla", methods=("gradients",))
+    return lambda images, **parameters: built("explain_gradients", images, **parameters)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (4, *SHAPE)).astype(np.float32)
+
+
+def noise(seed: int, sample: int) -> np.ndarray:
+    return standard_normal(tf.constant([seed]), tf.constant(sample), SHAPE).numpy()[0].astype(np.float64)
+
+
+def sigma_of(image: np.ndarray, noise_level: float) -> float:
+    return float(noise_level * (image.max() - image.min()))
+
+
+def test_a_cubic_score_has_the_mean_gradient_3x2_plus_3sigma2(smooth, images):
+    n, level = 5000, 0.25
+    got = smooth(images, class_index=0, num_samples=n, noise_level=level)
+    x = images.astype(np.float64)
+    sigma = np.array([sigma_of(image, level) for image in x]).reshape(-1, 1, 1, 1)
+    expected = 3 * x**2 + 3 * sigma**2
+    # Var[3(x + e)²] = 9 (4x²σ² + 2σ⁴); 240 numbers stay within 5 standard errors of their mean.
+    standard_error = np.sqrt(9 * (4 * x**2 * sigma**2 + 2 * sigma**4) / n)
+    assert np.all(np.abs(got["gradients"] - expected) < 5 * standard_error)
+    # Without the 3σ² this would not hold: it is many standard errors.
+    assert np.median(3 * sigma**2 / standard_error) > 15
+
+
+def test_the_variance_of_a_cubic_score_is_9_times_4x2sigma2_plus_2sigma4(smooth, images):
+    got = smooth(images, class_index=0, num_samples=5000, noise_level=0.25)
+    x = images.astype(np.float64)
+    sigma = np.array([sigma_of(image, 0.25) for image in x]).reshape(-1, 1, 1, 1)
+    expected = 9 * (4 * x**2 * sigma**2 + 2 * sigma**4)
+    # A sample variance of n = 5000 has a relative standard error of about √((κ−1)/n), κ ≤ 15 here.
+    assert np.all(np.abs(got["variance"] / expected - 1) < 6 * np.sqrt(14 / 5000))
+
+
+def test_mean_variance_and_error_equal_those_of_the_samples_taken_one_by_one(smooth, images):
+    n, level = 7, 0.3
+    seeds = [5, 6, 2**31 - 1, -4]
+    got = smooth(images, class_index=0, num_samples=n, noise_level=level, seed=seeds)
+    for b, seed in enumerate(seeds):
+        sigma = np.float64(sigma_of(images[b], level))
+        samples = np.stack([3 * (images[b] + sigma * noise(seed, i)) ** 2 for i in range(n)])
+        mean, variance = samples.mean(axis=0), samples.var(axis=0, ddof=1)
+        np.testing.assert_allclose(got["gradients"][b], mean, rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(got["variance"][b], variance, rtol=2e-4, atol=1e-6)
+        error = np.linalg.norm(np.sqrt(variance / n)) / np.linalg.norm(mean)
+        np.testing.assert_allclose(got["relative_error"][b], error, rtol=1e-4)
+
+
+def test_a_linear_score_gives_its_weights_whatever_the_noise(smooth, images):
+    for level in (0.0, 0.15, 1.0):
+        got = smooth(images, class_index=1, num_samples=20, noise_level=level)
+        np.testing.assert_allclose(got["gradients"], np.ones_like(images), rtol=1e-6)
+        np.testing.assert_allclose(got["relative_error"], 0, atol=1e-6)
+
+
+def test_noise_level_0_is_the_plain_gradient_bit_for_bit(smooth, gradients, images):
+    got = smooth(images, class_index=0, num_samples=9, noise_level=0.0)
+    np.testing.assert_array_equal(got["gradients"], gradients(images, class_index=0)["gradients"])
+    np.testing.assert_array_equal(got["relative_error"], np.zeros(4))
+
+
+def test_a_constant_image_has_no_range_and_so_no_noise(smooth, gradients):
+    flat = np.full((1, *SHAPE), 0.3, np.float32)
+    got = smooth(flat, class_index=0, num_samples=5, noise_level=0.5)
+    np.testing.assert_array_equal(got["gradients"], gradients(flat, class_index=0)["gradients"])
+
+
+def test_the_error_falls_as_one_over_the_square_root_of_n(smooth, images):
+    few = smooth(images, class_index=0, num_samples=50, noise_level=0.3)
+    many = smooth(images, class_index=0, num_samples=50 * 64, noise_level=0.3)
+    np.testing.assert_allclose(few["relative_error"] / many["relative_error"], 8, rtol=0.1)
+    # What is reported is what is there: the distance to the known mean.
+    x = images.astype(np.float64)
+    sigma = np.array([sigma_of(image, 0.3) for image in x]).reshape(-1, 1, 1, 1)
+    exact = 3 * x**2 + 3 * sigma**2
+    distance = np.linalg.norm((few["gradients"] - exact).reshape(4, -1), axis=1)
+    actual = distance / np.linalg.norm(exact.reshape(4, -1), axis=1)
+    np.testing.assert_allclose(few["relative_error"], actual, rtol=0.4)
+
+
+def test_one_sample_has_no_spread_to_tell_of(smooth, images):
+    got = smooth(images, class_index=0, num_samples=1)
+    assert np.isfinite(got["gradients"]).all()
+    assert np.isnan(got["variance"]).all()
+    assert np.isnan(got["relative_error"]).all()
+
+
+def test_smoothgrad_squared_follows_from_mean_and_variance(smooth, images):
+    n, level = 6, 0.3
+    got = smooth(images, class_index=0, num_samples=n, noise_level=level, seed=3)
+    squared = got["variance"] * (n - 1) / n + got["gradients"] ** 2
+    sigma = sigma_of(images[0], level)
+    samples = np.stack([3 * (images[0] + sigma * noise(3, i)) ** 2 for i in range(n)])
+    np.testing.assert_allclose(squared[0], (samples**2).mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_examples_of_one_batch_have_parameters_of_their_own(smooth, images):
+    parameters = {"num_samples": [3, 9, 1, 6], "noise_level": [0.1, 0.5, 0.3, 0.0], "seed": [1, 2, 3, 4]}
+    parameters["class_index"] = [0, 1, 0, 0]
+    together = smooth(images, **parameters)
+    for b in range(4):
+        alone = smooth(images[[b] * 4], **{name: [values[b]] * 4 for name, values in parameters.items()})
+        for name in ("gradients", "saliency", "variance", "relative_error", "score", "class_index"):
+            np.testing.assert_array_equal(together[name][b], alone[name][0], err_msg=name)
+
+
+def test_seeds_reproduce_and_differ(smooth, images):
+    first, again = (smooth(images, class_index=0, num_samples=4, seed=8) for _ in range(2))
+    np.testing.assert_array_equal(first["gradients"], again["gradients"])
+    other = smooth(images, class_index=0, num_samples=4, seed=9)
+    assert np.abs(first["gradients"] - other["gradients"]).max() > 1e-3
+
+
+def test_compiled_and_uncompiled_draw_the_same_noise(signatures_of, smooth, images):
+    plain = signatures_of(cubic, SHAPE, compile="none", methods=("smooth",))
+    parameters = {"class_index": 0, "num_samples": 4, "noise_level": 0.3, "seed": 21}
+    got = plain("explain_smooth", images, **parameters)
+    np.testing.assert_allclose(
+        got["gradients"], smooth(images, **parameters)["gradients"], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_compiled_and_uncompiled_noise_agree_to_float32_rounding():
+    arguments = (tf.constant([1, 2, -3]), tf.constant(5))
+    compiled = tf.function(lambda s, i: standard_normal(s, i, (33, 7)), jit_compile=True)(*arguments)
+    plain = tf.function(lambda s, i: standard_normal(s, i, (33, 7)))(*arguments)
+    np.testing.assert_allclose(compiled, plain, atol=4e-6)
+
+
+def test_the_noise_is_standard_normal_and_independent():
+    draws = standard_normal(tf.range(20), tf.constant(0), (5000,)).numpy().astype(np.float64)
+    n = draws.size
+    assert abs(draws.mean()) < 5 / np.sqrt(n)
+    assert abs(draws.var() - 1) < 5 * np.sqrt(2 / n)
+    assert abs((draws**3).mean()) < 5 * np.sqrt(15 / n)
+    assert abs((draws**4).mean() - 3) < 5 * np.sqrt(96 / n)
+    correlation = np.corrcoef(draws) - np.eye(20)
+    assert np.abs(correlation).max() < 5 / np.sqrt(5000)
+    halves = np.corrcoef(draws[:, :2500].ravel(), draws[:, 2500:].ravel())[0, 1]
+    assert abs(halves) < 5 / np.sqrt(n / 2)
+    other_sample = standard_normal(tf.range(20), tf.constant(1), (5000,)).numpy()
+    assert abs(np.corrcoef(draws.ravel(), other_sample.ravel())[0, 1]) < 5 / np.sqrt(n)
+
+
+def test_sigma_is_a_fraction_of_the_range_of_each_example():
+    x = tf.constant([[[[0.0, 2.0]], [[-1.0, 1.0]]], [[[5.0, 5.0]], [[5.5, 5.0]]]])
+    np.testing.assert_allclose(input_range(x), [3.0, 0.5])
+
+
+def test_smoothgrad_equals_that_of_pair_saliency_on_the_same_noise(smooth, images, monkeypatch):
+    n, level, seed = 8, 0.2, 13
+    sample = iter(range(n))
+
+    def same_noise(mean: float, scale: float, shape: tuple[int, ...]) -> np.ndarray:
+        assert mean == 0
+        return scale * noise(seed, next(sample)).reshape(shape)
+
+    monkeypatch.setattr(np.random, "normal", same_noise)
+
+    class CubicGradient(pair.GradientSaliency):
+        def GetMask(self, x_value, call_model_function=None, call_model_args=None):  # noqa: N802
+            return 3 * x_value**2
+
+    expected = CubicGradient().GetSmoothedMask(
+        images[0].astype(np.float64), None, stdev_spread=level, nsamples=n, magnitude=False
+    )
+    got = smooth(images[:1], class_index=0, num_samples=n, noise_level=level, seed=seed)
+    np.testing.assert_allclose(got["gradients"][0], expected, rtol=2e-5, atol=2e-6)
