@@ -1,0 +1,139 @@
+"""From options to a connected client."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from saliency_client.cli.errors import CommandError, UsageError
+
+if TYPE_CHECKING:
+    from saliency_client import TLS, SaliencyClient
+
+TOKEN_VARIABLE = "SALIENCY_TOKEN"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """What the options say about the server; `local` is a version directory in place of one."""
+
+    server: str | None
+    model: str | None
+    version: int | None
+    label: str | None
+    timeout: float
+    tls: bool
+    ca: Path | None
+    cert: Path | None
+    key: Path | None
+    server_name: str | None
+    token_file: Path | None
+    metadata: tuple[str, ...]
+    local: Path | None
+
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """The options that make a connection."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+
+@contextmanager
+def connect(connection: Connection) -> Iterator[SaliencyClient]:
+    """A client for the server and model of the options, closed at the end.
+
+    Raises:
+        UsageError: there is no server or no model, or options do not go together.
+        CommandError: `local` is asked for without TensorFlow installed.
+    """
+    from saliency_client import OptionError, SaliencyClient
+
+    with ExitStack() as stack:
+        target, model = _target(connection, stack)
+        try:
+            client = SaliencyClient(
+                target,
+                model=model,
+                version=connection.version,
+                label=connection.label,
+                timeout=connection.timeout,
+                tls=_tls(connection),
+                token=_token(connection),
+                metadata=[_pair(item) for item in connection.metadata],
+                user_agent="saliency-client-cli",
+            )
+        except OptionError as error:
+            raise UsageError(str(error), hint=_option_hint(error.hint)) from error
+        yield stack.enter_context(client)
+
+
+def _target(connection: Connection, stack: ExitStack) -> tuple[str | list[str], str]:
+    if connection.local is not None:
+        for option in ("server", "model"):
+            source = click.get_current_context().get_parameter_source(option)
+            if source is click.core.ParameterSource.COMMANDLINE:
+                raise UsageError(f"--local runs without a server; leave --{option} out")
+        return stack.enter_context(_local_server(connection.local))
+    if connection.server is None:
+        raise UsageError(
+            "no server is given",
+            hint="give --server HOST:PORT (TensorFlow Serving's gRPC port is 8500), or set SALIENCY_SERVER",
+        )
+    if connection.model is None:
+        raise UsageError("no model is given", hint="give --model NAME, or set SALIENCY_MODEL")
+    targets = [target.strip() for target in connection.server.split(",") if target.strip()]
+    return (targets if len(targets) > 1 else connection.server), connection.model
+
+
+@contextmanager
+def _local_server(version_dir: Path) -> Iterator[tuple[str, str]]:
+    try:
+        from saliency_exporter.quiet import import_tensorflow
+
+        import_tensorflow()
+        from saliency_exporter.errors import ExportError
+        from saliency_exporter.serving import local_target
+    except ImportError as error:
+        raise CommandError(
+            f"--local needs TensorFlow, and it cannot be imported: {error}",
+            hint="pip install 'saliency-serving[exporter]', or ask a server with --server",
+        ) from error
+    with ExitStack() as stack:
+        try:
+            target = stack.enter_context(local_target(version_dir))
+        except ExportError as error:
+            raise CommandError(str(error), hint=error.hint) from error
+        yield target
+
+
+def _tls(connection: Connection) -> bool | TLS:
+    from saliency_client import TLS
+
+    if not (connection.tls or connection.ca or connection.cert or connection.key or connection.server_name):
+        return False
+    return TLS(connection.ca, connection.cert, connection.key, connection.server_name)
+
+
+def _token(connection: Connection) -> str | Callable[[], str] | None:
+    path = connection.token_file
+    if path is not None:
+        # Read for every request: whoever rotates a token rewrites its file.
+        return lambda: path.read_text().strip()
+    return os.environ.get(TOKEN_VARIABLE) or None
+
+
+def _pair(item: str) -> tuple[str, str]:
+    key, separator, value = item.partition("=")
+    if not separator:
+        raise UsageError(f"--metadata {item!r} is not KEY=VALUE")
+    return key, value
+
+
+def _option_hint(hint: str | None) -> str | None:
+    return hint.replace("tls=True", "--tls") if hint else None

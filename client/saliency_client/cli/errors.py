@@ -1,0 +1,131 @@
+"""What a command says and returns when it fails: `error: …`, `hint: …`, an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+
+from saliency_client.cli.text import one_line
+
+FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+RPC_BASE = 64
+
+
+class CommandError(Exception):
+    """A failure that a command finds by itself."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(click.UsageError):
+    """Wrong arguments, with the next step."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+# The library's own hints speak of its functions; these speak of options.
+_HINTS = {
+    "ModelNotFound": "compare --model, --version and --label with the server's configuration; "
+    "`saliency-client status --wait 60` waits for a model that is still loading",
+    "SignatureNotFound": "`saliency-client signatures` lists what the model offers",
+    "UnknownMethod": "`saliency-client signatures` lists what the model offers",
+    "QueueFull": "lower --concurrency, or add servers",
+    "TLSError": "give --tls, --ca and --server-name as the server's certificate needs, "
+    "or none of them where it has none",
+    "Unavailable": "check that TensorFlow Serving runs there and that this is its gRPC port (8500 by "
+    "default, not the REST port 8501); `saliency-client status --wait 60` waits until it is up",
+    "DeadlineExceeded": "give a longer --timeout or a smaller --num-samples; the first request after a "
+    "start may wait for XLA to compile",
+    "NotReady": "give --wait more seconds, or look into the server's log",
+    "InvalidArgument": "`saliency-client signatures` shows what the model takes",
+    "ResourceExhausted": "lower --concurrency or --num-samples",
+    "AccessDenied": "give --token-file or SALIENCY_TOKEN, or --cert and --key",
+}
+
+
+def run(invoke: Callable[[], Any]) -> NoReturn:
+    """Run a command to its exit code; a traceback is shown only with SALIENCY_DEBUG=1."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        result = invoke()
+        sys.stdout.flush()
+    except Exception as error:
+        if debugging():
+            import traceback
+
+            traceback.print_exception(error)
+        sys.exit(_report(error))
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def debugging() -> bool:
+    """Whether SALIENCY_DEBUG asks for tracebacks."""
+    return os.environ.get("SALIENCY_DEBUG", "0") not in ("", "0")
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code for what a command raised."""
+    if isinstance(error, click.ClickException):
+        return error.exit_code
+    if isinstance(error, click.Abort):
+        return INTERRUPTED
+    code = getattr(error, "code", None)
+    # grpc.StatusCode's value is its number and its name; grpc is not imported for it.
+    value = getattr(code, "value", None)
+    return RPC_BASE + int(value[0]) if isinstance(value, tuple) else FAILURE
+
+
+def describe(error: Exception) -> tuple[str, str | None]:
+    """The sentence and the next step, without control characters."""
+    if isinstance(error, click.ClickException):
+        message, hint = error.format_message(), getattr(error, "hint", None) or _usage_hint(error)
+    elif isinstance(error, OSError) and not hasattr(error, "hint"):
+        where = f"{error.filename}: " if error.filename else ""
+        message, hint = f"{where}{error.strerror or error}", None
+    elif isinstance(error, CommandError) or _is_ours(error):
+        message, hint = str(error), _HINTS.get(type(error).__name__, getattr(error, "hint", None))
+    else:
+        message = f"unexpected {type(error).__name__}: {error}"
+        hint = "SALIENCY_DEBUG=1 shows where; please report it"
+    return one_line(message), one_line(hint) if hint else None
+
+
+def _is_ours(error: Exception) -> bool:
+    from saliency_client._errors import SaliencyError
+
+    return isinstance(error, SaliencyError)
+
+
+def print_error(message: str, hint: str | None) -> None:
+    """`error: …` and `hint: …` to stderr."""
+    from saliency_client.cli.text import styled
+
+    click.echo(f"{styled('error:', 'red', sys.stderr)} {message}", err=True)
+    if hint:
+        click.echo(f"{styled('hint:', 'cyan', sys.stderr)} {hint}", err=True)
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, click.Abort):
+        click.echo("interrupted", err=True)
+    elif isinstance(error, BrokenPipeError):
+        # Python flushes stdout once more at exit, and would complain about the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    else:
+        print_error(*describe(error))
+    return exit_code(error)
+
+
+def _usage_hint(error: click.ClickException) -> str | None:
+    context = getattr(error, "ctx", None)
+    return f"`{context.command_path} --help` lists the options" if context is not None else None

@@ -1,0 +1,144 @@
+"""Options that several commands share.
+
+| decorator            | options                                                          | gives           |
+|----------------------|------------------------------------------------------------------|-----------------|
+| `connection_options` | --server --model --version --label --timeout                     | `connection`    |
+|                      | --tls --ca --cert --key --server-name --token-file --metadata    |                 |
+| `local_option`       | --local                                                          | in `connection` |
+| `output_options`     | --json -q/--quiet -v/--verbose                                   | `output`        |
+| `photo_options`      | --resize --max-pixels                                            | by their names  |
+| `recursive_option`   | -r/--recursive                                                   | `recursive`     |
+| `fail_fast_option`   | --fail-fast                                                      | `fail_fast`     |
+| `concurrency_option` | --concurrency                                                    | `concurrency`   |
+| `labels_option`      | --labels                                                         | `labels`        |
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from saliency_client.cli.connection import Connection
+from saliency_client.cli.errors import UsageError
+from saliency_client.cli.output import Output
+from saliency_client.cli.sections import option
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+_server = functools.partial(option, section="Server")
+_images = functools.partial(option, section="Images")
+_output = functools.partial(option, section="Output")
+
+_CONNECTION = (
+    _server(
+        "-s",
+        "--server",
+        metavar="HOST:PORT",
+        envvar="SALIENCY_SERVER",
+        show_envvar=True,
+        help="gRPC address of TensorFlow Serving, or several with commas.",
+    ),
+    _server("-m", "--model", metavar="NAME", envvar="SALIENCY_MODEL", show_envvar=True, help="Model to ask."),
+    _server("--version", type=click.IntRange(min=0), metavar="N", help="Version; default: the latest."),
+    _server("--label", metavar="LABEL", help="Version label, such as stable, instead of a number."),
+    _server(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="For each request, retries included.",
+    ),
+    _server("--tls", is_flag=True, help="Encrypt; implied by --ca and --cert."),
+    _server("--ca", type=FILE, help="PEM file of who signed the server's certificate."),
+    _server("--cert", type=FILE, help="PEM file of this client's certificate."),
+    _server("--key", type=FILE, help="PEM file of its key."),
+    _server("--server-name", metavar="NAME", help="Name in the server's certificate."),
+    _server(
+        "--token-file",
+        type=FILE,
+        help="File of a bearer token, read for every request; or set SALIENCY_TOKEN.",
+    ),
+    _server("--metadata", metavar="KEY=VALUE", multiple=True, help="Sent with every request; repeatable."),
+)
+
+local_option = _server(
+    "--local",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="VERSION_DIR",
+    help="Run an exported model in this process instead of asking a server; needs TensorFlow.",
+)
+
+recursive_option = _images("-r", "--recursive", is_flag=True, help="Enter subfolders too.")
+
+fail_fast_option = _images("--fail-fast", is_flag=True, help="Stop at the first image that fails.")
+
+concurrency_option = _images(
+    "--concurrency",
+    type=click.IntRange(1, 256),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Images on their way at a time.",
+)
+
+labels_option = _images(
+    "--labels",
+    type=FILE,
+    help="Class names, one a line or a JSON list, where the model brings none.",
+)
+
+
+def photo_options(command: Command) -> Command:
+    """How a photo becomes a model input."""
+    from_photo = _images(
+        "--resize",
+        type=click.Choice(["crop", "stretch", "pad"]),
+        default="crop",
+        show_default=True,
+        help="Cut the largest centred part, ignore the aspect, or add grey bars.",
+    )
+    bound = _images(
+        "--max-pixels",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Refuse larger photos; default: 178956970, as Pillow.",
+    )
+    return from_photo(bound(command))
+
+
+def connection_options(command: Command) -> Command:
+    """Which model of which server, and how to reach it."""
+
+    @functools.wraps(command)
+    def with_connection(*arguments: Any, **options: Any) -> Any:
+        connection = Connection(**{name: options.pop(name, None) for name in Connection.field_names()})
+        return command(*arguments, connection=connection, **options)
+
+    for decorate in reversed(_CONNECTION):
+        with_connection = decorate(with_connection)
+    return with_connection  # type: ignore[return-value]
+
+
+def output_options(command: Command) -> Command:
+    """Who reads the output."""
+
+    @functools.wraps(command)
+    def with_output(*arguments: Any, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> Any:
+        if as_json + quiet + verbose > 1 and not (as_json and verbose):
+            raise UsageError("--json, --quiet and --verbose exclude one another", hint="give one of them")
+        output = Output("json" if as_json else "quiet" if quiet else "human", verbose)
+        return command(*arguments, output=output, **options)
+
+    for decorate in (
+        _output("-v", "--verbose", is_flag=True, help="Tell the details of the work on stderr."),
+        _output("-q", "--quiet", is_flag=True, help="Print bare results alone."),
+        _output("--json", "as_json", is_flag=True, help="Print one JSON object a line."),
+    ):
+        with_output = decorate(with_output)
+    return with_output  # type: ignore[return-value]

@@ -1,0 +1,179 @@
+"""An explanation and its photo to a file's bytes, in any style and format."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saliency_client import maps, render
+from saliency_client.cli.errors import CommandError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from saliency_client import Explanation
+    from saliency_client.images import Photo
+
+STYLES = ("overlay", "heatmap", "masked", "panel")
+PICTURE_FORMATS = frozenset({"png", "jpg"})
+_JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a picture is drawn; None where the style's own default holds."""
+
+    style: str = "overlay"
+    colormap: str | None = None
+    opacity: float | None = None
+    clip: float = maps.DEFAULT_CLIP
+    signed: bool = False
+
+    def check(self) -> None:
+        """Raise UsageError for options that do not go together, or an unknown color map."""
+        if self.signed and self.style in ("masked", "panel"):
+            shows = "the positive and the negative part already" if self.style == "panel" else "no sign"
+            raise UsageError(f"--signed is for overlay and heatmap; {self.style} shows {shows}")
+        if self.opacity is not None and self.style != "overlay":
+            raise UsageError(f"--opacity is for overlay, not for {self.style}")
+        if self.colormap is None:
+            return
+        if self.style == "masked":
+            raise UsageError("--colormap is not for masked, which keeps the photo's colors")
+        try:
+            render.colormap_name(self.colormap)
+        except ValueError as error:
+            raise UsageError(str(error), hint="cmap-docs.readthedocs.io shows all of them") from error
+
+
+def needed_outputs(look: Look, formats: Iterable[str], offered: Iterable[str]) -> list[str]:
+    """The outputs of a signature that files of these formats are made of, and no others.
+
+    Args:
+        look: how pictures are drawn.
+        formats: "png", "jpg", "npy" or "npz".
+        offered: the outputs that the signature has.
+    """
+    available = list(offered)
+    if "npz" in formats:
+        return available
+    needed = {"class_index", "score", "probability", "label", "relative_error"}
+    if look.signed or (look.style == "panel" and PICTURE_FORMATS.intersection(formats)):
+        needed.add("gradients")
+    if not look.signed and (look.style != "panel" or "npy" in formats):
+        needed.add("saliency")
+    return [name for name in available if name in needed]
+
+
+def encode(
+    explanation: Explanation, photo: Photo, look: Look, format: str, facts: Mapping[str, Any], software: str
+) -> bytes:
+    """The bytes of one file.
+
+    Args:
+        explanation: of one image, B = 1.
+        photo: that image.
+        look: how it is drawn.
+        format: "png", "jpg", "npy" or "npz".
+        facts: written into pictures as text, and into the caption of a panel.
+        software: who made the picture; written into it.
+
+    Raises:
+        CommandError: the map holds NaN or infinity.
+    """
+    stream = io.BytesIO()
+    if format == "npz":
+        np.savez(stream, allow_pickle=False, box=np.asarray(photo.box), **_arrays(explanation))
+    elif format == "npy":
+        np.save(stream, _values(explanation, look), allow_pickle=False)
+    else:
+        _save(draw(explanation, photo, look, facts), stream, format, facts, software)
+    return stream.getvalue()
+
+
+def draw(explanation: Explanation, photo: Photo, look: Look, facts: Mapping[str, Any]) -> Image.Image:
+    """The picture of one explanation, B = 1.
+
+    Raises:
+        CommandError: the map holds NaN or infinity.
+    """
+    scale: dict[str, Any] = {"clip": look.clip}
+    colored = {**scale, "colormap": look.colormap}
+    try:
+        if look.style == "panel":
+            gradients = _only(explanation, "gradients")
+            title, subtitle = caption(facts)
+            return render.panel(
+                photo.picture, gradients, photo.box, title=title, subtitle=subtitle, **colored
+            )
+        values = _values(explanation, look)
+        if look.style == "masked":
+            return render.masked(photo.picture, values, photo.box, **scale)
+        if look.style == "heatmap":
+            return render.heatmap(photo.picture, values, photo.box, signed=look.signed, **colored)
+        opacity = render.DEFAULT_OPACITY if look.opacity is None else look.opacity
+        return render.overlay(
+            photo.picture, values, photo.box, signed=look.signed, opacity=opacity, **colored
+        )
+    except ValueError as error:
+        raise CommandError(
+            f"no picture can be drawn: {error}", hint="--format npz keeps the raw values"
+        ) from error
+
+
+def caption(facts: Mapping[str, Any]) -> tuple[str, str]:
+    """What a panel says above: the class and its probability; the method, the model and the score."""
+    index, label, probability = facts.get("class_index"), facts.get("label"), facts.get("probability")
+    name = f"{label} ({index})" if label else f"class {index}"
+    title = name if probability is None else f"{name}, {100 * probability:.1f} %"
+    version = f" version {facts['version']}" if facts.get("version") else ""
+    parts = [f"{facts.get('method')}, {facts.get('model')}{version}"]
+    if facts.get("score") is not None:
+        parts.append(f"score {facts['score']:.2f}")
+    if facts.get("relative_error") is not None:
+        parts.append(f"relative error {facts['relative_error']:.2f}")
+    return title, ", ".join(parts)
+
+
+def _values(explanation: Explanation, look: Look) -> maps.FloatArray:
+    """The map [H, W] that is drawn: Simonyan's, or the signed sum over channels."""
+    if look.signed:
+        return maps.signed(_only(explanation, "gradients"))
+    return _only(explanation, "saliency")
+
+
+def _only(explanation: Explanation, output: str) -> maps.FloatArray:
+    values = explanation.outputs.get(output)
+    if values is None:
+        raise CommandError(
+            f"signature explain_{explanation.method} has no output {output!r}",
+            hint="export the model again with saliency-exporter",
+        )
+    return np.asarray(values[0], np.float32)
+
+
+def _arrays(explanation: Explanation) -> dict[str, Any]:
+    arrays = {}
+    for name, values in explanation.outputs.items():
+        arrays[name] = values[0].astype(str) if values.dtype == object else values[0]
+    return arrays
+
+
+def _save(
+    picture: Image.Image, stream: io.BytesIO, format: str, facts: Mapping[str, Any], software: str
+) -> None:
+    text = json.dumps({key: value for key, value in facts.items() if value is not None})
+    if format == "png":
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        info.add_text("Software", software)
+        info.add_text("Saliency", text)
+        picture.save(stream, "PNG", pnginfo=info)
+    else:
+        picture.save(stream, "JPEG", quality=_JPEG_QUALITY, comment=f"{software} {text}".encode())

@@ -1,0 +1,55 @@
+"""`saliency-client predict`."""
+
+from __future__ import annotations
+
+import click
+
+from saliency_client.cli.connection import Connection
+from saliency_client.cli.options import (
+    concurrency_option,
+    connection_options,
+    fail_fast_option,
+    labels_option,
+    local_option,
+    output_options,
+    photo_options,
+    recursive_option,
+)
+from saliency_client.cli.output import Output
+from saliency_client.cli.sections import command, option
+
+
+@command(no_args_is_help=True, short_help="Tell the most probable classes of images.")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@option(
+    "--top", type=click.IntRange(min=1), default=5, show_default=True, metavar="K", help="Classes to show."
+)
+@recursive_option
+@photo_options
+@labels_option
+@fail_fast_option
+@concurrency_option
+@connection_options
+@local_option
+@output_options
+def predict(images: tuple[str, ...], connection: Connection, output: Output, **options: object) -> int:
+    """Tell the most probable classes of images. IMAGE is a file, a folder, a pattern, or - for stdin.
+
+    A server gives class names with explanations alone, so that names cost one gradient for each class shown;
+    with --labels FILE they cost nothing.
+
+    \b
+    saliency-client predict cat.jpg
+    saliency-client predict photos/ --top 1 --json
+    cat cat.jpg | saliency-client predict -
+
+    \b
+    --json prints one line for each image:
+      image, status      status is "ok" or "failed"
+      model, predictions, milliseconds, notes
+                         ok; each prediction has rank, class_index, label, probability, score
+      error, hint, code  failed; code is the gRPC code's name or null
+    """  # noqa: D301
+    from saliency_client.cli.predict_run import Request, run
+
+    return run(Request(images=images, connection=connection, **options), output)  # type: ignore[arg-type]

@@ -1,0 +1,33 @@
+"""Help pages whose options stand in sections."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import click
+
+
+class _Option(click.Option):
+    def __init__(self, *arguments: Any, section: str = "Options", **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.section = section
+
+
+class SectionedCommand(click.Command):
+    """A command that lists its options by section, in the order in which sections first appear."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(context):
+            line = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
+            if line is not None:
+                sections.setdefault(getattr(parameter, "section", "Output"), []).append(line)
+        for name, lines in sections.items():
+            with formatter.section(name):
+                formatter.write_dl(lines)
+
+
+option = functools.partial(click.option, cls=_Option)
+command = functools.partial(click.command, cls=SectionedCommand)

@@ -1,0 +1,110 @@
+"""What people see of results: rich text, made of printable words alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from saliency_client.cli.text import printable
+
+_NAME_WIDTH = 36
+_LABEL_WIDTH = 24
+
+
+@dataclass(frozen=True)
+class Line:
+    """One explained class of one image.
+
+    Attributes:
+        name: the image's name, printable.
+        record: the fields of its JSON line.
+        width: of the column of names.
+        alone: the only result, which has room for more.
+    """
+
+    name: str
+    record: Mapping[str, Any]
+    width: int
+    alone: bool
+
+    def render(self) -> Text:
+        """The text to print."""
+        return self._block() if self.alone else self._row()
+
+    def _row(self) -> Text:
+        record = self.record
+        parts = [(column(self.name, self.width), "")]
+        if record["rank"] is not None:
+            parts.append((f"{record['rank']:>2}", "dim"))
+        parts += [
+            (column(class_name(record), _LABEL_WIDTH), "bold"),
+            (f"{percent(record['probability']):>7}", "green"),
+            (f"{record['milliseconds']:7.0f} ms", "dim"),
+        ]
+        if record["relative_error"] is not None:
+            parts.append((f"±{record['relative_error']:.2f}", "yellow"))
+        parts.append((self._files(), "cyan"))
+        return Text("  ").join(Text(text, style) for text, style in parts)
+
+    def _block(self) -> Text:
+        record = self.record
+        version = f" version {record['version']}" if record["version"] else ""
+        facts = [f"{record['method']} of {printable(record['model'])}{version}"]
+        if record["score"] is not None:
+            facts.append(f"score {record['score']:.2f}")
+        if record["relative_error"] is not None:
+            facts.append(f"relative error {record['relative_error']:.2f}")
+        facts.append(f"{record['milliseconds']:.0f} ms")
+        text = Text(class_name(record, with_index=True), "bold")
+        text.append(f"  {percent(record['probability'])}\n", "green")
+        text.append(", ".join(facts) + "\n", "dim")
+        text.append(self._files(), "cyan")
+        return text
+
+    def _files(self) -> str:
+        return "  ".join(printable(path) for path in self.record["files"]) or "stdout"
+
+
+def skipped(name: str) -> Text:
+    """An image that was done before."""
+    return Text(f"{name}  is done, skipped", "dim")
+
+
+def class_name(record: Mapping[str, Any], *, with_index: bool = False) -> str:
+    """The class's label, or its index where it has none."""
+    index, label = record["class_index"], record["label"]
+    if not label:
+        return f"class {index}"
+    return f"{printable(label)} ({index})" if with_index else printable(label)
+
+
+def percent(probability: float | None) -> str:
+    """A probability for people."""
+    return "" if probability is None else f"{100 * probability:.1f} %"
+
+
+def column(text: str, width: int) -> str:
+    """Text as wide as a column; what does not fit is cut in the middle."""
+    if cell_len(text) <= width:
+        return set_cell_size(text, width)
+    half = (width - 1) // 2
+    return set_cell_size(text, width - 1 - half) + "…" + text[-half:]
+
+
+def name_width(names: list[str]) -> int:
+    """The width of a column of names."""
+    return min(max((cell_len(name) for name in names), default=0), _NAME_WIDTH)
+
+
+def bar(share: float | None, cells: int, encoding: str) -> str:
+    """A bar of a length that tells a share of 1, in eighths of a cell where the terminal can show them."""
+    if share is None:
+        return ""
+    if not encoding.lower().startswith("utf"):
+        return "#" * round(share * cells)
+    whole, part = divmod(round(share * cells * 8), 8)
+    return "█" * whole + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[part]

@@ -1,0 +1,88 @@
+"""`saliency-client signatures`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from saliency_client.cli.connection import Connection
+from saliency_client.cli.options import connection_options, local_option, output_options
+from saliency_client.cli.output import Output
+from saliency_client.cli.sections import command
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from saliency_client import Signature, TensorSpec
+
+
+@command(short_help="Tell what a model takes and gives.")
+@connection_options
+@local_option
+@output_options
+def signatures(connection: Connection, output: Output) -> None:
+    """Tell what the model takes and gives: each signature's inputs, defaults and outputs.
+
+    \b
+    saliency-client signatures
+    saliency-client signatures --json | jq '.signatures.explain_smooth.inputs'
+
+    \b
+    --json prints one line: model, methods, and signatures by name, each with inputs and outputs by name;
+    those have dtype, shape (null for a free size, and as a whole for a free rank) and default.
+    """  # noqa: D301
+    from saliency_client.cli.connection import connect
+
+    with connect(connection) as client:
+        found = client.signatures()
+        methods = [signature.method for signature in found.values() if signature.method]
+    record = {
+        "model": connection.model,
+        "methods": methods,
+        "signatures": {name: _record(signature) for name, signature in found.items()},
+    }
+    output.result(record, lambda: _table(found), "\n".join(found))
+
+
+def _record(signature: Signature) -> dict[str, Any]:
+    def spec(one: TensorSpec) -> dict[str, Any]:
+        return {"dtype": one.dtype, "shape": None if one.shape is None else list(one.shape)}
+
+    return {
+        "inputs": {
+            name: {**spec(one), "default": _default(signature, name)}
+            for name, one in signature.inputs.items()
+        },
+        "outputs": {name: spec(one) for name, one in signature.outputs.items()},
+    }
+
+
+def _default(signature: Signature, name: str) -> Any:
+    if name not in signature.defaults:
+        return None
+    value = signature.defaults[name]
+    if value.dtype.kind == "f":
+        # float32's 0.15 is 0.15000000596 as a Python float.
+        return [float(str(one)) for one in value] if value.ndim else float(str(value[()]))
+    return [str(one) for one in value.ravel()] if value.dtype == object else value.tolist()
+
+
+def _table(found: Mapping[str, Signature]) -> Table:
+    from rich.table import Table
+
+    from saliency_client.cli.text import printable
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for header in ("signature", "", "name", "type", "default"):
+        table.add_column(header, overflow="fold")
+    for name, signature in found.items():
+        shown = printable(name)
+        for kind, specs in (("in", signature.inputs), ("out", signature.outputs)):
+            for key, spec in specs.items():
+                default = _default(signature, key) if kind == "in" else None
+                table.add_row(
+                    shown, kind, printable(key), str(spec), "" if default is None else printable(str(default))
+                )
+                shown = ""
+        table.add_section()
+    return table

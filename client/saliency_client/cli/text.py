@@ -1,0 +1,30 @@
+"""Text for terminals: nothing that a file name, a label or a server says may act on them."""
+
+from __future__ import annotations
+
+import os
+from typing import TextIO
+
+import click
+
+
+def printable(text: str) -> str:
+    """Replace control characters, escapes, direction marks and broken characters by their escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str) -> str:
+    """The same, with line breaks and runs of blanks as one blank."""
+    return printable(" ".join(text.split()))
+
+
+def styled(text: str, color: str, stream: TextIO) -> str:
+    """Text in a color, where the stream shows colors."""
+    return click.style(text, fg=color, bold=True) if shows_color(stream) else text
+
+
+def shows_color(stream: TextIO) -> bool:
+    """Whether a stream is a terminal with colors, and NO_COLOR is not set."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
