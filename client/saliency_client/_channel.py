@@ -218,9 +218,12 @@ ChannelT = TypeVar("ChannelT")
 class Channels(Generic[ChannelT]):
     """The channels of one client, one for each target, opened when first used.
 
-    A channel does not survive fork(): a child process that meets its parent's channel is told so, rather
-    than left to hang. A closed set stays closed.
+    gRPC does not work in a child made by fork() once its parent has connected, and may hang there; such a
+    child is told so instead, unless gRPC's own fork support is on. A closed set stays closed.
     """
+
+    _connected_in: int | None = None
+    """The process in which a client first opened a channel."""
 
     def __init__(self, open_channel: Callable[[str], ChannelT], *, owned: bool = True) -> None:
         self._open = open_channel
@@ -236,7 +239,7 @@ class Channels(Generic[ChannelT]):
         """The callable that sends bytes to an RPC and returns bytes, in the event loop if one is given.
 
         Raises:
-            ClientClosed: after `close`, or in a child process of the one that opened the channel.
+            ClientClosed: after `close`, or in a child made by fork() after its parent had connected.
         """
         if self._pid != os.getpid():
             self._after_fork()
@@ -247,6 +250,8 @@ class Channels(Generic[ChannelT]):
             with self._lock:
                 self.check_open()
                 if target not in self._channels:
+                    _check_fork(Channels._connected_in)
+                    Channels._connected_in = os.getpid()
                     self._channels[target] = self._open(target)
                 call = self._channels[target].unary_unary(path)  # type: ignore[attr-defined]
                 self._calls[target, path] = call
@@ -276,9 +281,18 @@ class Channels(Generic[ChannelT]):
 
     def _after_fork(self) -> None:
         if self._channels:
-            raise ClientClosed(
-                "this client was used before fork(), and gRPC does not work across fork()",
-                hint="make the client in the child process, or start processes with 'spawn' or 'forkserver'",
-            )
-        self._lock = threading.Lock()
+            _check_fork(self._pid)
+        self._lock = threading.Lock()  # the parent may have held it
+        self._channels.clear()
+        self._calls.clear()
         self._pid = os.getpid()
+
+
+def _check_fork(connected_in: int | None) -> None:
+    supported = os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower() in ("1", "true", "yes")
+    if connected_in not in (None, os.getpid()) and not supported:
+        raise ClientClosed(
+            "a client connected before fork(), and gRPC may hang in the child process",
+            hint="connect in the child only, start processes with 'spawn' or 'forkserver', or set "
+            "GRPC_ENABLE_FORK_SUPPORT=1 in the environment before Python starts",
+        )

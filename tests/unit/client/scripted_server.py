@@ -91,11 +91,13 @@ class ScriptedServer(
         self.typed_answers = True
         self.script: deque[Callable[[predict_pb2.PredictRequest, grpc.ServicerContext], object]] = deque()
         self.tamper: Callable[[predict_pb2.PredictResponse], None] = lambda response: None
+        self.corrupt: Callable[[bytes], bytes] = lambda answer: answer
         self.requests: list[predict_pb2.PredictRequest] = []
         self.metadata: list[dict[str, str | bytes]] = []
         self.metadata_calls = 0
         self.statuses = [(model.version, get_model_status_pb2.ModelVersionStatus.AVAILABLE, 0, "")]
         self.next_statuses: deque[list[tuple[int, int, int, str]]] = deque()
+        self.abandoned = 0
         self.running = 0
         self.most_running = 0
         self._lock = threading.Lock()
@@ -112,6 +114,17 @@ class ScriptedServer(
             context.abort(code, details)
 
         self.script.extend([refuse] * times)
+
+    def hang(self) -> None:
+        """Do not answer the next Predict call before the client gives up."""
+
+        def wait(request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> None:
+            gone = threading.Event()
+            if context.add_callback(gone.set):
+                gone.wait(30)
+            self.abandoned += 1
+
+        self.script.append(wait)
 
     def Predict(self, request, context):
         with self._lock:
@@ -186,6 +199,20 @@ class ScriptedServer(
             response.outputs[key].CopyFrom(to_proto(outputs[key], typed=self.typed_answers))
         self.tamper(response)
         return response
+
+
+class Corrupting(grpc.ServerInterceptor):
+    """Lets a service change the bytes of its Predict answers."""
+
+    def __init__(self, service: ScriptedServer) -> None:
+        self.service = service
+
+    def intercept_service(self, continuation, details):
+        handler = continuation(details)
+        if handler is None or not details.method.endswith("/Predict"):
+            return handler
+        serialize = handler.response_serializer
+        return handler._replace(response_serializer=lambda answer: self.service.corrupt(serialize(answer)))
 
 
 def from_proto(proto: tensor_pb2.TensorProto) -> np.ndarray:
@@ -275,6 +302,7 @@ def serving(
     service = ScriptedServer(model or LinearModel())
     server = grpc.server(
         futures.ThreadPoolExecutor(workers),
+        interceptors=[Corrupting(service)],
         options=[
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
