@@ -6,7 +6,7 @@ import keras
 
 
 def classifier() -> keras.Model:
-    """A nested convolutional classifier of 5 classes on 32×32 RGB, weights fixed and large enough to saturate."""
+    """A nested convolutional classifier, 32×32 RGB, 5 classes; fixed weights that saturate rectifiers."""
     keras.utils.set_random_seed(1)
     layers = keras.layers
     block = keras.Sequential(

@@ -43,6 +43,9 @@ class _LazyGroup(click.Group):
             return super().invoke(context)
         except ExportError as error:
             fail(error)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(130)
 
 
 def fail(error: ExportError) -> NoReturn:
@@ -201,38 +204,37 @@ def export(
     saliency-exporter export my_package.models:build models/mine --preprocessing pixels
     saliency-exporter export ResNet50 models/resnet --weights resnet50.weights.h5 --batch-sizes 1,8
     """
-    say = _Steps()
-    say("starting TensorFlow and loading the model")
-    _quiet_tensorflow()
-    from .labels import read_labels
-    from .preprocessing import resolve_preprocessing
-    from .saved_model import Export
-    from .saved_model import export as export_version
-    from .signatures import Settings
-    from .sources import load_source
+    with _Steps() as say:
+        say("starting TensorFlow and loading the model")
+        _quiet_tensorflow()
+        from .labels import read_labels
+        from .preprocessing import resolve_preprocessing
+        from .saved_model import Export
+        from .saved_model import export as export_version
+        from .signatures import Settings
+        from .sources import load_source
 
-    source = load_source(model, image_size=image_size or None, weights=weights, unsafe=unsafe)
-    names = source.labels
-    if labels is not None:
-        names = read_labels(labels, _classes_of(source))
-    job = Export(
-        source=source,
-        preprocessing=resolve_preprocessing(preprocessing, source),
-        settings=Settings(
-            methods=methods,
-            batch_sizes=batch_sizes,
-            compile=compile_,
-            target=target,
-            lowering=lowering,
-            max_samples=max_samples,
-            labels=names,
-        ),
-        name=name or model_dir.resolve().name,
-        score=score,
-    )
-    verify_step = _verify_in_own_process(xla_cache) if verify_ else None
-    final = export_version(job, model_dir, version=version, verify=verify_step, progress=say)
-    say.done()
+        source = load_source(model, image_size=image_size or None, weights=weights, unsafe=unsafe)
+        names = source.labels
+        if labels is not None:
+            names = read_labels(labels, _classes_of(source))
+        job = Export(
+            source=source,
+            preprocessing=resolve_preprocessing(preprocessing, source),
+            settings=Settings(
+                methods=methods,
+                batch_sizes=batch_sizes,
+                compile=compile_,
+                target=target,
+                lowering=lowering,
+                max_samples=max_samples,
+                labels=names,
+            ),
+            name=name or model_dir.resolve().name,
+            score=score,
+        )
+        verify_step = _verify_in_own_process(xla_cache) if verify_ else None
+        final = export_version(job, model_dir, version=version, verify=verify_step, progress=say)
     click.echo(str(final))
 
 
@@ -252,6 +254,15 @@ class _Steps:
         self.done()
         self.start = time.monotonic()
         click.echo(f"{message} …", err=True, nl=False)
+
+    def __enter__(self) -> _Steps:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.done()
+        elif self.start is not None:
+            click.echo(err=True)
 
     def done(self) -> None:
         if self.start is not None:

@@ -10,7 +10,5 @@ from saliency_exporter.sources import Source
 
 def source_of(call: Callable, input_shape: tuple[int, ...], name: str = "model") -> Source:
     """A source from any callable on a tensor."""
-    variables = tuple(getattr(call, "variables", ()))
-    return Source(
-        name, "test", call, input_shape, tf.float32, tuple(getattr(v, "value", v) for v in variables)
-    )
+    variables = tuple(v if isinstance(v, tf.Variable) else v.value for v in getattr(call, "variables", ()))
+    return Source(name, "test", call, input_shape, tf.float32, variables)

@@ -112,7 +112,7 @@ def test_a_result_does_not_depend_on_neighbours_position_or_padding(servable, im
     np.testing.assert_allclose(alone, full[2], rtol=1e-3, atol=1e-5 * np.abs(full[2]).max())
 
 
-@pytest.mark.parametrize("signature", ("serving_default", *EXPLAIN))
+@pytest.mark.parametrize("signature", ["serving_default", *EXPLAIN])
 def test_a_batch_beyond_the_largest_size_is_run_in_slices(servable, images, signature):
     whole = servable.predict(signature, {"images": images})
     parts = [servable.predict(signature, {"images": images[i : i + 4]}) for i in (0, 4, 8)]
@@ -171,7 +171,7 @@ def test_a_bad_parameter_is_an_invalid_argument_with_value_and_bound(
     assert error.value.code == tf.errors.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize("signature", ("serving_default", *EXPLAIN))
+@pytest.mark.parametrize("signature", ["serving_default", *EXPLAIN])
 def test_an_empty_batch_is_an_invalid_argument(servable, images, signature):
     with pytest.raises(ServableError, match="images has batch size 0") as error:
         servable.predict(signature, {"images": images[:0]})

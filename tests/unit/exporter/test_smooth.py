@@ -188,7 +188,7 @@ def test_smoothgrad_equals_that_of_pair_saliency_on_the_same_noise(smooth, image
     monkeypatch.setattr(np.random, "normal", same_noise)
 
     class CubicGradient(pair.GradientSaliency):
-        def GetMask(self, x_value, call_model_function=None, call_model_args=None):  # noqa: N802
+        def GetMask(self, x_value, call_model_function=None, call_model_args=None):
             return 3 * x_value**2
 
     expected = CubicGradient().GetSmoothedMask(

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[2]
+
+
+def run(*arguments: str, cwd: Path = TESTS, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "saliency_exporter", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_help_names_every_command_and_does_not_import_tensorflow():
+    done = run("--help")
+    assert done.returncode == 0
+    for command in ("export", "verify", "inspect", "serve", "demo"):
+        assert command in done.stdout
+    check = (
+        "import sys, saliency_exporter.cli\n"
+        "try: saliency_exporter.cli.main(['export', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", check], capture_output=True, check=False).returncode == 0
+
+
+def test_export_prints_the_directory_alone_on_stdout_and_no_noise(tmp_path):
+    options = ["--preprocessing", "tf", "--compile", "none", "--batch-sizes", "1"]
+    done = run("export", "models:classifier", str(tmp_path / "m"), *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'm' / '1'}\n"
+    steps = (
+        "loading the model",
+        "tracing",
+        "signatures",
+        "reference",
+        "saving",
+        "verifying",
+        "explain_smooth",
+    )
+    positions = [done.stderr.index(step) for step in steps]
+    assert positions == sorted(positions)
+    for noise in ("WARNING", "I0000", "E0000", "cuda", "oneDNN", "Traceback"):
+        assert noise not in done.stderr
+
+
+def test_verify_prints_a_table_and_says_that_all_is_equal(uncompiled_version):
+    done = run("verify", str(uncompiled_version))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["signature", "batch", "first", "call", "next", "call", "score", "map"]
+    assert len([line for line in lines if line.endswith("ok")]) == 12
+    assert lines[-1] == "all equal; 8 warmup records run"
+
+
+def test_verify_as_json_is_one_object(uncompiled_version):
+    done = run("verify", str(uncompiled_version), "--json")
+    report = json.loads(done.stdout)
+    assert report["passed"] is True
+    assert report["problems"] == []
+    assert len(report["rows"]) == 12
+
+
+def test_inspect_shows_what_a_version_holds(exported_version):
+    done = run("inspect", str(exported_version))
+    assert done.returncode == 0
+    for text in (
+        "uint8 [batch, 32 × 32 × 3]",
+        "5, from ant to eel",
+        "1 × relu, 1 × relu6, 1 × swish",
+        "xla for cpu, batch sizes [1, 4]",
+        "max_samples 200",
+        "12 calls equal",
+    ):
+        assert text in done.stdout, text
+    assert json.loads(run("inspect", str(exported_version), "--json").stdout)["classes"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "hint"),
+    [
+        (["export", "no-such-model", "m"], "no model 'no-such-model'", "MODEL is"),
+        (["export", "MobileNetv2", "m"], "no model 'MobileNetv2'", "did you mean MobileNetV2"),
+        (["export", "missing.keras", "m"], "missing.keras", None),
+        (["export", "models:classifier", "m"], "preprocessing", "--preprocessing"),
+        (["export", "models:classifier", "m", "--preprocessing", "vgg"], "'vgg'", "--preprocessing"),
+        (["export", "models:nothing", "m", "--preprocessing", "tf"], "'nothing'", "classifier"),
+        (
+            ["export", "models:classifier", "m", "--preprocessing", "tf", "--labels", "none.txt"],
+            "none.txt",
+            None,
+        ),
+        (["verify", "nowhere"], "nowhere is not an exported version", "name the directory of one version"),
+        (["inspect", "nowhere"], "nowhere is not an exported version", "name the directory of one version"),
+    ],
+)
+def test_a_mistake_is_one_sentence_a_next_step_and_exit_code_1(tmp_path, arguments, error, hint):
+    done = run(*[str(tmp_path / "m") if a == "m" else a for a in arguments])
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert error in said[0]
+    if hint:
+        assert hint in done.stderr.split("hint: ", 1)[1]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "m").exists() or list((tmp_path / "m").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--batch-sizes", "4,2"], "must be positive and ascending"),
+        (["--batch-sizes", "0,2"], "must be positive and ascending"),
+        (["--batch-sizes", "two"], "is not a list of numbers"),
+        (["--methods", "gradients,lime"], "'lime' is not one of gradients, guided, smooth"),
+        (["--version", "0"], "0 is not in the range"),
+        (["--max-samples", "0"], "0 is not in the range"),
+    ],
+)
+def test_a_bad_option_is_a_usage_error_before_anything_is_loaded(tmp_path, option, message):
+    done = run("export", "models:classifier", str(tmp_path / "m"), *option)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_a_corrupt_model_file_is_named(tmp_path):
+    (tmp_path / "broken.keras").write_bytes(b"PK\x03\x04 this is no model")
+    done = run("export", "broken.keras", "m", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "broken.keras" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_without_rectifier_is_refused_and_exports_without_guided(tmp_path):
+    (tmp_path / "plain.py").write_text(
+        "import keras\n"
+        "def make():\n"
+        "    layers = keras.layers\n"
+        "    return keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(3)])\n"
+    )
+    options = ["--preprocessing", "none", "--compile", "none", "--batch-sizes", "1", "--no-verify"]
+    done = run("export", "plain:make", "m", *options, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "no rectifier" in done.stderr
+    assert "--methods gradients,smooth" in done.stderr
+    assert list((tmp_path / "m").iterdir()) == []
+    done = run("export", "plain:make", "m", *options, "--methods", "gradients,smooth", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "m" / "1" / "saved_model.pb").exists()
+
+
+def test_debugging_shows_the_traceback(tmp_path):
+    done = run("inspect", str(tmp_path), SALIENCY_DEBUG="1")
+    assert "Traceback" in done.stderr

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from callables import source_of
+from saliency_exporter.errors import ExportError
+from saliency_exporter.manifest import read_manifest
+from saliency_exporter.preprocessing import builtin
+from saliency_exporter.saved_model import Export, export, next_version
+from saliency_exporter.signatures import Settings
+from saliency_exporter.warmup import read_warmup
+
+TESTS = Path(__file__).parents[2]
+
+
+class Linear(tf.Module):
+    """Scores x·W with one variable, large enough that a copy of it would show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = tf.Variable(np.random.default_rng(0).normal(size=(4096, 100)).astype(np.float32))
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.nn.relu(x) @ self.weights
+
+
+def job(**settings) -> Export:
+    settings = {"batch_sizes": (1, 2), "compile": "none", **settings}
+    return Export(source_of(Linear(), (4096,)), builtin("none"), Settings(**settings), "linear")
+
+
+def test_versions_count_up(tmp_path):
+    assert next_version(tmp_path) == 1
+    for name in ("1", "12", "3", "notes", "latest", ".saliency-export-13-1-1"):
+        (tmp_path / name).mkdir()
+    assert next_version(tmp_path) == 13
+
+
+def test_an_export_is_one_numbered_directory_and_nothing_else(tmp_path):
+    assert export(job(), tmp_path / "m") == tmp_path / "m" / "1"
+    assert export(job(), tmp_path / "m") == tmp_path / "m" / "2"
+    assert export(job(), tmp_path / "m", version=7) == tmp_path / "m" / "7"
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["1", "2", "7"]
+
+
+def test_a_version_that_exists_is_never_touched(tmp_path):
+    export(job(), tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(ExportError, match=r"version 1 of .* exists already"):
+        export(job(), tmp_path, version=1)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_weights_are_stored_once_and_never_as_constants(tmp_path):
+    version = export(job(), tmp_path)
+    weights = 4096 * 100 * 4
+    variables = sum(p.stat().st_size for p in (version / "variables").iterdir())
+    assert weights <= variables < 1.01 * weights + 4096
+    assert (version / "saved_model.pb").stat().st_size < weights / 4
+
+
+def test_there_is_one_warmup_record_for_each_signature_and_batch_size(tmp_path):
+    version = export(job(), tmp_path)
+    records = [
+        (r.model_spec.signature_name, r.inputs["images"].tensor_shape.dim[0].size)
+        for r in read_warmup(version)
+    ]
+    signatures = ("serving_default", "explain_gradients", "explain_guided", "explain_smooth")
+    assert sorted(records) == sorted((s, n) for s in signatures for n in (1, 2))
+
+
+def test_the_manifest_says_what_was_made(tmp_path):
+    manifest = read_manifest(export(job(max_samples=30, labels=tuple(f"c{i}" for i in range(100))), tmp_path))
+    assert manifest["contract_version"] == 1
+    assert manifest["model"] == "linear"
+    assert manifest["input"] == {"name": "images", "shape": [None, 4096], "dtype": "float32"}
+    assert manifest["classes"] == 100
+    assert manifest["labels"][99] == "c99"
+    assert manifest["batch_sizes"] == [1, 2]
+    assert manifest["compile"] == "none"
+    assert manifest["max_samples"] == 30
+    assert manifest["score"]["head_assumed"] is True
+    assert manifest["methods"]["guided"] == {"activations": {"relu": 1}, "uncovered": 0}
+    assert manifest["tensorflow"] == tf.__version__
+
+
+def test_labels_must_be_as_many_as_classes(tmp_path):
+    with pytest.raises(ExportError, match="3 labels for 100 classes"):
+        export(job(labels=("a", "b", "c")), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_verification_publishes_nothing(tmp_path):
+    def refuse(directory: Path) -> dict:
+        assert (directory / "saved_model.pb").exists()
+        assert not directory.name.isdigit()
+        raise ExportError("it differs")
+
+    with pytest.raises(ExportError, match="it differs"):
+        export(job(), tmp_path, verify=refuse)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_base_path_that_is_a_file_is_an_error(tmp_path):
+    (tmp_path / "m").write_text("")
+    with pytest.raises(ExportError, match=r"m cannot be written: File exists"):
+        export(job(), tmp_path / "m")
+
+
+def test_an_export_that_is_running_is_left_alone_and_an_abandoned_one_removed(tmp_path):
+    abandoned = tmp_path / ".saliency-export-1-99999-5"
+    (abandoned / "variables").mkdir(parents=True)
+    inside: list[str] = []
+
+    def another(directory: Path) -> dict:
+        export(job(), tmp_path, version=5)
+        inside.extend(p.name for p in tmp_path.iterdir())
+        return {}
+
+    export(job(), tmp_path, verify=another)
+    assert not abandoned.exists()
+    assert [name for name in inside if name.startswith(".saliency-export-1-")]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "5"]
+
+
+def test_two_exports_of_one_number_leave_the_first_to_finish(tmp_path):
+    def overtake(directory: Path) -> dict:
+        export(job(), tmp_path, version=1)
+        return {}
+
+    with pytest.raises(ExportError, match=r"version 1 of .* exists already"):
+        export(job(), tmp_path, version=1, verify=overtake)
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+
+
+EXPORT = [sys.executable, "-m", "saliency_exporter", "export", "models:classifier"]
+OPTIONS = ["--preprocessing", "tf", "--compile", "none", "--batch-sizes", "1", "--no-verify"]
+
+
+def test_an_export_killed_at_any_moment_leaves_no_version_and_the_next_one_cleans_up(tmp_path):
+    model_dir = tmp_path / "m"
+    for line in ("computing the reference", "saving"):
+        process = subprocess.Popen(
+            [*EXPORT, str(model_dir), *OPTIONS], cwd=TESTS, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            seen = ""
+            while line not in seen:
+                seen += process.stderr.read(1)
+            time.sleep(0.2)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait(30)
+            process.stderr.close()
+        assert [p.name for p in model_dir.iterdir() if not p.name.startswith(".")] == []
+        assert [p for p in model_dir.iterdir() if p.name.startswith(".saliency-export-1-")]
+    subprocess.run(
+        [*EXPORT, str(model_dir), *OPTIONS], cwd=TESTS, check=True, capture_output=True, timeout=120
+    )
+    assert [p.name for p in model_dir.iterdir()] == ["1"]
+    assert json.loads((model_dir / "1" / "assets.extra" / "saliency.json").read_text())["model"] == "m"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs to mount a small tmpfs")
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(small)], check=False
+    ).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        with pytest.raises(ExportError, match="cannot be written") as error:
+            export(job(), small / "m")
+        assert "nothing was exported" in error.value.hint
+        assert list((small / "m").iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

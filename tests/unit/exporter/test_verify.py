@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from saliency_exporter.errors import ExportError
+from saliency_exporter.manifest import manifest_path
+from saliency_exporter.reference import reference_path
+from saliency_exporter.verify import verify
+
+
+@pytest.fixture
+def copy(uncompiled_version: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(uncompiled_version, tmp_path / "1"))
+
+
+def change(version: Path, name: str, function) -> None:
+    with np.load(reference_path(version)) as arrays:
+        reference = dict(arrays)
+    reference[name] = function(reference[name])
+    np.savez_compressed(reference_path(version), **reference)
+
+
+def test_a_good_export_passes_with_a_row_for_every_signature_and_batch_size(exported_version):
+    rows = []
+    report = verify(exported_version, progress=rows.append)
+    assert report.problems == ()
+    signatures = ("serving_default", "explain_gradients", "explain_guided", "explain_smooth")
+    assert [(row.signature, row.batch_size) for row in report.rows] == [
+        (s, n) for s in signatures for n in (1, 4, 5)
+    ]
+    assert rows == list(report.rows)
+    assert report.warmup_records == 8
+    # Two ways to compute the same float32 numbers: rounding, and nothing else.
+    assert all(row.score_error < 1e-5 for row in report.rows)
+
+
+@pytest.mark.parametrize("signature", ["explain_gradients", "explain_guided", "explain_smooth"])
+def test_maps_that_differ_by_5_percent_are_found(copy, signature):
+    change(copy, f"{signature}/gradients", lambda value: value * 1.05)
+    report = verify(copy)
+    assert report.problems
+    assert all(problem.startswith(signature) and "maps differ" in problem for problem in report.problems)
+
+
+def test_a_logit_that_differs_is_found(copy):
+    change(copy, "serving_default/logits", lambda value: value + 0.01 * np.abs(value).max())
+    assert any(
+        "serving_default" in problem and "scores differ" in problem for problem in verify(copy).problems
+    )
+
+
+def test_another_class_is_found(copy):
+    change(copy, "explain_gradients/class_index", lambda value: (value + 1) % 5)
+    assert any("class_index is" in problem for problem in verify(copy).problems)
+
+
+def test_a_label_that_is_wrong_is_found(copy):
+    manifest = json.loads(manifest_path(copy).read_text())
+    manifest["labels"].reverse()
+    manifest_path(copy).write_text(json.dumps(manifest))
+    assert any("label is" in problem for problem in verify(copy).problems)
+
+
+def test_weights_that_differ_are_found(copy):
+    data = next((copy / "variables").glob("variables.data*"))
+    content = bytearray(data.read_bytes())
+    content[200:400] = bytes(200)
+    data.write_bytes(content)
+    try:
+        report = verify(copy)
+    except ExportError:
+        return
+    assert report.problems
+
+
+def test_a_directory_that_is_no_export_is_named(tmp_path, exported_model):
+    with pytest.raises(ExportError, match="is not an exported version"):
+        verify(tmp_path)
+    with pytest.raises(ExportError) as error:
+        verify(exported_model)
+    assert "name a version in it" in error.value.hint
+
+
+def test_a_damaged_manifest_is_named(copy):
+    manifest_path(copy).write_text("{")
+    with pytest.raises(ExportError, match=r"saliency\.json cannot be read"):
+        verify(copy)
