@@ -117,14 +117,14 @@ class ScriptedServer(
 
     def hang(self) -> None:
         """Do not answer the next Predict call before the client gives up."""
+        self.script.append(self.wait_for_the_client_to_leave)
 
-        def wait(request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> None:
-            gone = threading.Event()
-            if context.add_callback(gone.set):
-                gone.wait(30)
+    def wait_for_the_client_to_leave(self, request, context: grpc.ServicerContext) -> None:
+        gone = threading.Event()
+        if context.add_callback(gone.set):
+            gone.wait(30)
+        with self._lock:
             self.abandoned += 1
-
-        self.script.append(wait)
 
     def Predict(self, request, context):
         with self._lock:
