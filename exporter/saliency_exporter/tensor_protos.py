@@ -15,6 +15,9 @@ Encoding = Literal["fields", "tensor_content"]
 # that a hundred bytes on the wire cannot ask for gigabytes.
 MAX_FILLED_BYTES = 64 << 20
 
+# DT_FLOAT_REF and its like are types of variables, not of values.
+_LAST_VALUE_DTYPE = 100
+
 _PACKED_FIELDS = {np.dtype(np.float32): 5, np.dtype(np.float64): 6}
 
 
@@ -29,7 +32,9 @@ def to_array(proto: tensor_pb2.TensorProto) -> np.ndarray:
     try:
         dtype = tf.dtypes.as_dtype(proto.dtype)
     except TypeError:
-        raise ValueError(f"unknown dtype {proto.dtype}") from None
+        dtype = None
+    if dtype is None or proto.dtype > _LAST_VALUE_DTYPE:
+        raise ValueError(f"no values of dtype {proto.dtype}")
     shape = [dim.size for dim in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0 or len(shape) > 254:
         raise ValueError("the shape is not fully defined")
