@@ -59,7 +59,7 @@ def run(request: Request, output: Output) -> int:
             measured.start()
             _in_threads(request.concurrency, lambda: measured.work(call))
     record = _record(request, measured)
-    output.result(record, lambda: _table(record), f"{record['images_per_second']:.2f}")
+    output.result(record, lambda: _table(record), [f"{record['images_per_second']:.2f}"])
     return 1 if measured.errors else 0
 
 

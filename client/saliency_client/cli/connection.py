@@ -49,27 +49,25 @@ def connect(connection: Connection) -> Iterator[SaliencyClient]:
     """A client for the server and model of the options, closed at the end.
 
     Raises:
-        UsageError: there is no server or no model, or options do not go together.
+        UsageError: there is no server or no model.
+        OptionError: options do not go together.
         CommandError: `local` is asked for without TensorFlow installed.
     """
-    from saliency_client import OptionError, SaliencyClient
+    from saliency_client import SaliencyClient
 
     with ExitStack() as stack:
         target, model = _target(connection, stack)
-        try:
-            client = SaliencyClient(
-                target,
-                model=model,
-                version=connection.version,
-                label=connection.label,
-                timeout=connection.timeout,
-                tls=_tls(connection),
-                token=_token(connection),
-                metadata=[_pair(item) for item in connection.metadata],
-                user_agent="saliency-client-cli",
-            )
-        except OptionError as error:
-            raise UsageError(str(error), hint=_option_hint(error.hint)) from error
+        client = SaliencyClient(
+            target,
+            model=model,
+            version=connection.version,
+            label=connection.label,
+            timeout=connection.timeout,
+            tls=_tls(connection),
+            token=_token(connection),
+            metadata=[_pair(item) for item in connection.metadata],
+            user_agent="saliency-client-cli",
+        )
         yield stack.enter_context(client)
 
 
@@ -133,7 +131,3 @@ def _pair(item: str) -> tuple[str, str]:
     if not separator:
         raise UsageError(f"--metadata {item!r} is not KEY=VALUE")
     return key, value
-
-
-def _option_hint(hint: str | None) -> str | None:
-    return hint.replace("tls=True", "--tls") if hint else None

@@ -79,6 +79,8 @@ def exit_code(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, click.Abort):
         return INTERRUPTED
+    if _is_option_error(error):
+        return USAGE
     code = getattr(error, "code", None)
     # grpc.StatusCode's value is its number and its name; grpc is not imported for it.
     value = getattr(code, "value", None)
@@ -94,6 +96,8 @@ def describe(error: Exception) -> tuple[str, str | None]:
         message, hint = f"{where}{error.strerror or error}", None
     elif isinstance(error, CommandError) or _is_ours(error):
         message, hint = str(error), _HINTS.get(type(error).__name__, getattr(error, "hint", None))
+        if hint and _is_option_error(error):
+            hint = hint.replace("tls=True", "--tls")
     else:
         message = f"unexpected {type(error).__name__}: {error}"
         hint = "SALIENCY_DEBUG=1 shows where; please report it"
@@ -104,6 +108,11 @@ def _is_ours(error: Exception) -> bool:
     from saliency_client._errors import SaliencyError
 
     return isinstance(error, SaliencyError)
+
+
+def _is_option_error(error: Exception) -> bool:
+    # By name: the library is not imported where it raised nothing.
+    return type(error).__name__ == "OptionError"
 
 
 def print_error(message: str, hint: str | None) -> None:

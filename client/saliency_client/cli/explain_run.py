@@ -142,7 +142,7 @@ def _to_do(jobs: list[Job], request: Request, output: Output) -> list[Job]:
         if is_done(job):
             files = [str(path) for path in job.files[0]]
             record = {"image": job.input.source, "status": "skipped", "file": files[0], "files": files}
-            output.result(record, lambda job=job: show.skipped(job.input.shown), None)  # type: ignore[misc]
+            output.result(record, lambda job=job: show.skipped(job.input.shown))  # type: ignore[misc]
     return [job for job in jobs if not is_done(job)]
 
 
@@ -182,11 +182,12 @@ def _finish(job: Job, results: list[Result], work: _Work, *, alone: bool) -> Non
             sys.stdout.buffer.write(result.contents[0])
             sys.stdout.buffer.flush()
         for path, content in zip(files, result.contents, strict=False):
-            _write(path, content, overwrite=work.request.existing == "overwrite")
+            if not (work.request.existing == "skip" and path.exists()):
+                _write(path, content, overwrite=work.request.existing == "overwrite")
         paths = [str(path) for path in files]
         record = {**result.record, "file": paths[0] if paths else None, "files": paths}
         line = show.Line(job.input.shown, record, width=work.name_width, alone=alone and len(results) == 1)
-        work.output.result(record, line.render, "\n".join(paths) if paths else None)
+        work.output.result(record, line.render, paths)
     for note in dict.fromkeys(note for result in results for note in result.record["notes"]):
         work.output.note(f"note: {job.input.shown}: {note}")
 
@@ -273,7 +274,7 @@ class _Work:
 
     def _facts(self, explanation: Explanation, rank: int | None) -> dict[str, Any]:
         index = _first(explanation.class_index)
-        label = _first(explanation.label)
+        label = _first(explanation.label) or None
         if label is None and index is not None and self.class_names and index < len(self.class_names):
             label = self.class_names[index]
         return {

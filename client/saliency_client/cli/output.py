@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import click
 
 from saliency_client.cli.errors import describe, print_error
-from saliency_client.cli.text import one_line, shows_color
+from saliency_client.cli.text import one_line, printable, shows_color
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -40,14 +40,14 @@ class Output:
     results_to_stderr: bool = False
 
     def result(
-        self, record: Mapping[str, Any], human: Callable[[], RenderableType], quiet: str | None = None
+        self, record: Mapping[str, Any], human: Callable[[], RenderableType], quiet: Sequence[str] = ()
     ) -> None:
         """Print one result in the form that was asked for.
 
         Args:
             record: the JSON object.
             human: makes what a person sees; text in it is already printable.
-            quiet: the bare line; None for no line.
+            quiet: the bare lines; tabs part their cells.
         """
         if self.mode == "json":
             self._line(json.dumps(_plain(record), allow_nan=False))
@@ -57,8 +57,9 @@ class Output:
             # A path that is broken into lines cannot be copied.
             shown = human()
             self.console.print(shown, soft_wrap=isinstance(shown, Text))
-        elif quiet is not None:
-            self._line(one_line(quiet))
+        else:
+            for line in quiet:
+                self._line("\t".join(printable(cell) for cell in line.split("\t")))
 
     def note(self, text: str) -> None:
         """Print a comment for people to stderr."""

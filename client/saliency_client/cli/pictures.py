@@ -88,7 +88,7 @@ def encode(
     """
     stream = io.BytesIO()
     if format == "npz":
-        np.savez(stream, allow_pickle=False, box=np.asarray(photo.box), **_arrays(explanation))
+        np.savez(stream, box=np.asarray(photo.box), **_arrays(explanation))
     elif format == "npy":
         np.save(stream, _values(explanation, look), allow_pickle=False)
     else:
@@ -158,10 +158,12 @@ def _only(explanation: Explanation, output: str) -> maps.FloatArray:
 
 
 def _arrays(explanation: Explanation) -> dict[str, Any]:
-    arrays = {}
-    for name, values in explanation.outputs.items():
-        arrays[name] = values[0].astype(str) if values.dtype == object else values[0]
-    return arrays
+    """All outputs, without their batch axis; text as NumPy's own, which needs no pickle."""
+    outputs = explanation.outputs.items()
+    return {
+        name: np.asarray(values[0], np.str_) if values.dtype == object else values[0]
+        for name, values in outputs
+    }
 
 
 def _save(

@@ -126,7 +126,7 @@ def _tell(one: Input, record: Mapping[str, Any], output: Output, *, alone: bool)
     output.result(
         record,
         lambda: _table(record, None if alone else one.shown, output),
-        bare if alone else f"{one.source}\t{bare}",
+        [bare if alone else f"{one.source}\t{bare}"],
     )
     for note in record["notes"]:
         output.note(f"note: {one.shown}: {note}")

@@ -41,7 +41,7 @@ def signatures(connection: Connection, output: Output) -> None:
         "methods": methods,
         "signatures": {name: _record(signature) for name, signature in found.items()},
     }
-    output.result(record, lambda: _table(found), "\n".join(found))
+    output.result(record, lambda: _table(found), list(found))
 
 
 def _record(signature: Signature) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def status(connection: Connection, output: Output, *, wait: float | None) -> int
             for version in versions
         ],
     }
-    output.result(record, lambda: _table(versions), "AVAILABLE" if available else "NOT AVAILABLE")
+    output.result(record, lambda: _table(versions), ["AVAILABLE" if available else "NOT AVAILABLE"])
     return 0 if available else 1
 
 

@@ -1,0 +1,264 @@
+"""A failure is two plain lines and an exit code that says what kind it was."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from cli_harness import Cli, Run
+from PIL import Image
+from scripted_server import ScriptedServer
+
+ESCAPE = "\x1b[31m\x1b]0;owned\x07\x9b31m\u202e"
+
+
+def refuse(code: grpc.StatusCode, details: str = "no") -> object:
+    def answer(request: object, context: grpc.ServicerContext) -> None:
+        context.abort(code, details)
+
+    return answer
+
+
+def is_plain(run: Run) -> bool:
+    return not any(character in run.out + run.err for character in "\x1b\x07\x9b\u202e")
+
+
+def test_a_server_that_is_down_is_78_and_says_what_to_check(cli: Cli, photo: Path) -> None:
+    run = cli("explain", photo, "--server", "127.0.0.1:1")
+    assert run.code == 64 + 14
+    assert run.err.startswith("error: no server answers at 127.0.0.1:1")
+    assert "hint: check that TensorFlow Serving runs there" in run.err
+    assert "Traceback" not in run.err
+    assert run.out == ""
+    assert cli.files() == {"cat.png"}
+
+
+def test_an_unknown_model_is_69(cli: Cli, photo: Path) -> None:
+    for command in (["explain", photo], ["predict", photo], ["status"], ["signatures"], ["bench"]):
+        run = cli(*command, "--model", "nonesuch")
+        assert run.code == 64 + 5, command
+        assert "nonesuch" in run.err
+        assert "--model" in run.err
+
+
+def test_an_unknown_label_is_67(cli: Cli, photo: Path) -> None:
+    run = cli("explain", photo, "--label", "stable")
+    assert run.code == 64 + 3
+    assert "Unrecognized servable version label: stable" in run.err
+
+
+def test_a_class_out_of_range_is_67_in_the_servers_words(cli: Cli, photo: Path) -> None:
+    run = cli("explain", photo, "--class-index", 99)
+    assert run.code == 64 + 3
+    assert "class_index 99 is outside [-1, 4)" in run.err
+    assert "`saliency-client signatures`" in run.err
+
+
+def test_a_server_that_takes_too_long_is_68(cli: Cli, photo: Path, server: ScriptedServer) -> None:
+    ended = threading.Event()
+    server.script.append(lambda *_: ended.wait(5))
+    run = cli("explain", photo, "--timeout", 0.2)
+    ended.set()
+    assert run.code == 64 + 4
+    assert "--timeout" in run.err
+
+
+def test_a_failure_of_one_image_among_several_is_1(cli: Cli, photo: Path, server: ScriptedServer) -> None:
+    (cli.folder / "dog.png").write_bytes(photo.read_bytes())
+    server.script.append(refuse(grpc.StatusCode.INTERNAL, "out of luck"))
+    run = cli("explain", "cat.png", "dog.png", "--concurrency", 1, "--json")
+    assert run.code == 1
+    failed, explained = run.records
+    assert failed["status"] == "failed"
+    assert failed["code"] == "INTERNAL"
+    assert "out of luck" in failed["error"]
+    assert explained["status"] == "ok"
+    assert "error: cat.png: " in run.err
+
+
+def test_an_unknown_method_lists_those_on_offer(cli: Cli, photo: Path) -> None:
+    run = cli("explain", photo, "--method", "guided")
+    assert run.code == 1
+    assert "offers no method 'guided'; it offers gradients, smooth" in run.err
+
+
+@pytest.mark.parametrize("command", ["explain", "predict", "status", "signatures", "bench"])
+def test_a_server_and_a_model_are_asked_for(cli: Cli, photo: Path, command: str) -> None:
+    arguments = [command, "cat.png"] if command in ("explain", "predict") else [command]
+    run = cli(*arguments, SALIENCY_SERVER="")
+    assert (run.code, "no server is given" in run.err) == (2, True)
+    assert "SALIENCY_SERVER" in run.err
+    run = cli(*arguments, SALIENCY_MODEL="")
+    assert (run.code, "no model is given" in run.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--server", "http://localhost:8501"], "is a URL"),
+        (["--server", "localhost"], "is not 'host:port'"),
+        (["--version", "1", "--label", "stable"], "give one of them"),
+        (["--metadata", "tenant"], "is not KEY=VALUE"),
+        (["--metadata", "Tenant=a"], "metadata key"),
+        (["--cert", "cat.png"], "mutual TLS needs both"),
+        (["--ca", "cat.png"], "TLS ca is not PEM"),
+        (["--ca", "nonesuch.pem"], "does not exist"),
+    ],
+)
+def test_connection_options_that_cannot_work_are_usage_errors(
+    cli: Cli, photo: Path, options: list[str], message: str
+) -> None:
+    run = cli("explain", photo, *options)
+    assert run.code == 2, run.err
+    assert message in run.err
+
+
+def test_a_token_is_sent_from_a_file_or_the_environment(
+    cli: Cli, photo: Path, server: ScriptedServer
+) -> None:
+    (cli.folder / "token").write_text("from-file\n")
+    assert cli("explain", photo, "--token-file", "token").code == 0
+    assert server.metadata[-1]["authorization"] == "Bearer from-file"
+    assert cli("explain", photo, "--overwrite", SALIENCY_TOKEN="from-environment").code == 0
+    assert server.metadata[-1]["authorization"] == "Bearer from-environment"
+    assert cli("explain", photo, "--overwrite", "--metadata", "x-tenant=a=b").code == 0
+    assert server.metadata[-1]["x-tenant"] == "a=b"
+
+
+def test_a_token_is_not_sent_in_plain_text_over_a_network(cli: Cli, photo: Path) -> None:
+    run = cli("explain", photo, "--server", "models.example.org:8500", SALIENCY_TOKEN="secret")
+    assert run.code == 2
+    assert "hint: give --tls" in run.err
+    assert "secret" not in run.err
+
+
+def test_nothing_that_others_say_acts_on_the_terminal(cli: Cli, server: ScriptedServer) -> None:
+    name = f"cat{ESCAPE}.png"
+    Image.new("RGB", (24, 24), "blue").save(cli.folder / name, format="PNG")
+    Image.new("RGB", (24, 24), "blue").save(cli.folder / "dog.png")
+
+    def evil(response: object) -> None:
+        response.outputs["label"].string_val[:] = [f"cat{ESCAPE}".encode()]
+
+    server.tamper = evil
+    for mode in ([], ["--json"], ["-q"], ["-v"]):
+        run = cli("explain", name, "dog.png", "--overwrite", *mode)
+        assert run.code == 0
+        assert is_plain(run), mode
+        assert is_plain(cli("explain", name, *mode, "--style", "panel", "--overwrite"))
+        assert is_plain(cli("predict", name, *mode))
+    server.script.extend([refuse(grpc.StatusCode.INTERNAL, f"no{ESCAPE}\nerror: fake")] * 8)
+    for mode in ([], ["--json"], ["-q"], ["-v"]):
+        run = cli("explain", name, "--overwrite", *mode)
+        assert run.code == 64 + 13
+        assert is_plain(run), mode
+        assert [line for line in run.err.splitlines() if line.startswith("error:")] == run.err.splitlines()[
+            -1:
+        ]
+    for arguments in (
+        ["explain", ESCAPE],
+        ["explain", f"http://{ESCAPE}"],
+        ["explain", f"*{ESCAPE}"],
+        [ESCAPE],
+    ):
+        run = cli(*arguments)
+        assert run.code in (1, 2)
+        assert is_plain(run), arguments
+
+
+def test_json_keeps_a_strange_name_so_that_it_can_be_opened(cli: Cli) -> None:
+    name = f"cat{ESCAPE}.png"
+    Image.new("RGB", (24, 24), "blue").save(cli.folder / name, format="PNG")
+    record = cli("explain", name, "--json").record
+    assert record["image"] == name
+    assert Image.open(cli.folder / record["file"]).size == (24, 24)
+
+
+def test_a_name_that_is_not_text_works(cli: Cli, environment: dict[str, str], program: list[str]) -> None:
+    name = b"caf\xe9.png"
+    Image.new("RGB", (24, 24), "blue").save(
+        os.path.join(os.fsencode(cli.folder), name).decode("utf-8", "surrogateescape"), format="PNG"
+    )
+    for mode in ([], ["--json"], ["-q"]):
+        done = subprocess.run(
+            [*program, "explain", name, "--overwrite", *mode],
+            cwd=cli.folder,
+            env={**os.environ, **environment, "PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"caf" in done.stdout
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_map_that_is_not_finite_gives_an_error_and_no_picture(
+    cli: Cli, photo: Path, server: ScriptedServer, value: float
+) -> None:
+    server.model.weights[2, 0, 0, 0] = value
+    for style in ("overlay", "heatmap", "masked", "panel"):
+        run = cli("explain", photo, "--class-index", 2, "--style", style)
+        assert run.code == 1
+        assert "NaN or infinite" in run.err
+    assert cli.files() == {"cat.png"}
+    run = cli("explain", photo, "--class-index", 2, "-f", "npz", "--json")
+    assert run.code == 0, run.err
+    assert run.record["score"] is None  # JSON has no NaN
+
+
+def test_a_missing_image_is_named(cli: Cli, server: ScriptedServer) -> None:
+    run = cli("explain", "gone.png")
+    assert (run.code, run.err) == (1, "error: gone.png does not exist\n")
+
+
+def test_photos_beyond_the_bound_are_refused_and_the_bound_can_be_raised(cli: Cli, photo: Path) -> None:
+    run = cli("explain", photo, "--max-pixels", 2399)
+    assert run.code == 1
+    assert "60 x 40 is 2400 pixels, and the bound is 2399" in run.err
+    assert "--max-pixels" in run.err
+    before = Image.MAX_IMAGE_PIXELS
+    assert cli("explain", photo, "--max-pixels", 2400).code == 0
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_photo_beyond_pillows_bound_is_read_where_that_is_asked_for(
+    cli: Cli, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert cli("explain", photo).code == 1
+    run = cli("explain", photo, "--max-pixels", 5000)
+    assert (run.code, run.err) == (0, "")
+
+
+def test_a_traceback_is_shown_only_where_it_is_asked_for(cli: Cli) -> None:
+    assert "Traceback" not in cli("explain", "gone.png").err
+    run = cli("explain", "*.png", SALIENCY_DEBUG="1")
+    assert run.code == 1
+    assert "Traceback" in run.err
+    assert "error: *.png matches no image" in run.err
+
+
+def test_a_bug_is_one_line_that_asks_to_be_reported(
+    cli: Cli, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("saliency_client.cli.explain_run.plan", broken)
+    run = cli("explain", photo)
+    assert run.code == 1
+    assert run.err.startswith("error: unexpected ZeroDivisionError: oops\nhint: SALIENCY_DEBUG=1")
+
+
+def test_a_wrong_command_or_option_is_2(cli: Cli) -> None:
+    run = cli("explian")
+    assert (run.code, "No such command 'explian'" in run.err) == (2, True)
+    run = cli("explain", "--colour", "red")
+    assert (run.code, "No such option" in run.err) == (2, True)
+    assert "hint: `saliency-client explain --help` lists the options" in run.err
