@@ -50,6 +50,8 @@ class BaseClient(Generic[ChannelT]):
         OptionError: an option, or two together, cannot work.
     """
 
+    _intercepts_injected_channel = True
+
     def __init__(
         self,
         target: str | Sequence[str] | None = None,
@@ -85,6 +87,10 @@ class BaseClient(Generic[ChannelT]):
                 raise OptionError(
                     "a ready-made channel goes without target and connection options of its own"
                 )
+            if interceptors and not self._intercepts_injected_channel:
+                raise OptionError(
+                    "an asyncio channel cannot be intercepted later: give the interceptors to the channel"
+                )
             targets: tuple[str, ...] = ("the injected channel",)
         elif target is None:
             raise OptionError("no target is given", hint="give 'host:8500', or channel=…")
@@ -105,6 +111,8 @@ class BaseClient(Generic[ChannelT]):
         )
         self._channels: Channels[ChannelT] = Channels(self._open_channel, owned=channel is None)
         self._targets = targets
+        if self._options.tls is not None:
+            self._options.tls.credentials()  # a certificate that cannot be read is told here, not in a call
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._targets)!r}, model={str(self._calls.model)!r})"

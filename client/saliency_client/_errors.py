@@ -197,7 +197,18 @@ def from_rpc(
     )
 
 
-_TLS_SIGNS = ("handshake", "CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "Peer name", "SSL_ERROR")
+_TLS_SIGNS = (
+    "handshake",
+    "Hostname Verification",
+    "CERTIFICATE_VERIFY_FAILED",
+    "WRONG_VERSION_NUMBER",
+    "Peer name",
+    "SSL_ERROR",
+)
+
+
+# How gRPC tells of a port that answers, but not in its language: a server with TLS, or one of HTTP/1.
+_CUT_OFF_SIGNS = ("Socket closed", "Connection reset", "HTTP/2", "http1.x")
 
 
 def is_tls_failure(details: str) -> bool:
@@ -248,6 +259,13 @@ def _describe(
             f"no TLS connection to {target}",
             "give tls=TLS(ca=…, server_name=…) as the server's certificate needs, "
             "or no tls where the server has none",
+        )
+    if code is status.UNAVAILABLE and any(sign in details for sign in _CUT_OFF_SIGNS):
+        return (
+            Unavailable,
+            f"{target} closed the connection",
+            "it may want TLS or a client certificate (tls=TLS(…)), be another kind of server (TensorFlow "
+            "Serving's gRPC port is 8500 by default, its REST port 8501), or have been stopped",
         )
     if code is status.UNAVAILABLE:
         return (

@@ -28,6 +28,8 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
     coroutine function; `interceptors` are those of grpc.aio, and `channel` a grpc.aio.Channel.
     """
 
+    _intercepts_injected_channel = False
+
     async def explain(
         self,
         images: ArrayLike,

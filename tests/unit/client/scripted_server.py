@@ -295,10 +295,11 @@ def serving(
     model: LinearModel | None = None,
     *,
     port: int = 0,
+    address: str | None = None,
     credentials: grpc.ServerCredentials | None = None,
     workers: int = 8,
 ) -> Iterator[ScriptedServer]:
-    """A running server on a free port of 127.0.0.1."""
+    """A running server on a free port of 127.0.0.1, or at another address."""
     service = ScriptedServer(model or LinearModel())
     server = grpc.server(
         futures.ThreadPoolExecutor(workers),
@@ -311,7 +312,7 @@ def serving(
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
-    address = f"127.0.0.1:{port}"
+    address = address or f"127.0.0.1:{port}"
     service.port = (
         server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     )
