@@ -22,6 +22,13 @@ class ItemResult:
 
     `index` counts the images from 0. `seconds` is how long its batch took, retries included; 0 if the image
     was never sent.
+
+    Example:
+        >>> results = list(client.explain_many([images[0], images[1, :100]]))
+        >>> results[0].unwrap().label
+        array(['class 0'], dtype=object)
+        >>> print(results[1].error)
+        images is [1,100,224,3]; the model takes [B,224,224,3]
     """
 
     index: int
@@ -30,7 +37,11 @@ class ItemResult:
     seconds: float = 0.0
 
     def unwrap(self) -> Explanation:
-        """The explanation, or the error raised."""
+        """The explanation.
+
+        Raises:
+            SaliencyError: the item's error.
+        """
         if self.explanation is None:
             raise self.error or SaliencyError(f"image {self.index} has no result")
         return self.explanation

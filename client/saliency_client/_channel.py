@@ -30,6 +30,11 @@ class TLS:
     - `ca`: who may have signed the server's certificate; None: the system's and gRPC's own roots.
     - `certificate`, `key`: this client's own, for mutual TLS.
     - `server_name`: the name in the server's certificate, where it is not the target's host name.
+
+    Example:
+        >>> tls = TLS(ca="ca.pem", certificate="client.pem", key="client.key", server_name="serving.test")
+        >>> SaliencyClient("serving.example.org:8500", model="efficientnet-lite0", tls=tls)
+        SaliencyClient('serving.example.org:8500', model='efficientnet-lite0')
     """
 
     ca: Pem = None

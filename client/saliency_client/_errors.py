@@ -45,6 +45,13 @@ class SaliencyError(Exception):
     - `attempts`: how many times the request was sent; 0 if never.
 
     Errors can be pickled, so they cross process pools whole; a cause (`__cause__`) does not travel.
+
+    Example:
+        >>> try:
+        ...     client.explain(images, class_index=99)
+        ... except SaliencyError as error:
+        ...     print(type(error).__name__, error.code.name, error.details, error.attempts)
+        InvalidArgument INVALID_ARGUMENT class_index 99 is outside [-1, 4) 1
     """
 
     def __init__(

@@ -32,8 +32,8 @@ class Explanation:
 
     Example:
         >>> client.explain(images[0], outputs=["saliency", "label"])
-        Explanation(method='gradients', model='efficientnet-lite0', version=1, label=['class 0'], \
-saliency=float32[1,224,224])
+        Explanation(method='gradients', model='efficientnet-lite0', version=1, label=['class 0'],
+            saliency=float32[1,224,224])
     """
 
     def __init__(
@@ -112,6 +112,10 @@ saliency=float32[1,224,224])
 
         Raises:
             InputError: `gradients` was not asked for; `positive` and `negative` too.
+
+        Example:
+            >>> client.explain(images, outputs="gradients").absolute().shape
+            (2, 224, 224)
         """
         from saliency_client import maps
 
@@ -137,6 +141,11 @@ saliency=float32[1,224,224])
         Raises:
             InputError: `saliency` was not asked for.
             ValueError: `clip` is not in (0, 100], or the map holds NaN or infinity.
+
+        Example:
+            >>> maps = client.explain(images).normalized()
+            >>> float(maps.min()), float(maps.max())
+            (0.0, 1.0)
         """
         from saliency_client import maps
 

@@ -332,6 +332,10 @@ class VersionStatus:
 
     `state` is START, LOADING, AVAILABLE, UNLOADING, END or UNKNOWN. `error_code` is 0 unless loading
     failed; `error_message` then says why.
+
+    Example:
+        >>> [version.available for version in client.status()]
+        [True]
     """
 
     version: int

@@ -17,6 +17,14 @@ class RetryPolicy:
     Nothing but UNAVAILABLE is sent again, and never beyond the call's timeout. gRPC's own retries are not
     used: they silently leave out requests above 256 KiB, which is nearly every image.
     `RetryPolicy(attempts=1)` sends once.
+
+    Raises:
+        OptionError: `attempts` or `multiplier` is below 1, or a backoff is not above 0.
+
+    Example:
+        >>> patient = RetryPolicy(attempts=10, max_backoff=30.0)
+        >>> with SaliencyClient("localhost:8500", model="efficientnet-lite0", retry=patient) as client:
+        ...     client.wait_ready()
     """
 
     attempts: int = 5

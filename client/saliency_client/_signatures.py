@@ -21,6 +21,10 @@ class TensorSpec:
 
     `dtype` is TensorFlow's name, such as 'uint8', 'float32' or 'string'. `shape` has None where a size is
     free, as the batch is; it is None as a whole where even the rank is.
+
+    Example:
+        >>> print(TensorSpec("images", "uint8", (None, 224, 224, 3)))
+        uint8[?,224,224,3]
     """
 
     name: str
@@ -35,7 +39,15 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """One signature of a served model: what goes in, what comes out, what is filled in if left out."""
+    """One signature of a served model: what goes in, what comes out, what is filled in if left out.
+
+    Example:
+        >>> for name, signature in client.signatures().items():
+        ...     print(name, list(signature.inputs), signature.method)
+        explain_gradients ['class_index', 'images'] gradients
+        explain_smooth ['class_index', 'images', 'noise_level', 'num_samples', 'seed'] smooth
+        serving_default ['images'] None
+    """
 
     name: str
     inputs: Mapping[str, TensorSpec]

@@ -26,6 +26,14 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
 
     It belongs to the event loop of its first call; in another loop it connects anew. `token` may also be a
     coroutine function; `interceptors` are those of grpc.aio, and `channel` a grpc.aio.Channel.
+
+    Example:
+        >>> async def labels():
+        ...     async with AsyncSaliencyClient("localhost:8500", model="efficientnet-lite0") as client:
+        ...         explanation = await client.explain(images)
+        ...         return list(explanation.label)
+        >>> asyncio.run(labels())
+        ['class 0', 'class 1']
     """
 
     _intercepts_injected_channel = False
@@ -72,6 +80,13 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
 
         A plain iterable is read on the event loop: give an asynchronous one where reading takes long. After
         leaving the loop early, `await results.aclose()` ends what is under way at once.
+
+        Example:
+            >>> async def labels():
+            ...     async with AsyncSaliencyClient("localhost:8500", model="efficientnet-lite0") as client:
+            ...         return [result.unwrap().label[0] async for result in client.explain_many(images)]
+            >>> asyncio.run(labels())
+            ['class 0', 'class 1']
         """
         checked_bounds(batch_size, max_in_flight)
         batcher = Batcher(

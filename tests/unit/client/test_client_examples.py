@@ -1,0 +1,90 @@
+"""The examples in docstrings and in client/README.md, run against a server that knows their model."""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+import importlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import saliency_client
+from saliency_client import _base
+from saliency_client._channel import parse_targets
+from scripted_server import LinearModel, serving
+
+MODULES = [
+    "client",
+    "aio",
+    "_explanation",
+    "_bulk",
+    "_channel",
+    "_retry",
+    "_signatures",
+    "_requests",
+    "_errors",
+]
+EXAMPLES = [
+    pytest.param(example, id=example.name.removeprefix("saliency_client."))
+    for module in MODULES
+    for example in doctest.DocTestFinder().find(importlib.import_module(f"saliency_client.{module}"))
+    if example.examples
+]
+README = Path(saliency_client.__file__).parents[1] / "README.md"
+TARGET = "localhost:8500"
+
+
+@pytest.fixture(scope="module")
+def example_server():
+    with serving(LinearModel(224, 224, name="efficientnet-lite0")) as server:
+        yield server
+
+
+@pytest.fixture
+def names(example_server, tmp_path, monkeypatch):
+    """What examples take for granted: a connected client and two pictures, of class 0 and class 1."""
+    monkeypatch.chdir(tmp_path)
+    certificates = Path(__file__).parent / "certificates"
+    for name in ("ca.pem", "client.pem", "client.key"):
+        os.symlink(certificates / name, tmp_path / name)
+    monkeypatch.setattr(
+        _base,
+        "parse_targets",
+        lambda target: (example_server.target,) if target == TARGET else parse_targets(target),
+    )
+    signs = np.sign(example_server.model.weights[:2])
+    images = (128 + 100 * signs).astype(np.uint8)
+    with saliency_client.SaliencyClient(example_server.target, model="efficientnet-lite0") as client:
+        public = {name: getattr(saliency_client, name) for name in saliency_client.__all__}
+        yield {
+            **public,
+            "client": client,
+            "images": images,
+            "explanation": client.explain(images),
+            "numpy": np,
+            "asyncio": asyncio,
+        }
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_example_gives_what_it_shows(example: doctest.DocTest, names):
+    example.globs = dict(names)
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+
+    runner.run(example, out=said.append)
+
+    assert not said, "".join(said)
+
+
+def test_every_public_name_but_errors_has_an_example():
+    shown = {example.values[0].name.split(".")[2] for example in EXAMPLES}
+    public = {
+        name
+        for name in saliency_client.__all__
+        if name != "UNSET" and not issubclass(getattr(saliency_client, name), saliency_client.SaliencyError)
+    }
+
+    assert public <= shown
