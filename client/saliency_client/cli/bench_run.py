@@ -77,9 +77,7 @@ def _call(request: Request, client: SaliencyClient) -> Callable[[], object]:
     images = _images(request, model_input(signatures[name]))
     if request.method == PREDICT:
         return lambda: client.predict(images)
-    return lambda: client.explain(
-        images, method=request.method, num_samples=request.num_samples, outputs=["saliency"]
-    )
+    return lambda: client.explain(images, method=request.method, num_samples=request.num_samples)
 
 
 def _images(request: Request, model: ModelInput) -> npt.NDArray[Any]:

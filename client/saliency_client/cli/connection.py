@@ -91,6 +91,7 @@ def _target(connection: Connection, stack: ExitStack) -> tuple[str | list[str], 
 
 @contextmanager
 def _local_server(version_dir: Path) -> Iterator[tuple[str, str]]:
+    _check_version_dir(version_dir)
     try:
         from saliency_exporter.quiet import import_tensorflow
 
@@ -108,6 +109,16 @@ def _local_server(version_dir: Path) -> Iterator[tuple[str, str]]:
         except ExportError as error:
             raise CommandError(str(error), hint=error.hint) from error
         yield target
+
+
+def _check_version_dir(path: Path) -> None:
+    if (path / "saved_model.pb").exists():
+        return
+    versions = sorted(
+        int(one.parent.name) for one in path.glob("*/saved_model.pb") if one.parent.name.isdecimal()
+    )
+    hint = f"name a version in it: --local {path / str(versions[-1])}" if versions else "export a model first"
+    raise CommandError(f"{path} is not a version of an exported model: it has no saved_model.pb", hint=hint)
 
 
 def _tls(connection: Connection) -> bool | TLS:

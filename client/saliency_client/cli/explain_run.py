@@ -253,7 +253,7 @@ class _Work:
 
     def _one(self, job: Job, photo: Photo, class_index: int | None, rank: int | None) -> Result:
         request = self.request
-        outputs = pictures.needed_outputs(request.look, self.formats, self.signature.outputs)
+        outputs = pictures.needed_outputs(request.look, self.formats)
         started = time.perf_counter()
         explanation = self.client.explain(
             photo.array[None],

@@ -93,6 +93,8 @@ def served_labels(
     """The names that a served model gives to classes, or None if it has none.
 
     A server tells a class's name with its explanation only, so that this costs one gradient for each class.
+    The usual outputs are asked for, though all but the name are dropped: another list of outputs would make
+    the server compile its graph once more.
 
     Args:
         client: connected to the model.
@@ -111,6 +113,6 @@ def served_labels(
     images = np.broadcast_to(image, (len(classes), *image.shape))
     parameters: dict[str, Any] = {"num_samples": 1} if method == "smooth" else {}
     explanation = client.explain(
-        images, method=method, class_index=np.asarray(classes, np.int32), outputs=["label"], **parameters
+        images, method=method, class_index=np.asarray(classes, np.int32), **parameters
     )
     return None if explanation.label is None else [str(label) for label in explanation.label]

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -51,23 +51,15 @@ class Look:
             raise UsageError(str(error), hint="cmap-docs.readthedocs.io shows all of them") from error
 
 
-def needed_outputs(look: Look, formats: Iterable[str], offered: Iterable[str]) -> list[str]:
-    """The outputs of a signature that files of these formats are made of, and no others.
+def needed_outputs(look: Look, formats: Iterable[str]) -> Literal["all"] | None:
+    """What to ask a signature for: everything where a file needs the gradient, else all but heavy outputs.
 
-    Args:
-        look: how pictures are drawn.
-        formats: "png", "jpg", "npy" or "npz".
-        offered: the outputs that the signature has.
+    Not the exact list for each style: for every other list of outputs a server prunes its graph anew, and
+    compiles it anew with XLA, which takes seconds. With two lists, warmup records can cover both.
     """
-    available = list(offered)
-    if "npz" in formats:
-        return available
-    needed = {"class_index", "score", "probability", "label", "relative_error"}
-    if look.signed or (look.style == "panel" and PICTURE_FORMATS.intersection(formats)):
-        needed.add("gradients")
-    if not look.signed and (look.style != "panel" or "npy" in formats):
-        needed.add("saliency")
-    return [name for name in available if name in needed]
+    chosen = set(formats)
+    drawn_from_gradients = look.signed or (look.style == "panel" and PICTURE_FORMATS & chosen)
+    return "all" if drawn_from_gradients or "npz" in chosen else None
 
 
 def encode(

@@ -46,7 +46,7 @@ class Line:
             (f"{record['milliseconds']:7.0f} ms", "dim"),
         ]
         if record["relative_error"] is not None:
-            parts.append((f"±{record['relative_error']:.2f}", "yellow"))
+            parts.append((f"±{100 * record['relative_error']:.0f} %", "yellow"))
         parts.append((self._files(), "cyan"))
         return Text("  ").join(Text(text, style) for text, style in parts)
 
@@ -59,7 +59,7 @@ class Line:
         if record["relative_error"] is not None:
             facts.append(f"relative error {record['relative_error']:.2f}")
         facts.append(f"{record['milliseconds']:.0f} ms")
-        text = Text(class_name(record, with_index=True), "bold")
+        text = Text().append(class_name(record, with_index=True), "bold")
         text.append(f"  {percent(record['probability'])}\n", "green")
         text.append(", ".join(facts) + "\n", "dim")
         text.append(self._files(), "cyan")

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from saliency_client import Signature, TensorSpec
 
+# TensorFlow's own, in every SavedModel.
+_INTERNAL = "__saved_model_"
+
 
 @command(short_help="Tell what a model takes and gives.")
 @connection_options
@@ -34,7 +37,7 @@ def signatures(connection: Connection, output: Output) -> None:
     from saliency_client.cli.connection import connect
 
     with connect(connection) as client:
-        found = client.signatures()
+        found = {name: one for name, one in client.signatures().items() if not name.startswith(_INTERNAL)}
         methods = [signature.method for signature in found.values() if signature.method]
     record = {
         "model": connection.model,

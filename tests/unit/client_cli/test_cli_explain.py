@@ -110,23 +110,39 @@ LIGHT = {"class_index", "score", "probability", "label"}
 
 
 @pytest.mark.parametrize(
-    ("options", "needed"),
+    ("options", "with_gradients"),
     [
-        ([], {"saliency"}),
-        (["--style", "heatmap"], {"saliency"}),
-        (["--style", "masked"], {"saliency"}),
-        (["--signed"], {"gradients"}),
-        (["--style", "panel"], {"gradients"}),
-        (["--style", "panel", "-f", "npy"], {"saliency"}),
-        (["--style", "panel", "-f", "npy", "-f", "png"], {"saliency", "gradients"}),
-        (["-f", "npz"], {"saliency", "gradients"}),
+        ([], False),
+        (["--style", "heatmap"], False),
+        (["--style", "masked"], False),
+        (["--style", "panel", "-f", "npy"], False),
+        (["--signed"], True),
+        (["--style", "panel"], True),
+        (["--style", "panel", "-f", "npy", "-f", "png"], True),
+        (["-f", "npz"], True),
     ],
 )
-def test_only_the_outputs_that_a_picture_is_made_of_are_asked_for(
-    cli: Cli, photo: Path, server: ScriptedServer, options: list[str], needed: set[str]
+def test_the_gradient_is_asked_for_only_where_a_file_is_made_of_it(
+    cli: Cli, photo: Path, server: ScriptedServer, options: list[str], with_gradients: bool
 ) -> None:
     assert cli("explain", photo, *options).code == 0
-    assert asked(server) == [LIGHT | needed]
+    assert asked(server) == [LIGHT | {"saliency"} | ({"gradients"} if with_gradients else set())]
+
+
+def test_all_commands_together_ask_for_two_lists_of_outputs(
+    cli: Cli, photo: Path, server: ScriptedServer
+) -> None:
+    """For each other list of outputs, a server would compile its signature once more."""
+    for style in ("overlay", "heatmap", "masked", "panel"):
+        for format in ("png", "npy", "npz"):
+            cli("explain", photo, "--style", style, "-f", format)
+    cli("explain", photo, "--class", "class 3")
+    cli("explain", photo, "--signed")
+    cli("explain", photo, "--top", 2)
+    cli("predict", photo)
+    cli("bench", "--requests", 2)
+    explained = [r for r in server.requests if r.model_spec.signature_name == "explain_gradients"]
+    assert len({tuple(sorted(request.output_filter)) for request in explained}) == 2
 
 
 def test_npy_holds_the_map_as_the_server_sent_it(cli: Cli, photo: Path) -> None:
