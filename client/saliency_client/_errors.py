@@ -10,7 +10,7 @@ SaliencyError                     every error of this library
 ├── AnswerError                       the answer is not what its signature promises
 └── CallError                         the server, or the way to it, said no; `code`, `details`: its words
     ├── Unavailable                       nothing answers there, or the connection broke
-    │   ├── QueueFull                         the server's batching queue is full
+    │   ├── QueueFull                         the server's queue is full
     │   └── TLSError                          the two sides do not agree on TLS
     ├── DeadlineExceeded (TimeoutError)   no answer in time
     │   └── NotReady                          wait_ready gave up
@@ -127,7 +127,7 @@ class Unavailable(CallError):
 
 
 class QueueFull(Unavailable):
-    """UNAVAILABLE: the server's batching queue is full; it is overloaded, not gone."""
+    """UNAVAILABLE: the server's queue is full; it is overloaded, not gone."""
 
 
 class TLSError(Unavailable):
@@ -223,9 +223,13 @@ def is_tls_failure(details: str) -> bool:
     return any(sign.lower() in details.lower() for sign in _TLS_SIGNS)
 
 
+# TensorFlow Serving's batching, this project's local server, Envoy.
+_FULL_SIGNS = ("batch scheduling queue", "The server is full", "reset reason: overflow")
+
+
 def is_queue_full(details: str) -> bool:
-    """Whether the words of an UNAVAILABLE are TensorFlow Serving's about a full batching queue."""
-    return "batch scheduling queue" in details
+    """Whether the words of an UNAVAILABLE tell of a server, or a proxy before it, that is there but full."""
+    return any(sign in details for sign in _FULL_SIGNS)
 
 
 def _describe(
@@ -257,7 +261,7 @@ def _describe(
     if code is status.UNAVAILABLE and is_queue_full(details):
         return (
             QueueFull,
-            f"{target} is overloaded: the batching queue for model {model!r} is full",
+            f"{target} is overloaded: its queue for model {model!r} is full",
             "send fewer requests at a time, or add servers; explain_many waits and tries again by itself",
         )
     if code is status.UNAVAILABLE and is_tls_failure(details):
