@@ -39,8 +39,6 @@ def to_array(proto: tensor_pb2.TensorProto) -> np.ndarray:
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0 or len(shape) > 254:
         raise ValueError("the shape is not fully defined")
     if dtype.is_numpy_compatible and dtype != tf.string and proto.tensor_content:
-        if len(proto.tensor_content) != math.prod(shape) * dtype.size:
-            raise ValueError(f"{len(proto.tensor_content)} bytes of content do not fill shape {shape}")
         return np.frombuffer(proto.tensor_content, dtype.as_numpy_dtype).reshape(shape)
     serialized = proto.SerializeToString()
     if math.prod(shape) * dtype.size > MAX_FILLED_BYTES + 16 * len(serialized):

@@ -13,6 +13,8 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from saliency_exporter.errors import ExportError
+from saliency_exporter.serving import LocalServer
 from saliency_exporter.warmup import write_warmup
 from serving_models import WEIGHTS, predict_request
 
@@ -141,6 +143,13 @@ def test_a_port_that_is_taken_is_an_error_before_the_models_load(model_dir):
     )
 
 
+def test_a_port_that_another_server_took_meanwhile_is_an_error_and_never_shared(model_dir, start_local):
+    first = start_local({"small": model_dir})
+    late = LocalServer({"small": model_dir}, port=first.port)
+    with pytest.raises(ExportError, match=f"cannot listen on {first.target}"):
+        late._open_port()
+
+
 def test_a_model_that_does_not_load_is_an_error_without_a_traceback(model_dir):
     (model_dir / "1" / "saved_model.pb").write_bytes(b"damaged")
     done = run(f"small={model_dir}", "--port", 0)
@@ -175,7 +184,6 @@ def test_an_address_that_others_can_reach_is_warned_about(model_dir, start_serve
 )
 def test_a_mistake_in_the_options_is_named(arguments, message, monkeypatch, capsys):
     from click.exceptions import ClickException
-    from saliency_exporter.errors import ExportError
     from saliency_exporter.serving.command import serve_command
 
     with pytest.raises((ExportError, ClickException)) as raised:

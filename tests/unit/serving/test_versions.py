@@ -140,6 +140,8 @@ def test_all_and_named_versions_can_be_served_side_by_side(add_version, manager)
     every = manager(VersionPolicy(every=True))
     every.load_initial()
     assert [number for number, _ in states(every)] == [3, 2, 1]
+    with every.servable("small") as (number, _):
+        assert number == 3
     some = manager(VersionPolicy(latest=0, specific=frozenset({1, 3})))
     some.load_initial()
     assert [number for number, _ in states(some)] == [3, 1]
