@@ -74,9 +74,9 @@ def bench(
     request failed.
 
     \b
-    saliency-client bench --duration 30 --concurrency 4
+    saliency-client bench --duration 2 --concurrency 4
     saliency-client bench cat.jpg --method smooth --num-samples 50 --requests 20 --json
-    saliency-client bench --method predict --batch-size 8
+    saliency-client bench --method predict --batch-size 8 --requests 50
 
     \b
     --json prints one line: model, method, batch_size, concurrency, seconds, requests, images,

@@ -28,7 +28,7 @@ def signatures(connection: Connection, output: Output) -> None:
 
     \b
     saliency-client signatures
-    saliency-client signatures --json | jq '.signatures.explain_smooth.inputs'
+    saliency-client signatures --json | python3 -m json.tool
 
     \b
     --json prints one line: model, methods, and signatures by name, each with inputs and outputs by name;

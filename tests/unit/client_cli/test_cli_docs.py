@@ -1,0 +1,99 @@
+"""Every command that the documentation shows runs as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from cli_harness import Cli, known_model
+from PIL import Image
+from saliency_client.cli import main
+from scripted_server import ScriptedServer
+
+PAGE = Path(__file__).parents[3] / "client" / "CLI.md"
+NAMES = ("Egyptian cat", "tabby", "tiger cat", "lynx")
+
+
+def commands_of_page() -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if "saliency-client " in line]
+
+
+def commands_of_help() -> list[str]:
+    context = click.Context(main)
+    texts = [main.help or ""]
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        assert command is not None
+        texts.append(command.help or "")
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    return [line for line in lines if re.match(r"(cat \S+ \| )?saliency-client ", line)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, uncompiled_version: Path) -> Path:
+    """What the commands speak of."""
+    Image.new("RGB", (60, 40), (10, 20, 250)).save(tmp_path / "cat.jpg")
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    for name in ("photos/a.jpg", "photos/more/b.png"):
+        Image.new("RGB", (30, 30), "blue").save(tmp_path / name)
+    (tmp_path / "models" / "efficientnet-lite0").mkdir(parents=True)
+    (tmp_path / "models" / "efficientnet-lite0" / "1").symlink_to(uncompiled_version)
+    for path in (".local/share/bash-completion/completions", ".zfunc", ".config/fish/completions"):
+        (tmp_path / path).mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(commands_of_page() + commands_of_help()))
+def test_a_documented_command_runs(
+    command: str, folder: Path, server: ScriptedServer, environment: dict[str, str]
+) -> None:
+    def name_classes(response: object) -> None:
+        if "label" in response.outputs:
+            indices = response.outputs["class_index"].int_val
+            response.outputs["label"].string_val[:] = [NAMES[index].encode() for index in indices]
+
+    server.model = known_model()
+    server.tamper = name_classes
+    here = command.replace("localhost:8500", server.target).replace(
+        "--model efficientnet-lite0", "--model linear"
+    )
+    scripts = str(Path(sys.executable).parent)
+    done = subprocess.run(
+        ["sh", "-e", "-c", here],
+        cwd=folder,
+        env={**os.environ, **environment, "HOME": str(folder), "PATH": f"{scripts}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr
+
+
+def test_there_are_commands_to_test() -> None:
+    assert len(commands_of_page()) >= 15
+    assert len(commands_of_help()) >= 15
+
+
+@pytest.mark.parametrize("command", main.list_commands(click.Context(main)))
+def test_every_option_has_help_and_every_command_shows_how_it_is_used(command: str) -> None:
+    found = main.get_command(click.Context(main), command)
+    assert found is not None
+    for parameter in found.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+    assert f"saliency-client {command}" in (found.help or "")
+
+
+def test_the_page_lists_the_fields_of_a_json_line(cli: Cli, photo: Path) -> None:
+    record = cli("explain", photo, "--json").record
+    table = PAGE.read_text().split("| field | type | meaning |")[1].split("\n\n")[0]
+    listed = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert listed == set(record)
