@@ -149,9 +149,12 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
             return self._injected
         arguments, compression = self._options.arguments(), self._options.grpc_compression()
         if self._options.tls is None:
-            return grpc.aio.insecure_channel(target, arguments, compression, self._interceptors)
+            return grpc.aio.insecure_channel(target, arguments, compression, interceptors=self._interceptors)
         credentials = self._options.tls.credentials()
-        return grpc.aio.secure_channel(target, credentials, arguments, compression, self._interceptors)
+        # By keyword, as OpenTelemetry's instrumentation expects them.
+        return grpc.aio.secure_channel(
+            target, credentials, arguments, compression, interceptors=self._interceptors
+        )
 
     async def _run(self, conversation: Conversation[T]) -> T:
         """Carry out a conversation's steps until it returns."""
