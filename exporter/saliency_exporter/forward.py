@@ -115,7 +115,8 @@ def prune(graph: ForwardGraph) -> ForwardGraph:
     )
 
 
-def _calls_functions(node: NodeDef) -> bool:
+def calls_functions(node: NodeDef) -> bool:
+    """Whether a node runs functions of the library, as control flow does."""
     return any(value.HasField("func") or value.list.func for value in node.attr.values())
 
 
@@ -225,7 +226,7 @@ class _Replay:
         given = given or {}
         graph_def = GraphDef(node=nodes)
         graph_def.versions.producer = self.graph.producer
-        if any(_calls_functions(node) for node in nodes):
+        if any(calls_functions(node) for node in nodes):
             graph_def.library.CopyFrom(self.graph.library.library)
         tensors = tf.graph_util.import_graph_def(
             graph_def,

@@ -18,14 +18,16 @@ import tensorflow as tf
 
 from .activations import Coverage, find_activations
 from .errors import ExportError
+from .folding import fold
 from .forward import Forward, ForwardGraph
 from .manifest import CONTRACT_VERSION, write_manifest
 from .preprocessing import Preprocessing
 from .reference import compute_reference, reference_path
 from .signatures import Settings, build_signatures
+from .slimming import slim
 from .sources import Source
 from .tracing import trace
-from .warmup import write_warmup
+from .warmup import WarmupRecord, write_warmup
 
 _PARTIAL_PREFIX = ".saliency-export-"
 
@@ -112,15 +114,14 @@ def write_version(
     """Write everything of a version but its manifest, which is returned."""
     progress("tracing the forward pass")
     graph = trace(job.source, score=job.score)
-    coverage = find_activations(graph)
     _check_labels(job.settings, graph)
-    forward = Forward(graph)
+    forward = Forward(fold(graph) if job.settings.lowering else graph)
     progress("building signatures: serving_default, " + ", ".join(job.settings.methods))
-    signatures = build_signatures(forward, coverage, job.preprocessing, job.settings, job.name)
+    signatures = build_signatures(forward, job.preprocessing, job.settings, job.name)
     progress("computing the reference that the export is verified against")
     plain = replace(job.settings, compile="none", lowering=False)
     reference = compute_reference(
-        build_signatures(forward, coverage, job.preprocessing, plain, job.name),
+        build_signatures(Forward(graph), job.preprocessing, plain, job.name),
         signatures["serving_default"].input_signature[0],
         graph.classes,
     )
@@ -130,7 +131,7 @@ def write_version(
     np.savez_compressed(reference_path(directory), **reference)
     records = warmup_records(signatures, reference, job.settings.batch_sizes)
     count = write_warmup(directory, records, job.name)
-    return manifest(job, graph, coverage, warmup_records=count)
+    return manifest(job, graph, find_activations(graph), warmup_records=count)
 
 
 def _check_labels(settings: Settings, graph: ForwardGraph) -> None:
@@ -152,19 +153,39 @@ def _save(forward: Forward, signatures: Mapping[str, Any], directory: Path) -> N
         signatures=dict(signatures),
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
     )
+    slim(directory)
 
 
 def warmup_records(
     signatures: Mapping[str, Any], reference: Mapping[str, np.ndarray], batch_sizes: tuple[int, ...]
-) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """One request for each signature and batch size: what makes a server compile before it is AVAILABLE."""
+) -> Iterator[WarmupRecord]:
+    """What makes a server ready before it is AVAILABLE.
+
+    One request for each signature and batch size, since every shape is compiled once; and one for each set of
+    outputs that clients ask for, since a server prepares its graph anew for each.
+    """
     for signature, function in signatures.items():
         for size in batch_sizes:
             rows = np.arange(size) % len(reference["input/images"])
-            yield (
-                signature,
-                {spec.name: reference[f"input/{spec.name}"][rows] for spec in function.input_signature},
-            )
+            inputs = {spec.name: reference[f"input/{spec.name}"][rows] for spec in function.input_signature}
+            yield WarmupRecord(signature, inputs)
+            if size == batch_sizes[0]:
+                for outputs in output_sets(function):
+                    yield WarmupRecord(signature, inputs, outputs)
+
+
+def output_sets(function: Any) -> list[list[str]]:
+    """The sets of outputs, sorted, that clients ask for beside all of them.
+
+    All but the outputs that are as large as the images: what a picture needs. And that with `gradients`,
+    where it is not all there is.
+    """
+    outputs = function.get_concrete_function().structured_outputs
+    rank = len(function.input_signature[0].shape)
+    large = {name for name, spec in outputs.items() if rank > 1 and spec.shape.rank == rank}
+    small = sorted(set(outputs) - large)
+    sets = [small, sorted([*small, "gradients"])]
+    return [names for names in sets if large & {"gradients"} and set(names) != set(outputs)]
 
 
 def manifest(job: Export, graph: ForwardGraph, coverage: Coverage, **more: Any) -> dict[str, Any]:

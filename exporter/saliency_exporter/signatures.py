@@ -14,7 +14,7 @@ from typing import Literal
 
 import tensorflow as tf
 
-from .activations import Coverage
+from .activations import find_activations
 from .forward import Forward, Replacement, Rule
 from .methods.gradients import ScoreFunction, gradients
 from .methods.guided import guided
@@ -72,7 +72,7 @@ def signature_name(method: str) -> str:
 
 
 def build_signatures(
-    forward: Forward, coverage: Coverage, preprocessing: Preprocessing, settings: Settings, model: str
+    forward: Forward, preprocessing: Preprocessing, settings: Settings, model: str
 ) -> dict[str, tf.types.experimental.PolymorphicFunction]:
     """The signatures by name, each a `tf.function` with an input signature and eager defaults.
 
@@ -84,7 +84,7 @@ def build_signatures(
     if "gradients" in settings.methods:
         functions[signature_name("gradients")] = builder.explain_gradients()
     if "guided" in settings.methods:
-        replacements = guided_replacements(coverage, model)
+        replacements = guided_replacements(find_activations(forward.graph), model)
         functions[signature_name("guided")] = builder.explain_guided(replacements)
     if "smooth" in settings.methods:
         functions[signature_name("smooth")] = builder.explain_smooth()

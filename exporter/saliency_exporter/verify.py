@@ -280,7 +280,7 @@ def _replay_warmup(servable: Servable, version_dir: Path) -> tuple[int, list[str
     for request in read_warmup(version_dir):
         signature = request.model_spec.signature_name
         try:
-            outputs = servable.predict(signature, request.inputs)
+            outputs = servable.predict(signature, request.inputs, request.output_filter)
             if not all(np.isfinite(v).all() for k, v in outputs.items() if v.dtype.kind == "f"):
                 problems.append(f"warmup record {count + 1} ({signature}) gives NaN or infinity")
         except ServableError as error:

@@ -7,8 +7,9 @@ The file is assets.extra/tf_serving_warmup_requests, a TFRecord of PredictionLog
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -27,14 +28,30 @@ def warmup_path(version_dir: Path | str) -> Path:
     return Path(version_dir) / "assets.extra" / "tf_serving_warmup_requests"
 
 
+class WarmupRecord(NamedTuple):
+    """One request that a server runs before it says AVAILABLE.
+
+    Attributes:
+        signature: name of the signature.
+        inputs: arrays by alias.
+        outputs: the output filter; empty for all outputs.
+    """
+
+    signature: str
+    inputs: Mapping[str, np.ndarray]
+    outputs: Sequence[str] = ()
+
+
 def write_warmup(
-    version_dir: Path | str, records: Iterable[tuple[str, Mapping[str, np.ndarray]]], model_name: str
+    version_dir: Path | str,
+    records: Iterable[WarmupRecord | tuple[str, Mapping[str, np.ndarray]]],
+    model_name: str,
 ) -> int:
     """Writes the warmup file, whole or not at all; the same records give the same bytes.
 
     Args:
         version_dir: the version directory.
-        records: (signature name, inputs by alias), in the order in which the server shall run them.
+        records: what to run, in this order; a pair of signature and inputs asks for all outputs.
         model_name: the name that the requests carry.
 
     Returns:
@@ -49,14 +66,14 @@ def write_warmup(
     count = 0
     try:
         with tf.io.TFRecordWriter(str(partial)) as writer:
-            for signature_name, inputs in records:
+            for record in records:
                 count += 1
                 if count > MAX_RECORDS:
                     raise ExportError(
                         f"more than {MAX_RECORDS} warmup records, which TensorFlow Serving refuses to load",
                         hint="export fewer batch sizes or fewer methods",
                     )
-                writer.write(_prediction_log(model_name, signature_name, inputs))
+                writer.write(_prediction_log(model_name, WarmupRecord(*record)))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -121,12 +138,13 @@ def replay_warmup(
     return count
 
 
-def _prediction_log(model_name: str, signature_name: str, inputs: Mapping[str, np.ndarray]) -> bytes:
+def _prediction_log(model_name: str, record: WarmupRecord) -> bytes:
     log = prediction_log_pb2.PredictionLog()
     request = log.predict_log.request
     request.model_spec.name = model_name
-    request.model_spec.signature_name = signature_name
-    for alias, value in inputs.items():
+    request.model_spec.signature_name = record.signature
+    request.output_filter.extend(record.outputs)
+    for alias, value in record.inputs.items():
         request.inputs[alias].CopyFrom(to_proto(value))
     return log.SerializeToString(deterministic=True)
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from callables import source_of
-from saliency_exporter.activations import find_activations
 from saliency_exporter.forward import Forward
 from saliency_exporter.preprocessing import builtin
 from saliency_exporter.signatures import Settings, build_signatures
@@ -20,9 +19,7 @@ class Signatures:
     def __init__(self, call: Callable, input_shape: tuple[int, ...], score: str, **settings: Any) -> None:
         graph = trace(source_of(call, input_shape), score=score)
         settings = {"compile": "none", "batch_sizes": (1, 4), "target": "cpu", **settings}
-        self.functions = build_signatures(
-            Forward(graph), find_activations(graph), builtin("none"), Settings(**settings), "model"
-        )
+        self.functions = build_signatures(Forward(graph), builtin("none"), Settings(**settings), "model")
 
     def __call__(self, signature: str, images: Any, **parameters: Any) -> Mapping[str, np.ndarray]:
         dtypes = {"noise_level": tf.float32}

@@ -69,14 +69,22 @@ def test_weights_are_stored_once_and_never_as_constants(tmp_path):
     assert (version / "saved_model.pb").stat().st_size < weights / 4
 
 
-def test_there_is_one_warmup_record_for_each_signature_and_batch_size(tmp_path):
-    version = export(job(), tmp_path)
-    records = [
-        (r.model_spec.signature_name, r.inputs["images"].tensor_shape.dim[0].size)
+def test_warmup_covers_each_signature_batch_size_and_set_of_outputs_that_clients_ask_for(tmp_path):
+    version = export(job(labels=tuple(f"c{i}" for i in range(100))), tmp_path)
+    records = {
+        (r.model_spec.signature_name, r.inputs["images"].tensor_shape.dim[0].size, tuple(r.output_filter))
         for r in read_warmup(version)
-    ]
+    }
+    small = ("class_index", "label", "probability", "saliency", "score")
+    smooth = ("class_index", "label", "probability", "relative_error", "saliency", "score")
     signatures = ("serving_default", "explain_gradients", "explain_guided", "explain_smooth")
-    assert sorted(records) == sorted((s, n) for s in signatures for n in (1, 2))
+    assert records == {
+        *((signature, size, ()) for signature in signatures for size in (1, 2)),
+        ("explain_gradients", 1, small),
+        ("explain_guided", 1, small),
+        ("explain_smooth", 1, smooth),
+        ("explain_smooth", 1, tuple(sorted((*smooth, "gradients")))),
+    }
 
 
 def test_the_manifest_says_what_was_made(tmp_path):

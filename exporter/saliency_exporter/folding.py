@@ -1,0 +1,191 @@
+"""Rewrites of a forward graph that span several nodes and keep the function: fewer ops, the same scores.
+
+Each is a pure function from graph to graph. What they compute at export no server computes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import tensorflow as tf
+
+from .forward import ForwardGraph, GraphDef, NodeDef, calls_functions, node_name, prune, tensor_name
+
+# Ops whose output may be far larger than their inputs, or differs from run to run.
+_NEVER_FOLDED = frozenset({"BroadcastTo", "Fill", "Placeholder", "Range", "Tile"})
+_SCALED = {"Conv2D": 3, "DepthwiseConv2dNative": 2, "MatMul": 1}
+"""Linear ops that a channel scale can be folded into, and the axis of the weight that starts the channels."""
+_ADDITIONS = frozenset({"Add", "AddV2", "BiasAdd"})
+
+
+def fold(graph: ForwardGraph) -> ForwardGraph:
+    """All foldings, in the order in which one opens the way for the next."""
+    return fold_scales(fold_weight_expressions(graph))
+
+
+def fold_weight_expressions(graph: ForwardGraph) -> ForwardGraph:
+    """Compute once what depends on weights and constants alone.
+
+    An inference batch normalization is four vectors of weights and a handful of ops on them; what remains
+    is a scale and an offset.
+    """
+    folded = _independent_of_input(graph)
+    if not folded:
+        return graph
+    kept = [node for node in graph.nodes if node.name not in folded]
+    read = {tensor_name(i) for node in kept for i in node.input} | {graph.scores}
+    boundary = sorted(
+        name for name in read if node_name(name) in folded and folded[node_name(name)].op != "Const"
+    )
+    values = dict(zip(boundary, _evaluate(graph, list(folded.values()), boundary), strict=True))
+    names = {name: name.removesuffix(":0").replace(":", "/output_") for name in boundary}
+    constants = [node for node in folded.values() if node.op == "Const"]
+    weights = dict(graph.weights)
+    for name, value in values.items():
+        if value.ndim and np.issubdtype(value.dtype, np.floating):
+            weights[names[name]] = value
+        else:
+            constants.append(_constant(names[name], value))
+    aliases = {name: f"{new}:0" for name, new in names.items()}
+    nodes = (*constants, *(_rewired(node, aliases) for node in kept))
+    return prune(replace(graph, nodes=nodes, weights=weights))
+
+
+def _independent_of_input(graph: ForwardGraph) -> dict[str, NodeDef]:
+    """Nodes that are a deterministic function of weights and constants, by name, in topological order."""
+    known = set(graph.weights)
+    independent: dict[str, NodeDef] = {}
+    for node in graph.nodes:
+        if node.op in _NEVER_FOLDED or "Random" in node.op or calls_functions(node):
+            continue
+        if (node.input or node.op == "Const") and all(node_name(i) in known for i in node.input):
+            known.add(node.name)
+            independent[node.name] = node
+    return independent
+
+
+def _evaluate(graph: ForwardGraph, nodes: Sequence[NodeDef], fetches: Sequence[str]) -> list[np.ndarray]:
+    own = {node.name for node in nodes}
+    inputs = sorted({tensor_name(i) for node in nodes for i in node.input if node_name(i) not in own})
+    graph_def = GraphDef(node=nodes)
+    graph_def.versions.producer = graph.producer
+
+    @tf.function(autograph=False)
+    def run(*weights: tf.Tensor) -> list[tf.Tensor]:
+        return tf.graph_util.import_graph_def(
+            graph_def,
+            input_map=dict(zip(inputs, weights, strict=True)),
+            return_elements=list(fetches),
+            name="",
+        )
+
+    with tf.device("/CPU:0"):
+        outputs = run(*(tf.constant(graph.weights[node_name(name)]) for name in inputs))
+    return [output.numpy() for output in outputs]
+
+
+def _constant(name: str, value: np.ndarray) -> NodeDef:
+    node = NodeDef(name=name, op="Const")
+    proto = tf.make_tensor_proto(value)
+    node.attr["value"].tensor.CopyFrom(proto)
+    node.attr["dtype"].type = proto.dtype
+    return node
+
+
+def _rewired(node: NodeDef, aliases: dict[str, str]) -> NodeDef:
+    copy = NodeDef()
+    copy.CopyFrom(node)
+    del copy.input[:]
+    copy.input.extend(aliases.get(tensor_name(name), tensor_name(name)) for name in node.input)
+    return copy
+
+
+def fold_scales(graph: ForwardGraph) -> ForwardGraph:
+    """Fold a per-channel scale behind a convolution or matrix product into its weight.
+
+    a · (W ∗ x + b) = (a · W) ∗ x + a · b. With `fold_weight_expressions` before it, this folds the scale of
+    an inference batch normalization. A weight that several ops share, and an output that something else
+    reads too, is left as it is.
+    """
+    readers = {name: len(nodes) for name, nodes in graph.consumers().items()}
+    readers[graph.scores] = readers.get(graph.scores, 0) + 1
+    nodes = graph.node_map()
+    weights = dict(graph.weights)
+    aliases: dict[str, str] = {}
+    dropped: set[str] = set()
+    for node in graph.nodes:
+        scaled = _scaled_by_weight(node, graph, nodes, readers)
+        if scaled is None:
+            continue
+        scale, offset, linear = scaled
+        axis = _SCALED[linear.op]
+        weight = node_name(linear.input[1])
+        factor = weights[scale].astype(np.float64).ravel()
+        shape = (1,) * axis + weights[weight].shape[axis:]
+        weights[weight] = _multiplied(weights[weight], factor.reshape(shape))
+        if offset is not None:
+            weights[offset] = _multiplied(weights[offset], factor.reshape(weights[offset].shape))
+        dropped.add(node.name)
+        aliases[f"{node.name}:0"] = _other_input(node, scale)
+    kept = tuple(_rewired(node, aliases) for node in graph.nodes if node.name not in dropped)
+    return prune(replace(graph, nodes=kept, weights=weights, scores=aliases.get(graph.scores, graph.scores)))
+
+
+def _multiplied(weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    return (weight.astype(np.float64) * factor).astype(weight.dtype)
+
+
+def _other_input(node: NodeDef, weight: str) -> str:
+    a, b = (tensor_name(name) for name in node.input)
+    return b if node_name(a) == weight else a
+
+
+def _scaled_by_weight(
+    node: NodeDef, graph: ForwardGraph, nodes: dict[str, NodeDef], readers: dict[str, int]
+) -> tuple[str, str | None, NodeDef] | None:
+    """(scale, offset or None, linear op) where the node is scale · (linear op + offset)."""
+    if node.op != "Mul":
+        return None
+    operand = _weight_operand(node, graph)
+    if operand is None:
+        return None
+    scale, source = operand
+    before = nodes.get(node_name(source))
+    offset = None
+    if before is not None and before.op in _ADDITIONS and readers[source] == 1:
+        added = _weight_operand(before, graph)
+        if added is None:
+            return None
+        offset, source = added
+        before = nodes.get(node_name(source))
+    if before is None or before.op not in _SCALED or readers[source] != 1 or not _channels_last(before):
+        return None
+    weight = node_name(before.input[1])
+    if weight not in graph.weights or readers[f"{weight}:0"] != 1:
+        return None
+    channels = int(np.prod(graph.weights[weight].shape[_SCALED[before.op] :]))
+    vectors = [scale] if offset is None else [scale, offset]
+    if any(not _is_channel_vector(graph.weights[name], channels) for name in vectors):
+        return None
+    return None if offset is not None and readers[f"{offset}:0"] != 1 else (scale, offset, before)
+
+
+def _weight_operand(node: NodeDef, graph: ForwardGraph) -> tuple[str, str] | None:
+    """(weight name, the other tensor) of an op with two inputs of which one is a weight."""
+    a, b = (tensor_name(name) for name in node.input)
+    for weight, other in ((b, a), (a, b)):
+        if node_name(weight) in graph.weights and node_name(other) not in graph.weights:
+            return node_name(weight), other
+    return None
+
+
+def _is_channel_vector(weight: np.ndarray, channels: int) -> bool:
+    return weight.size == channels and weight.shape[-1] == channels
+
+
+def _channels_last(node: NodeDef) -> bool:
+    if node.op == "MatMul":
+        return not node.attr["transpose_b"].b
+    return node.attr["data_format"].s in (b"", b"NHWC")

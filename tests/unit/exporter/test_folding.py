@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from callables import source_of
+from saliency_exporter.folding import fold, fold_scales, fold_weight_expressions
+from saliency_exporter.forward import Forward, ForwardGraph
+from saliency_exporter.tracing import trace
+
+layers = keras.layers
+
+
+def scores_and_gradient(graph: ForwardGraph, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    forward = Forward(graph)
+
+    @tf.function(autograph=False)
+    def run(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        scores = forward.scores(x)
+        return scores, tf.gradients(scores[:, 0], x)[0]
+
+    return tuple(value.numpy() for value in run(tf.constant(images)))
+
+
+def ops(graph: ForwardGraph) -> list[str]:
+    return [node.op for node in graph.nodes if node.op not in ("Const", "Placeholder")]
+
+
+def with_statistics(model: keras.Model) -> keras.Model:
+    """Batch normalizations whose scales and offsets are far from 1 and 0."""
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if "gamma" in weight.path or "moving_variance" in weight.path:
+            weight.assign(rng.uniform(0.3, 3, weight.shape))
+        elif "beta" in weight.path or "moving_mean" in weight.path or "bias" in weight.path:
+            weight.assign(rng.normal(size=weight.shape))
+    return model
+
+
+def network(*body: keras.Layer) -> keras.Model:
+    return with_statistics(
+        keras.Sequential([keras.Input((9, 8, 3)), *body, layers.Flatten(), layers.Dense(4, use_bias=False)])
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "remaining"),
+    [
+        (lambda: layers.Conv2D(5, 3, use_bias=False), ["Conv2D", "AddV2"]),
+        (lambda: layers.Conv2D(5, 3), ["Conv2D", "BiasAdd", "AddV2"]),
+        (
+            lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False),
+            ["DepthwiseConv2dNative", "AddV2"],
+        ),
+        (lambda: layers.Conv2D(6, 3, groups=3, use_bias=False), ["Conv2D", "AddV2"]),
+    ],
+    ids=["conv", "conv with bias", "depthwise with multiplier", "grouped conv"],
+)
+def test_a_batch_normalization_becomes_part_of_the_convolution_before_it(layer, remaining):
+    graph = trace(source_of(network(layer(), layers.BatchNormalization(), layers.ReLU()), (9, 8, 3)))
+    folded = fold(graph)
+    assert [op for op in ops(folded) if op not in ("Shape", "StridedSlice", "Pack", "Reshape")] == [
+        *remaining,
+        "Relu",
+        "MatMul",
+    ]
+    images = np.random.default_rng(1).normal(size=(2, 9, 8, 3)).astype(np.float32)
+    for got, expected in zip(
+        scores_and_gradient(folded, images), scores_and_gradient(graph, images), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_folding_weight_expressions_changes_no_bit():
+    graph = trace(
+        source_of(
+            network(layers.Conv2D(5, 3), layers.BatchNormalization(), layers.LayerNormalization()), (9, 8, 3)
+        )
+    )
+    folded = fold_weight_expressions(graph)
+    assert len(folded.nodes) < len(graph.nodes)
+    assert "Rsqrt" not in ops(
+        fold_weight_expressions(trace(source_of(network(layers.BatchNormalization()), (9, 8, 3))))
+    )
+    images = np.random.default_rng(1).normal(size=(2, 9, 8, 3)).astype(np.float32)
+    for got, expected in zip(
+        scores_and_gradient(folded, images), scores_and_gradient(graph, images), strict=True
+    ):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_a_weight_that_two_layers_share_is_left_alone():
+    shared = layers.Conv2D(3, 3, padding="same", use_bias=False)
+    inputs = keras.Input((9, 8, 3))
+    x = layers.BatchNormalization()(shared(inputs))
+    x = layers.BatchNormalization()(shared(x))
+    model = with_statistics(keras.Model(inputs, layers.Dense(4)(layers.Flatten()(x))))
+    graph = fold_weight_expressions(trace(source_of(model, (9, 8, 3))))
+    folded = fold_scales(graph)
+    assert ops(folded).count("Mul") == ops(graph).count("Mul") == 2
+    images = np.random.default_rng(1).normal(size=(2, 9, 8, 3)).astype(np.float32)
+    expected = model(images).numpy()
+    np.testing.assert_allclose(scores_and_gradient(folded, images)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_output_that_something_else_reads_is_left_alone():
+    inputs = keras.Input((9, 8, 3))
+    convolved = layers.Conv2D(3, 3, padding="same", use_bias=False)(inputs)
+    x = layers.Add()([convolved, layers.BatchNormalization()(convolved)])
+    model = with_statistics(keras.Model(inputs, layers.Dense(4)(layers.Flatten()(x))))
+    folded = fold(trace(source_of(model, (9, 8, 3))))
+    assert "Mul" in ops(folded)
+    images = np.random.default_rng(1).normal(size=(2, 9, 8, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        scores_and_gradient(folded, images)[0], model(images).numpy(), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_random_op_is_never_frozen_into_a_number():
+    def noisy(x: tf.Tensor) -> tf.Tensor:
+        return x + tf.random.stateless_uniform((3,), tf.constant([1, 2]))
+
+    graph = trace(source_of(noisy, (3,)))
+    assert any("Random" in op for op in ops(fold(graph)))
+
+
+def test_several_outputs_of_one_op_on_weights_keep_their_places():
+    weights = tf.constant(np.arange(12, dtype=np.float32).reshape(2, 6))
+
+    def split(x: tf.Tensor) -> tf.Tensor:
+        a, b, c = tf.split(weights, 3, axis=1)
+        return x @ (a - 2 * b) + tf.reduce_sum(c)
+
+    folded = fold(trace(source_of(split, (2,))))
+    x = np.array([[1.0, 2.0]], np.float32)
+    a, b, c = np.split(np.arange(12.0).reshape(2, 6), 3, axis=1)
+    np.testing.assert_allclose(scores_and_gradient(folded, x)[0], x @ (a - 2 * b) + c.sum())
