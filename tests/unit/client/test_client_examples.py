@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import doctest
 import importlib
+import inspect
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import saliency_client
+from PIL import Image
 from saliency_client import _base
 from saliency_client._channel import parse_targets
 from scripted_server import LinearModel, serving
@@ -88,3 +91,46 @@ def test_every_public_name_but_errors_has_an_example():
     }
 
     assert public <= shown
+
+
+def python_blocks() -> str:
+    """The README's Python, in order, at the lines where it stands."""
+    lines, inside = [], False
+    for line in README.read_text().splitlines():
+        fence = line.startswith("```")
+        lines.append(line if inside and not fence else "")
+        inside = line == "```python" if fence and not inside else inside and not fence
+    return "\n".join(lines)
+
+
+def test_the_python_of_the_readme_runs_from_top_to_bottom(names, tmp_path, capsys):
+    Image.fromarray(names["images"][0]).resize((300, 250)).save(tmp_path / "cat.png")
+    (tmp_path / "token").write_text("secret\n")
+
+    exec(compile(python_blocks(), str(README), "exec"), {})
+
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"overlay.png", "maps.npz"} | {f"map-{index}.npy" for index in range(20)} <= written
+    assert "class_index 123456 is outside" in capsys.readouterr().out
+
+
+def test_the_readme_lists_every_error_and_what_else_it_is():
+    rows = re.findall(
+        r"^\| `(\w+)` \| .* \| (.*) ?\|$", README.read_text().split("## Errors")[1], re.MULTILINE
+    )
+    listed = {name: set(re.findall(r"`(\w+)`", bases)) for name, bases in rows}
+
+    real = {
+        kind.__name__: {base.__name__ for base in kind.__bases__} - {"SaliencyError"}
+        for kind in map(saliency_client.__getattr__, saliency_client.__all__)
+        if inspect.isclass(kind) and issubclass(kind, saliency_client.SaliencyError)
+    }
+    del real["SaliencyError"]
+    assert listed == real
+
+
+def test_the_readme_lists_every_option():
+    table = README.read_text().split("## Connecting")[1].split("```")[0]
+    listed = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE))))
+
+    assert listed == set(inspect.signature(saliency_client.SaliencyClient).parameters)
