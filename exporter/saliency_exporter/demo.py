@@ -106,7 +106,12 @@ def run(directory: Path, children: Children) -> list[dict[str, Any]]:
         export(paths, children)
     with _step("starting the server"):
         target = serve(paths, children)
-    return [record for method in METHODS for record in explain(target, method, photos, paths.maps, children)]
+    results = [
+        record for method in METHODS for record in explain(target, method, photos, paths.maps, children)
+    ]
+    with _step("saliency-client explain --method smooth --style panel"):
+        _explain(target, "smooth", photos, paths.maps, ["--style", "panel"], children)
+    return results
 
 
 def check_classes(results: Sequence[Mapping[str, Any]]) -> None:
@@ -198,13 +203,19 @@ def serve(paths: _Paths, children: Children) -> str:
 def explain(
     target: str, method: str, photos: Sequence[Path], folder: Path, children: Children
 ) -> list[dict[str, Any]]:
-    """Run `saliency-client explain` on the photos; the overlay's record for each of them."""
-    command = ["explain", *map(str, photos), "--server", target, "--model", MODEL, "--method", method]
-    command += ["--concurrency", "1", "--overwrite", "--json", "-o", f"{folder}{os.sep}"]
+    """Run `saliency-client explain` on the photos: an overlay and the map of each; gives its records."""
     with _step(f"saliency-client explain --method {method}"):
-        printed = _client([*command, "--format", "png", "--format", "npy"], children)
-        _client([*command, "--style", "panel"], children)
+        printed = _explain(target, method, photos, folder, ["--format", "png", "--format", "npy"], children)
     return [{"photo": Path(r["image"]).stem, **r} for r in map(json.loads, printed.splitlines())]
+
+
+def _explain(
+    target: str, method: str, photos: Sequence[Path], folder: Path, options: Sequence[str], children: Children
+) -> str:
+    command = ["explain", *map(str, photos), "--server", target, "--model", MODEL, "--method", method]
+    # One at a time: the table's milliseconds are those of a request that has the machine to itself.
+    command += ["--concurrency", "1", "--overwrite", "--json", "-o", f"{folder}{os.sep}"]
+    return _client([*command, *options], children)
 
 
 def _client(arguments: Sequence[str], children: Children) -> str:
@@ -274,7 +285,7 @@ def _what_next(paths: _Paths) -> str:
     return "\n".join(
         [
             "",
-            f"The pictures and the maps (.npy) are in {paths.maps}; look at a panel first.",
+            f"The pictures and the maps (.npy) are in {paths.maps}; look at chelsea-smooth-panel.png first.",
             "The relative error says how far a smooth map is from settled: lower it with more --num-samples.",
             "",
             "Your own photo, with the server in a second terminal:",

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COMMAND = [sys.executable, "-m", "saliency_exporter", "demo"]
+pytestmark = pytest.mark.timeout(900)
+
+
+def processes_of(directory: Path) -> list[str]:
+    """The command lines of all processes that work on a directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(directory) in command:
+                found.append(command)
+    return found
+
+
+def interrupt(directory: Path, when: str, number: signal.Signals) -> subprocess.CompletedProcess[str]:
+    """Run the demonstration and send it a signal as soon as it says something."""
+    process = subprocess.Popen(
+        [*COMMAND, str(directory)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    said = ""
+    try:
+        while when not in said:
+            character = process.stderr.read(1)
+            assert character, f"ended before it said {when!r}: {said}"
+            said += character
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(COMMAND, process.returncode, out, said + err)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo") / "out"
+
+
+@pytest.fixture(scope="module")
+def first_run(directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, str(directory)], capture_output=True, text=True, timeout=800)
+
+
+def test_the_table_names_the_cat_and_the_cup_for_every_method(first_run, directory: Path) -> None:
+    assert first_run.returncode == 0, first_run.stderr
+    rows = [
+        line.split() for line in first_run.stdout.splitlines() if str(directory) in line and ".png" in line
+    ]
+    found = {(row[0], row[1]): " ".join(row[2:5]) for row in rows}
+    for method in ("gradients", "guided", "smooth"):
+        assert found["chelsea", method] == "Egyptian cat (285)"
+        assert found["coffee", method].startswith("espresso (967)")
+    assert len(found) == 6
+    assert "saliency-client explain" in first_run.stdout
+
+
+def test_it_leaves_pictures_maps_and_the_model(first_run, directory: Path) -> None:
+    for photo in ("chelsea", "coffee"):
+        for method in ("gradients", "guided", "smooth"):
+            saliency = np.load(directory / "maps" / f"{photo}-{method}.npy")
+            assert saliency.shape == (224, 224)
+            assert saliency.dtype == np.float32
+            assert np.isfinite(saliency).all()
+            assert saliency.min() >= 0
+            assert saliency.max() > 0
+            Image.open(directory / "maps" / f"{photo}-{method}.png").verify()
+        Image.open(directory / "maps" / f"{photo}-smooth-panel.png").verify()
+    assert (directory / "models" / "efficientnet-lite0" / "1" / "saved_model.pb").exists()
+
+
+def test_a_second_run_does_not_export_again_and_nothing_stays_running(first_run, directory: Path) -> None:
+    second = subprocess.run([*COMMAND, str(directory)], capture_output=True, text=True, timeout=400)
+    assert second.returncode == 0, second.stderr
+    assert "is up to date" in second.stderr
+    assert "exporting" not in second.stderr
+    versions = [path.name for path in (directory / "models" / "efficientnet-lite0").iterdir()]
+    assert versions == ["1"]
+    assert processes_of(directory) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_serves_leaves_nothing_running(first_run, directory: Path, number) -> None:
+    done = interrupt(directory, "loading", number)
+    assert done.returncode == 128 + number
+    assert "nothing is left running" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert processes_of(directory) == []
+
+
+def test_a_signal_while_it_explains_leaves_nothing_running(first_run, directory: Path) -> None:
+    done = interrupt(directory, "--method gradients", signal.SIGINT)
+    assert done.returncode == 130
+    assert processes_of(directory) == []
+
+
+def test_a_signal_while_it_exports_leaves_nothing_running_and_no_half_version(tmp_path: Path) -> None:
+    done = interrupt(tmp_path / "out", "tracing", signal.SIGINT)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert processes_of(tmp_path) == []
+    assert list((tmp_path / "out" / "models" / "efficientnet-lite0").iterdir()) == []
