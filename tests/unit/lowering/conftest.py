@@ -15,7 +15,7 @@ def _run_both(rule, op, x, *weights, oracle=None):
     a signal sent through the wrong tap cannot hide behind a right sum.
     """
     oracle = oracle or op
-    x, *weights = (tf.constant(value) for value in (x, *weights))
+    x, *weights = tf.constant(x), *(tf.Variable(value) for value in weights)
     with tf.Graph().as_default():
         placeholders = [tf.compat.v1.placeholder(value.dtype, value.shape) for value in (x, *weights)]
         node = op(*placeholders).op.node_def
@@ -28,7 +28,7 @@ def _run_both(rule, op, x, *weights, oracle=None):
         return y, tape.gradient(y, x, output_gradients=upstream)
 
     def lowered(x):
-        outputs = rule(node, [x, *weights])
+        outputs = rule(node, [x, *(weight.read_value() for weight in weights)])
         assert outputs is not None, f"the rule declined {node}"
         return outputs[0]
 

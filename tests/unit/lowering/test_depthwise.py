@@ -59,28 +59,39 @@ def test_explicit_padding_is_that_of_the_native_op(run_both, generator, stride):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_dilation_is_a_kernel_with_zeros_between_its_taps(run_both, generator, stride, padding):
     x, kernel = generator.normal(size=(2, 9, 8, 3)), generator.normal(size=(3, 3, 3, 2))
-
-    def oracle(x, kernel):
-        spread = np.zeros((5, 7, 3, 2))
-        spread[::2, ::3] = kernel
-        return depthwise_op(stride, padding)(x, spread)
-
+    spread = np.zeros((5, 7, 3, 2))
+    spread[::2, ::3] = kernel
     op = depthwise_op(stride, padding, dilations=(2, 3))
-    assert_same(run_both(depthwise, op, x, kernel, oracle=oracle))
+    oracle = depthwise_op(stride, padding)
+    assert_same(run_both(depthwise, op, x, kernel, oracle=lambda x, _: oracle(x, spread)))
 
 
 def test_batch_may_be_unknown_when_traced(generator):
-    kernel = tf.constant(generator.normal(size=(3, 3, 4, 1)))
+    kernel = tf.Variable(generator.normal(size=(3, 3, 4, 1)))
     with tf.Graph().as_default():
         x = tf.compat.v1.placeholder(tf.float64, (None, 6, 6, 4))
-        node = depthwise_op()(x, kernel.numpy()).op.node_def
+        node = depthwise_op()(x, tf.zeros((3, 3, 4, 1), tf.float64)).op.node_def
 
     @tf.function(input_signature=[tf.TensorSpec((None, 6, 6, 4), tf.float64)], jit_compile=True)
     def gradient(x):
-        return tf.gradients(depthwise(node, [x, kernel])[0], x)[0]
+        return tf.gradients(depthwise(node, [x, kernel.read_value()])[0], x)[0]
 
     for batch in (1, 3):
         assert gradient(tf.constant(generator.normal(size=(batch, 6, 6, 4)))).shape == (batch, 6, 6, 4)
+
+
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_convolution_with_a_group_for_each_channel_is_depthwise(run_both, generator, multiplier):
+    x, kernel = generator.normal(size=(2, 7, 6, 4)), generator.normal(size=(3, 3, 1, 4 * multiplier))
+
+    def grouped(x, kernel):
+        return tf.raw_ops.Conv2D(input=x, filter=kernel, strides=[1, 2, 2, 1], padding="SAME")
+
+    def one_convolution_for_each_channel(x, kernel):
+        pairs = zip(tf.split(x, 4, axis=3), tf.split(kernel, 4, axis=3), strict=True)
+        return tf.concat([grouped(channel, own) for channel, own in pairs], axis=3)
+
+    assert_same(run_both(depthwise, grouped, x, kernel, oracle=one_convolution_for_each_channel))
 
 
 def test_layouts_and_shapes_that_are_not_its_own_are_declined():
@@ -91,5 +102,14 @@ def test_layouts_and_shapes_that_are_not_its_own_are_declined():
         )
         assert depthwise(nchw.op.node_def, list(nchw.op.inputs)) is None
         unknown = tf.compat.v1.placeholder(tf.float32, (None, None, None, 4))
-        nhwc = depthwise_op()(unknown, kernel)
-        assert depthwise(nhwc.op.node_def, [unknown, kernel]) is None
+        assert depthwise(depthwise_op()(unknown, kernel).op.node_def, [unknown, kernel]) is None
+        full = tf.nn.conv2d(tf.zeros((1, 8, 8, 4)), tf.zeros((3, 3, 4, 4)), 1, "SAME")
+        assert depthwise(full.op.node_def, list(full.op.inputs)) is None
+
+
+def test_a_kernel_computed_from_the_image_is_declined_because_it_needs_its_gradient():
+    with tf.Graph().as_default():
+        x = tf.compat.v1.placeholder(tf.float32, (None, 8, 8, 4))
+        kernel = tf.reshape(tf.reduce_mean(x, [0, 1, 2]), (1, 1, 4, 1))
+        y = depthwise_op()(x, kernel)
+        assert depthwise(y.op.node_def, [x, kernel]) is None

@@ -6,17 +6,20 @@ Values and input gradients stay equal to float32 rounding; gradients with respec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import tensorflow as tf
-from saliency_exporter.rules.lowering.depthwise import depthwise
-from saliency_exporter.rules.lowering.max_pool import max_pool
 
-LoweringRule = Callable[[tf.compat.v1.NodeDef, Sequence[tf.Tensor]], "Sequence[tf.Tensor] | None"]
+from ...forward import Rule
+from .dense import dense
+from .depthwise import depthwise
+from .few_channels import few_channels
+from .max_pool import max_pool
+from .pointwise import pointwise
 
 
-def lowering_rules(target: Literal["cpu", "gpu"]) -> dict[str, LoweringRule]:
+def lowering_rules(target: Literal["cpu", "gpu"]) -> dict[str, Rule]:
     """Lowering rules by op type, for functions compiled by XLA on the target device.
 
     None on a GPU: there XLA hands convolutions and pooling to cuDNN, whose kernels these rules would replace
@@ -28,5 +31,19 @@ def lowering_rules(target: Literal["cpu", "gpu"]) -> dict[str, LoweringRule]:
     if target == "gpu":
         return {}
     if target == "cpu":
-        return {"DepthwiseConv2dNative": depthwise, "MaxPool": max_pool}
+        return {
+            "Conv2D": _first_of(pointwise, few_channels, depthwise),
+            "DepthwiseConv2dNative": depthwise,
+            "MatMul": dense,
+            "MaxPool": max_pool,
+        }
     raise ValueError(f"target must be 'cpu' or 'gpu', not {target!r}")
+
+
+def _first_of(*rules: Rule) -> Rule:
+    """The outputs of the first rule that takes the node, or None."""
+
+    def rule(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor] | None:
+        return next((outputs for r in rules if (outputs := r(node, inputs)) is not None), None)
+
+    return rule

@@ -69,7 +69,7 @@ def gather(x: tf.Tensor, rows: Axis, columns: Axis, fill: float) -> dict[tuple[i
 
     x is [B, H, W, …]; a tap that falls outside of it reads `fill`.
     """
-    padded = _pad(x, (rows.before, max(rows.after, 0)), (columns.before, max(columns.after, 0)), fill)
+    padded = once(_pad(x, (rows.before, max(rows.after, 0)), (columns.before, max(columns.after, 0)), fill))
     taps = product(range(rows.taps), range(columns.taps))
     return {(i, j): padded[:, _read(rows, i), _read(columns, j)] for i, j in taps}
 
@@ -89,7 +89,7 @@ def scatter(
     """
     low_row, high_row = _margins(rows)
     low_column, high_column = _margins(columns)
-    padded = [_pad(signal, (low_row, high_row), (low_column, high_column), 0) for signal in signals]
+    padded = [once(_pad(signal, (low_row, high_row), (low_column, high_column), 0)) for signal in signals]
 
     def phase(row_phase: int, column_phase: int) -> tf.Tensor | None:
         sent = []
@@ -102,6 +102,16 @@ def scatter(
 
     phases = [[phase(p, q) for q in range(columns.stride)] for p in range(rows.stride)]
     return _interleave(phases, rows, columns)
+
+
+def once(x: tf.Tensor) -> tf.Tensor:
+    """x, computed once and kept in memory where it is read shifted.
+
+    A compiler that sees a slice of padded values reads the values themselves where it can, and where they
+    are fused it computes them again for that slice. A maximum with the least value hides the padding.
+    """
+    least = float("-inf") if x.dtype.is_floating else x.dtype.min
+    return tf.maximum(x, tf.constant(least, x.dtype))
 
 
 def add(parts: Sequence[tf.Tensor]) -> tf.Tensor:

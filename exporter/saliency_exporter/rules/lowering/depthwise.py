@@ -5,29 +5,36 @@ XLA has no fast CPU code for a grouped convolution: 7 to 27 times slower than th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
-from saliency_exporter.rules.lowering._windows import add, axes, gather, scatter
+
+from ._weights import is_weight
+from ._windows import add, axes, gather, scatter
 
 
 def depthwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
     """DepthwiseConv2dNative: the sum over taps of shifted input × per-channel weight, and its input gradient.
 
-    Inputs: images [B, H, W, C] with known H, W, C; kernel [taps, taps, C, multiplier]. The kernel has no
-    gradient. None (import the op as it is) for NCHW and for shapes unknown at trace time.
+    Also Conv2D with as many groups as channels, which is the same. Inputs: images [B, H, W, C], kernel
+    [taps, taps, C, multiplier] or [taps, taps, 1, C · multiplier]. None (import the op as it is) for other
+    convolutions, NCHW, unknown shapes and kernels that are not weights.
     """
     x, kernel = inputs
     if node.attr["data_format"].s == b"NCHW":
         return None
-    if not (x.shape[1:].is_fully_defined() and kernel.shape.is_fully_defined()):
+    if not (x.shape[1:].is_fully_defined() and kernel.shape.is_fully_defined() and is_weight(kernel)):
         return None
     height, width, channels = x.shape[1:]
+    if node.op == "Conv2D":
+        if channels == 1 or kernel.shape[2] != 1:
+            return None
+        kernel = tf.reshape(kernel, [*kernel.shape[:2], channels, -1])
     *taps, _, multiplier = kernel.shape
     rows, columns = axes(node, height, width, (taps[0], taps[1]))
 
     @tf.custom_gradient
-    def convolve(x: tf.Tensor) -> tuple[tf.Tensor, object]:
+    def convolve(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         pieces = gather(x[..., tf.newaxis], rows, columns, fill=0)
         y = add([piece * kernel[tap] for tap, piece in pieces.items()])
 

@@ -5,11 +5,12 @@ SelectAndScatter runs on one core, element by element: 3 to 6 times slower than 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 import tensorflow as tf
-from saliency_exporter.rules.lowering._windows import axes, gather, scatter
+
+from ._windows import axes, gather, scatter
 
 
 def max_pool(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
@@ -29,7 +30,7 @@ def max_pool(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf
     rows, columns = axes(node, x.shape[1], x.shape[2], (window[1], window[2]))
 
     @tf.custom_gradient
-    def pool(x: tf.Tensor) -> tuple[tf.Tensor, object]:
+    def pool(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         pieces = gather(x, rows, columns, fill=x.dtype.min)
         y = reduce(tf.maximum, pieces.values())
 

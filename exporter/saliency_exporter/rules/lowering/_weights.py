@@ -1,0 +1,20 @@
+"""What may be taken for a weight."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+_SOURCES = frozenset({"ReadVariableOp", "Const"})
+_PASSED_ON = frozenset({"Cast", "Identity", "Reshape"})
+
+
+def is_weight(tensor: tf.Tensor) -> bool:
+    """Whether a tensor of the function being traced is a variable's value or a constant.
+
+    The rules give no gradient with respect to weights. A kernel that is computed from the image
+    (dynamic convolution) is not one, and must keep its gradient.
+    """
+    op = tensor.op
+    while op.type in _PASSED_ON:
+        op = op.inputs[0].op
+    return op.type in _SOURCES

@@ -1,0 +1,23 @@
+"""Dense layers, whose input gradient reads the weight in the order of its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from ._products import product
+from ._weights import is_weight
+
+
+def dense(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
+    """MatMul of [B, features] by a weight [features, units].
+
+    None (import the op as it is) for transposed operands, unknown shapes and products of two activations.
+    """
+    x, weight = inputs
+    if node.attr["transpose_a"].b or node.attr["transpose_b"].b:
+        return None
+    if not weight.shape.is_fully_defined() or not is_weight(weight):
+        return None
+    return [product(x, weight, rows_per_example=1)]
