@@ -31,9 +31,9 @@ class Explanation:
     An explanation is a sequence of its images: `len`, `explanation[i]` and iteration give each with B = 1.
 
     Example:
-        >>> client.explain(images[0], outputs=["saliency", "label"])
-        Explanation(method='gradients', model='efficientnet-lite0', version=1, label=['class 0'],
-            saliency=float32[1,224,224])
+        >>> explanation = client.explain(images[0])
+        >>> explanation.label, explanation.saliency.shape
+        (array(['class 0'], dtype=object), (1, 224, 224))
     """
 
     def __init__(

@@ -60,8 +60,8 @@ class SaliencyClient(BaseClient[grpc.Channel]):
             noise_level: float in [0, 1], σ / (max(x) − min(x)) of the model's input x; smooth only.
             seed: int, of the noise; the same seed gives the same map; smooth only.
             parameters: others that the signature takes, by input name.
-            outputs: names of the signature's outputs, or 'all'; None: all but the large ones, `gradients`
-                and `variance`.
+            outputs: names of the signature's outputs, or 'all'. All but the large ones, `gradients` and
+                `variance`, come in any case: a server prepares anew for each set that it has not seen.
             timeout: seconds for the whole call, retries included; None: no limit; unset: the client's.
 
         Raises:
