@@ -57,9 +57,16 @@ def to_proto(array: np.ndarray, encoding: Encoding = "tensor_content") -> tensor
     varints, then the bytes (tensorflow/core/framework/tensor.cc, Helper<tstring>::Encode). tf.make_ndarray
     cannot read that; `to_array` can.
     """
+    proto = tensor_pb2.TensorProto()
+    write_tensor(proto, array, encoding)
+    return proto
+
+
+def write_tensor(proto: tensor_pb2.TensorProto, array: np.ndarray, encoding: Encoding) -> None:
+    """Encodes into an empty TensorProto, such as one inside a message: copying one there costs far more."""
     array = np.asarray(array)
     dtype = tf.string if array.dtype.kind in "OSU" else tf.dtypes.as_dtype(array.dtype)
-    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
+    proto.dtype = dtype.as_datatype_enum
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
     if dtype == tf.string:
@@ -72,7 +79,6 @@ def to_proto(array: np.ndarray, encoding: Encoding = "tensor_content") -> tensor
         proto.tensor_content = array.tobytes()
     else:
         _fill_typed_field(proto, array)
-    return proto
 
 
 def _fill_typed_field(proto: tensor_pb2.TensorProto, array: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import signal
@@ -238,6 +239,8 @@ def serve(
         ExportError: a model cannot be served, or the port cannot be had.
     """
     out = out or _print_line
+    # It would log a traceback for every request that is no protocol buffer; the caller is told INTERNAL.
+    logging.getLogger("grpc._common").setLevel(logging.CRITICAL)
     if not _is_loopback(host):
         print(
             f"warning: listening on {host}, which others can reach; this server is for development and tests",

@@ -20,7 +20,7 @@ from tensorflow_serving.apis import (
 from saliency_exporter.servable import DEFAULT_SIGNATURE, ServableError
 from saliency_exporter.serving.admission import Admission
 from saliency_exporter.serving.models import ModelManager
-from saliency_exporter.tensor_protos import Encoding, to_proto
+from saliency_exporter.tensor_protos import Encoding, write_tensor
 
 MESSAGE_LIMIT = 1024
 
@@ -63,7 +63,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         response.model_spec.version.value = number
         response.model_spec.signature_name = signature_name
         for alias, array in outputs.items():
-            response.outputs[alias].CopyFrom(to_proto(array, self._encoding))
+            write_tensor(response.outputs[alias], array, self._encoding)
         return response
 
     def _metadata(

@@ -45,6 +45,9 @@ def test_it_says_its_states_and_where_it_listens_and_nothing_goes_to_stderr(
     explain = predict_request("small", "explain", images=IMAGES)
     answer = stubs.predict(explain, timeout=20)
     np.testing.assert_array_equal(tf.make_ndarray(answer.outputs["gradients"]), [WEIGHTS[:, 2]])
+    with pytest.raises(grpc.RpcError) as raised:
+        stubs.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")(b"no message", timeout=20)
+    assert raised.value.code() is grpc.StatusCode.INTERNAL
     assert (tmp_path / "port").read_text() == server.target.rpartition(":")[2] + "\n"
     assert server.stop() == (0, "")
     lines = [re.sub(r"[\d.]+ s$|:\d+", "N", line) for line in server.lines]
