@@ -1,4 +1,4 @@
-"""`make bench`: what the main job costs, measured side by side in one run, printed and recorded as a dated page.
+"""`make bench`: what the main job costs, side by side in one run, printed and recorded as a dated page.
 
 A real export of EfficientNet-Lite0, a real server process, the real client. Times are medians of interleaved
 repetitions with the middle half of the spread; read ratios before seconds, machines are noisy.

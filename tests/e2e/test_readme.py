@@ -1,4 +1,4 @@
-"""Every command and snippet of the main page and of the exporter's page is run, or checked as far as it can be."""
+"""Every command and snippet of the main and the exporter's page is run, or checked as far as it can be."""
 
 from __future__ import annotations
 
