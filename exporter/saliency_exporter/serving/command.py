@@ -69,6 +69,11 @@ if TYPE_CHECKING:
 @click.option(
     "--xla-cache", type=click.Path(path_type=Path), help="Keep compiled programs in this directory."
 )
+@click.option(
+    "--grpc-channel-arguments",
+    metavar="KEY=VALUE,...",
+    help="gRPC options as TensorFlow Serving takes them.",
+)
 @click.option("--verbose", is_flag=True, help="Show TensorFlow's own log.")
 def serve_command(
     models: tuple[str, ...],
@@ -96,6 +101,7 @@ def serve_command(
     intra_op_threads: int,
     inter_op_threads: int,
     xla_cache: Path | None,
+    grpc_channel_arguments: str | None,
     verbose: bool,
 ) -> None:
     r"""Serve exported models over gRPC as TensorFlow Serving does, for development and tests.
@@ -138,6 +144,7 @@ def serve_command(
         intra_op_threads=intra_op_threads,
         inter_op_threads=inter_op_threads,
         xla_cache=xla_cache,
+        grpc_arguments=_grpc_arguments(grpc_channel_arguments or ""),
     )
     if not finished:
         # TensorFlow cannot be interrupted: leaving the interpreter would wait for it.
@@ -186,6 +193,16 @@ def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> 
     if certificate is None or key is None:
         raise click.UsageError("TLS needs both --tls-cert and --tls-key")
     return TlsFiles(certificate, key, client_ca)
+
+
+def _grpc_arguments(text: str) -> dict[str, int | str]:
+    arguments: dict[str, int | str] = {}
+    for argument in filter(None, text.split(",")):
+        key, separator, value = argument.partition("=")
+        if not separator:
+            raise ExportError(f"--grpc-channel-arguments takes KEY=VALUE, got {argument!r}")
+        arguments[key] = int(value) if value.lstrip("-").isdigit() else value
+    return arguments
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:

@@ -165,8 +165,9 @@ class ModelManager:
         for config in self._configs.values():
             try:
                 self._reconcile(config)
-            except OSError as error:
-                self._report(f"{config.name}: cannot read {config.base_path}: {error}")
+            except Exception as error:
+                # Polling goes on whatever happens: the next look may find things in order.
+                self._report(f"{config.name}: cannot look for versions in {config.base_path}: {error}")
 
     def stop(self) -> None:
         """Stops polling and unloads each version as soon as its last request has ended."""

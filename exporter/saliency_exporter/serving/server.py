@@ -71,6 +71,7 @@ class LocalServer:
         intra_op_threads: threads inside one op; 0 lets TensorFlow choose.
         inter_op_threads: ops side by side; 0 lets TensorFlow choose.
         xla_cache: directory for compiled programs; see saliency_exporter.xla_cache.
+        grpc_arguments: further gRPC options, such as {"grpc.max_connection_age_ms": 60000}.
         report: called with a line for every change of state.
     """
 
@@ -90,6 +91,7 @@ class LocalServer:
         intra_op_threads: int = 0,
         inter_op_threads: int = 0,
         xla_cache: Path | str | None = None,
+        grpc_arguments: Mapping[str, int | str] | None = None,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._host = host
@@ -107,7 +109,7 @@ class LocalServer:
         # With batching the batch threads bound what runs, and calls have to be inside to be merged.
         self._admission = Admission(running + waiting, 0) if batching else Admission(running, waiting)
         self._health = health.HealthServicer(experimental_non_blocking=True)
-        self._grpc_server = self._make_grpc_server(encoding)
+        self._grpc_server = self._make_grpc_server(encoding, grpc_arguments or {})
 
     @property
     def port(self) -> int:
@@ -127,8 +129,12 @@ class LocalServer:
             ExportError: a model cannot be served or the port cannot be had.
         """
         _check_port_is_free(self._host, self._port)
-        self._models.load_initial()
-        self._open_port()
+        try:
+            self._models.load_initial()
+            self._open_port()
+        except BaseException:
+            self._models.stop()
+            raise
         self._grpc_server.start()
         for name in HEALTH_NAMES:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -156,19 +162,18 @@ class LocalServer:
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
-    def _make_grpc_server(self, encoding: Encoding) -> grpc.Server:
+    def _make_grpc_server(self, encoding: Encoding, grpc_arguments: Mapping[str, int | str]) -> grpc.Server:
         self._threads = ThreadPoolExecutor(
             max_workers=self._admission.capacity + _SPARE_THREADS, thread_name_prefix="grpc"
         )
-        server = grpc.server(
-            self._threads,
-            options=(
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                # Without it two servers share one port, each getting half of the requests.
-                ("grpc.so_reuseport", 0),
-            ),
-        )
+        options: dict[str, int | str] = {
+            "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
+            "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
+            # Without it two servers share one port, each getting half of the requests.
+            "grpc.so_reuseport": 0,
+            **grpc_arguments,
+        }
+        server = grpc.server(self._threads, options=tuple(options.items()))
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             PredictionService(self._models, self._admission, encoding), server
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -133,3 +134,13 @@ def test_one_version_directory_is_served_for_local_use(saved_versions, stubs_to)
     with local_target(saved_versions[1]) as (target, model):
         response = stubs_to(target).predict(predict_request(model, images=IMAGES), timeout=20)
     np.testing.assert_array_equal(arrays(response)["logits"], LOGITS / 2)
+
+
+def test_gRPC_options_reach_the_server(saved_versions, start_local, stubs_to):
+    limited = {"grpc.max_receive_message_length": 1000}
+    server = start_local({"small": saved_versions[1].parent}, grpc_arguments=limited)
+    stubs = stubs_to(server.target)
+    assert stubs.predict(predict_request("small", images=IMAGES), timeout=20).outputs
+    with pytest.raises(grpc.RpcError) as raised:
+        stubs.predict(predict_request("small", images=np.ones([1000, 2], np.float32)), timeout=20)
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -153,12 +153,12 @@ def test_a_port_that_another_server_took_meanwhile_is_an_error_and_never_shared(
         late._open_port()
 
 
-def test_a_model_that_does_not_load_is_an_error_without_a_traceback(model_dir):
+def test_a_model_that_does_not_load_is_named_with_the_reason_and_leaves_nothing_open(model_dir):
     (model_dir / "1" / "saved_model.pb").write_bytes(b"damaged")
-    done = run(f"small={model_dir}", "--port", 0)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: version 1 of model small did not become available: Cannot load")
-    assert "Traceback" not in done.stderr
+    server = LocalServer({"small": model_dir})
+    with pytest.raises(ExportError, match="version 1 of model small did not become available: Cannot load"):
+        server.start()
+    assert server.port == 0
 
 
 def test_an_address_that_others_can_reach_is_warned_about(model_dir, start_server):
@@ -182,6 +182,7 @@ def test_an_address_that_others_can_reach_is_warned_about(model_dir, start_serve
         (["a=x", "--label", "stable"], "--label stable is not of the form"),
         (["a=x", "--versions", "newest"], "--versions is latest, all, or numbers"),
         (["a=x", "--tls-cert", "cert.pem"], "TLS needs both --tls-cert and --tls-key"),
+        (["a=x", "--grpc-channel-arguments", "age"], "--grpc-channel-arguments takes KEY=VALUE"),
         (["a=x", "--batching", "--allowed-batch-sizes", "4,2"], "must be positive and increasing"),
     ],
 )
