@@ -105,8 +105,8 @@ def explain_request(
             raise InputError(f"{signature.name} needs {name}", signature=signature.name)
         arrays[name] = _parameter(value, spec, batch)
     light = {name for name in signature.outputs if name not in HEAVY_OUTPUTS}
-    # A TensorFlow session prepares its graph anew, for seconds, for every set of outputs that it has not seen.
-    # The light ones cost next to nothing, so they always come along, and there are few sets to be ready for.
+    # A TensorFlow session prepares its graph anew, for seconds, for every set of outputs that is new to it.
+    # The light ones cost next to nothing, so they always come along, and there are few sets to prepare for.
     return _request(
         model, signature, arrays, tuple(sorted({*light, *_chosen(outputs, signature, light)})), batch
     )
