@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 @click.command("serve")
 @click.argument("models", nargs=-1, metavar="NAME=MODEL_DIR...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8500, show_default=True, help="Port to listen on; 0 picks a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8500,
+    show_default=True,
+    help="Port to listen on; 0 picks a free one.",
+)
 @click.option("--port-file", type=click.Path(path_type=Path), help="Write the port here once it is open.")
 @click.option(
     "--encoding",
@@ -44,14 +50,42 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="TensorFlow Serving's models.config, instead of NAME=MODEL_DIR.",
 )
-@click.option("--poll", default=1.0, show_default=True, help="Seconds between looks for versions; 0: never.")
-@click.option("--warmup/--no-warmup", default=True, show_default=True, help="Replay the warmup records.")
-@click.option("--running", default=0, metavar="N", help="Requests that run side by side [default: cores].")
 @click.option(
-    "--waiting", default=64, show_default=True, metavar="N", help="Requests that may wait for a place."
+    "--poll",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Seconds between looks for versions; 0: never.",
 )
-@click.option("--grace", default=10.0, show_default=True, help="Seconds for requests to finish when stopped.")
+@click.option("--warmup/--no-warmup", default=True, show_default=True, help="Replay the warmup records.")
+@click.option(
+    "--running",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Requests that run side by side [default: cores, at least 2].",
+)
+@click.option(
+    "--waiting",
+    type=click.IntRange(min=0),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Requests that may wait for a place.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Seconds for requests to finish when stopped.",
+)
 @click.option("--batching", is_flag=True, help="Merge requests as --enable_batching does.")
+@click.option(
+    "--batching-parameters-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="TensorFlow Serving's file, instead of the next five options.",
+)
 @click.option("--max-batch-size", type=click.IntRange(min=1), default=1000, show_default=True)
 @click.option(
     "--allowed-batch-sizes", metavar="N,N", help="Sizes to pad batches to; the last is the maximum."
@@ -64,8 +98,15 @@ if TYPE_CHECKING:
 @click.option(
     "--tls-client-ca", type=click.Path(path_type=Path), help="Let in only clients of this authority."
 )
-@click.option("--intra-op-threads", default=0, help="Threads inside one op [default: cores].")
-@click.option("--inter-op-threads", default=0, help="Ops side by side [default: cores].")
+@click.option(
+    "--intra-op-threads",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Threads inside one op [default: cores].",
+)
+@click.option(
+    "--inter-op-threads", type=click.IntRange(min=0), default=0, help="Ops side by side [default: cores]."
+)
 @click.option(
     "--xla-cache", type=click.Path(path_type=Path), help="Keep compiled programs in this directory."
 )
@@ -90,6 +131,7 @@ def serve_command(
     waiting: int,
     grace: float,
     batching: bool,
+    batching_parameters_file: Path | None,
     max_batch_size: int,
     allowed_batch_sizes: str | None,
     batch_timeout_micros: int,
@@ -104,7 +146,7 @@ def serve_command(
     grpc_channel_arguments: str | None,
     verbose: bool,
 ) -> None:
-    r"""Serve exported models over gRPC as TensorFlow Serving does, for development and tests.
+    """Serve exported models over gRPC as TensorFlow Serving does, for development and tests.
 
     MODEL_DIR holds the numbered version directories of one model. The port opens when every model is loaded
     and warmed up; new versions are picked up as they appear. In production run TensorFlow Serving.
@@ -113,7 +155,7 @@ def serve_command(
         saliency-exporter serve resnet50=models/resnet50
         saliency-exporter serve resnet50=models/resnet50 --port 0 --port-file port.txt
         saliency-exporter serve resnet50=models/resnet50 --label stable=1 --label canary=2
-    """
+    """  # noqa: D301
     if not verbose:
         from saliency_exporter.quiet import import_tensorflow
 
@@ -132,14 +174,14 @@ def serve_command(
         running=running,
         waiting=waiting,
         batching=_batching(
+            batching,
+            batching_parameters_file,
             max_batch_size,
             batch_timeout_micros,
             max_enqueued_batches,
             num_batch_threads,
             allowed_batch_sizes,
-        )
-        if batching
-        else None,
+        ),
         tls=_tls(tls_cert, tls_key, tls_client_ca),
         intra_op_threads=intra_op_threads,
         inter_op_threads=inter_op_threads,
@@ -167,13 +209,23 @@ def _model_configs(
 
 
 def _batching(
+    batching: bool,
+    parameters_file: Path | None,
     max_batch_size: int,
     batch_timeout_micros: int,
     max_enqueued_batches: int,
     num_batch_threads: int,
     allowed_batch_sizes: str | None,
-) -> BatchingParameters:
+) -> BatchingParameters | None:
     from saliency_exporter.serving.batching import BatchingParameters
+    from saliency_exporter.serving.batching_file import read_batching_file
+
+    if not batching:
+        if parameters_file is not None:
+            raise click.UsageError("--batching-parameters-file needs --batching")
+        return None
+    if parameters_file is not None:
+        return read_batching_file(parameters_file)
 
     sizes = _numbers(allowed_batch_sizes, "--allowed-batch-sizes") if allowed_batch_sizes else ()
     return BatchingParameters(

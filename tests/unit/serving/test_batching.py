@@ -13,6 +13,7 @@ import tensorflow as tf
 from saliency_exporter.errors import ExportError
 from saliency_exporter.servable import ServableError, load_servable
 from saliency_exporter.serving.batching import BatchingParameters, BatchingSession
+from saliency_exporter.serving.batching_file import read_batching_file
 from serving_models import WEIGHTS, predict_request
 
 PADDED = BatchingParameters(
@@ -223,6 +224,42 @@ def test_an_error_of_the_run_reaches_every_caller_of_the_batch(batched):
 def test_the_allowed_sizes_must_end_with_the_maximum():
     with pytest.raises(ExportError, match="last entry was 8; expected 16"):
         BatchingParameters(max_batch_size=16, allowed_batch_sizes=(1, 8))
+
+
+def test_TensorFlow_Servings_parameters_file_is_read(tmp_path):
+    file = tmp_path / "batching.config"
+    file.write_text(
+        """
+        max_batch_size { value: 16 }
+        batch_timeout_micros { value: 2000 }
+        num_batch_threads { value: 3 }
+        thread_pool_name { value: "explain" }
+        allowed_batch_sizes: 1
+        allowed_batch_sizes: 16
+        """
+    )
+    expected = BatchingParameters(
+        max_batch_size=16, batch_timeout_micros=2000, num_batch_threads=3, allowed_batch_sizes=(1, 16)
+    )
+    assert read_batching_file(file) == read_batching_file(file) == expected
+    assert expected.max_enqueued_batches == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_batch_size: 4", "cannot read"),
+        ("max_batch { value: 4 }", "cannot read"),
+        ("enable_large_batch_splitting { value: true }", "asks for enable_large_batch_splitting"),
+        ("pad_variable_length_inputs: true", "asks for pad_variable_length_inputs"),
+        ("allowed_batch_sizes: 4", "must match max_batch_size; last entry was 4; expected 1000"),
+    ],
+)
+def test_a_parameters_file_that_cannot_be_followed_is_an_error(tmp_path, text, message):
+    file = tmp_path / "batching.config"
+    file.write_text(text)
+    with pytest.raises(ExportError, match=message):
+        read_batching_file(file)
 
 
 def test_closing_ends_the_threads(batched):
