@@ -11,7 +11,7 @@ import difflib
 from pathlib import Path
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.sources import keras_application, keras_file, python_callable, zoo
+from saliency_exporter.sources import keras_application, keras_file, python_callable, saved_model, zoo
 from saliency_exporter.sources.source import Source
 
 __all__ = ["Source", "load_source"]
@@ -23,15 +23,20 @@ def load_source(
     image_size: tuple[int, int] | None = None,
     weights: str | None = None,
     unsafe: bool = False,
+    signature: str | None = None,
+    output_name: str | None = None,
 ) -> Source:
     """Load the model that the command line names.
 
     Args:
-        model: a ``.keras`` or ``.h5`` file, ``module:callable``, the name of a model of the bundled
-            zoo (``efficientnet-lite0``), or the name of a keras.applications model (``MobileNetV2``).
+        model: a ``.keras`` or ``.h5`` file, the directory of a SavedModel, ``module:callable``, the name
+            of a model of the bundled zoo (``efficientnet-lite0``), or the name of a keras.applications
+            model (``MobileNetV2``).
         image_size: (H, W), needed where the model does not fix its input size.
         weights: for keras.applications ``imagenet`` (the default), ``none`` for random ones, or a file.
         unsafe: load Python code that the model file itself holds (Lambda layers).
+        signature: for a SavedModel: which of its signatures is the forward pass.
+        output_name: for a SavedModel: which of the signature's outputs holds the class scores.
 
     Raises:
         ExportError: there is no such model, it cannot be loaded, or it is not of a supported form.
@@ -43,6 +48,13 @@ def load_source(
             f"--weights is for keras.applications models; {model!r} brings its own",
             hint="leave --weights out",
         )
+    if saved_model.is_saved_model(Path(model)):
+        return saved_model.load(
+            Path(model), image_size=image_size, signature=signature, output_name=output_name
+        )
+    for option, value in (("--signature", signature), ("--output", output_name)):
+        if value is not None:
+            raise ExportError(f"{option} is for SavedModel directories; {model!r} is none")
     if model in zoo.NAMES:
         return zoo.load(model, image_size=image_size)
     if Path(model).suffix.lower() in keras_file.SUFFIXES:
@@ -53,6 +65,11 @@ def load_source(
 
 
 def _unknown(model: str) -> ExportError:
+    if any(saved_model.is_saved_model(version) for version in Path(model).glob("[0-9]*")):
+        return ExportError(
+            f"{model!r} is a model base path",
+            hint=f"name one of its versions, such as {next(Path(model).glob('[0-9]*'))}",
+        )
     if Path(model).exists():
         return ExportError(
             f"{model!r} is not a kind of model that can be exported",

@@ -49,6 +49,21 @@ def fixed_shape(
     return *image_size, channels or 3
 
 
+def shape_of_spec(name: str, spec: tf.TensorSpec, image_size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """(H, W, C) of a traced function's one input.
+
+    Raises:
+        ExportError: as `fixed_shape` and `check_float`, and where the batch is fixed.
+    """
+    check_float(name, spec.dtype)
+    if spec.shape.rank and spec.shape[0] is not None:
+        raise ExportError(
+            f"{name} is traced for a batch of {spec.shape[0]}; it must take batches of any size",
+            hint="give None as the first size in its input_signature",
+        )
+    return fixed_shape(name, None if spec.shape.rank is None else spec.shape[1:].as_list(), image_size)
+
+
 def check_float(name: str, dtype: tf.DType) -> None:
     """Refuse an input that has no gradient.
 

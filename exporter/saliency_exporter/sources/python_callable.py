@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.references import load_reference
-from saliency_exporter.sources.input_shape import check_float, fixed_shape
+from saliency_exporter.sources.input_shape import shape_of_spec
 from saliency_exporter.sources.keras_model import source_from_keras
 from saliency_exporter.sources.output import check_output, probe
 from saliency_exporter.sources.source import Source
@@ -104,13 +104,7 @@ def _source_from_callable(
     model: Callable[..., Any], name: str, origin: str, image_size: tuple[int, int] | None
 ) -> Source:
     (spec,) = _specs(model) or (tf.TensorSpec(None, tf.float32),)
-    check_float(name, spec.dtype)
-    if spec.shape.rank and spec.shape[0] is not None:
-        raise ExportError(
-            f"{name} is traced for a batch of {spec.shape[0]}; it must take batches of any size",
-            hint="give None as the first size in its input_signature",
-        )
-    input_shape = fixed_shape(name, None if spec.shape.rank is None else spec.shape[1:].as_list(), image_size)
+    input_shape = shape_of_spec(name, spec, image_size)
     arguments = {"training": False} if _takes_training(model) else {}
 
     def forward(x: tf.Tensor) -> Any:

@@ -25,6 +25,8 @@ class Source:
         variables: every raw variable of the model.
         preprocessing: what the model is known to need, or None.
         labels: names of the classes in order, where the source knows them.
+        serving_default: the signature that a SavedModel already had under this name, to be kept as it is;
+            None for every other source.
     """
 
     name: str
@@ -35,3 +37,4 @@ class Source:
     variables: tuple[tf.Variable, ...]
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None
+    serving_default: tf.types.experimental.ConcreteFunction | None = None
