@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench constraints clean
+.PHONY: help demo test test-all mutants lint bench constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: $(VENV)/.installed-test ## Run the tests
 
 test-all: $(VENV)/.installed-test ## Run the tests and the long matrices
 	@$(PYTEST)
+
+mutants: $(VENV)/.installed-test ## Break the exporter on purpose and show that tests notice
+	@$(BIN)/python tests/mutants/run.py
 
 lint: $(VENV)/.installed-lint ## Check style (ruff) and the client's types (mypy --strict)
 	@$(BIN)/ruff check .

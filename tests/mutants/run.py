@@ -1,0 +1,196 @@
+"""Breaks the exporter on purpose, one place at a time, and shows that a named test notices.
+
+python tests/mutants/run.py
+
+Each mutant is a copy of the package with one text replaced, put before the installed one on the path. The
+run fails when a mutant survives, or when the text that it replaces is no longer there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "exporter" / "saliency_exporter"
+TESTS = "tests/unit/exporter"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One break: in a file, one text for another, and the test that must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+MUTANTS = (
+    Mutant(
+        "ReLU6 passes above its bound",
+        "rules/guided.py",
+        "passing &= x < tf.cast(activation.upper, x.dtype)",
+        "true_gradient_above = True",
+        "test_activations.py::test_the_guided_rule_of_one_unit",
+    ),
+    Mutant(
+        "the incoming signal may be negative",
+        "rules/guided.py",
+        "(x > tf.cast(activation.threshold, x.dtype)) & (dy > 0)",
+        "x > tf.cast(activation.threshold, x.dtype)",
+        "test_gradients.py::test_guided_equals_the_backward_pass_written_out_with_both_masks",
+    ),
+    Mutant(
+        "the forward mask is gone",
+        "rules/guided.py",
+        "(x > tf.cast(activation.threshold, x.dtype)) & (dy > 0)",
+        "dy > 0",
+        "test_activations.py::test_the_guided_rule_of_one_unit",
+    ),
+    Mutant(
+        "sigma is absolute",
+        "methods/smooth.py",
+        "sigma = noise_level * input_range(x)",
+        "sigma = noise_level * tf.ones_like(input_range(x))",
+        "test_smooth.py::test_a_cubic_score_has_the_mean_gradient_3x2_plus_3sigma2",
+    ),
+    Mutant(
+        "the range is that of the whole batch",
+        "methods/smooth.py",
+        "return tf.reduce_max(x, axes) - tf.reduce_min(x, axes)",
+        "return (tf.reduce_max(x) - tf.reduce_min(x)) * tf.ones_like(x[:, 0, 0, 0])",
+        "test_smooth.py::test_sigma_is_a_fraction_of_the_range_of_each_example",
+    ),
+    Mutant(
+        "the variance is divided by n",
+        "methods/smooth.py",
+        "tf.reshape(n - 1.0, per_example)",
+        "tf.reshape(n, per_example)",
+        "test_smooth.py::test_mean_variance_and_error_equal_those_of_the_samples_taken_one_by_one",
+    ),
+    Mutant(
+        "every sample draws the same noise",
+        "methods/smooth.py",
+        "tf.stack([example_seed, sample])",
+        "tf.stack([example_seed, 0])",
+        "test_smooth.py::test_mean_variance_and_error_equal_those_of_the_samples_taken_one_by_one",
+    ),
+    Mutant(
+        "the batch shares the largest number of samples",
+        "methods/smooth.py",
+        "tf.reshape(sample < num_samples, per_example)",
+        "tf.reshape(sample < tf.reduce_max(num_samples) + 0 * num_samples, per_example)",
+        "test_smooth.py::test_examples_of_one_batch_have_parameters_of_their_own",
+    ),
+    Mutant(
+        "the given class is ignored",
+        "methods/gradients.py",
+        "return tf.where(class_index < 0, predicted, class_index)",
+        "return predicted + 0 * class_index",
+        "test_gradients.py::test_gradients_equal_central_differences_of_the_logit_in_float64",
+    ),
+    Mutant(
+        "the default class is 0",
+        "methods/gradients.py",
+        "return tf.where(class_index < 0, predicted, class_index)",
+        "return tf.maximum(class_index, 0 * predicted)",
+        "test_gradients.py::test_without_a_class_the_predicted_one_is_explained",
+    ),
+    Mutant(
+        "padding is not sliced off",
+        "signatures.py",
+        "array.write(index, outputs[name][:count])",
+        "array.write(index, outputs[name])",
+        "test_signatures.py::test_changing_values_never_compiles_again_and_shapes_are_the_batch_sizes",
+    ),
+    Mutant(
+        "slices start at the wrong row",
+        "signatures.py",
+        "start = index * largest",
+        "start = index * (largest - 1)",
+        "test_signatures.py::test_changing_values_never_compiles_again_and_shapes_are_the_batch_sizes",
+    ),
+    Mutant(
+        "a final softmax is explained",
+        "tracing.py",
+        '_HEADS = {"Softmax": "softmax", "Sigmoid": "sigmoid"}',
+        '_HEADS = {"Sigmoid": "sigmoid"}',
+        "test_signatures.py::test_a_model_that_ends_in_softmax_is_explained_by_its_logits_unless_told_otherwise",
+    ),
+    Mutant(
+        "a rectifier inside a gate is one of its own",
+        "activations.py",
+        "    for node in reversed(graph.nodes):",
+        "    for node in graph.nodes:",
+        "test_activations.py::test_mobilenet_v3_has_no_rectifier_inside_its_gates",
+    ),
+    Mutant(
+        "an unknown activation passes silently",
+        "rules/guided.py",
+        "if coverage.uncovered:",
+        "if False:",
+        "test_activations.py::test_an_uncovered_activation_is_refused_by_name",
+    ),
+    Mutant(
+        "a scale that others read is folded",
+        "folding.py",
+        "or readers[source] != 1 or not _channels_last(before)",
+        "or not _channels_last(before)",
+        "test_folding.py::test_an_output_that_something_else_reads_is_left_alone",
+    ),
+    Mutant(
+        "maps are not compared by verify",
+        "verify.py",
+        'elif not errors["gradient"] <= GRADIENT_TOLERANCE:',
+        "elif False:",
+        "test_verify.py::test_maps_that_differ_by_5_percent_are_found",
+    ),
+)
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether the named test passes with the mutant in place."""
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory) / "saliency_exporter"
+        shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        path = copy / mutant.file
+        text = path.read_text(encoding="utf-8")
+        if mutant.old not in text:
+            sys.exit(f"{mutant.name}: {mutant.file} no longer holds {mutant.old!r}")
+        path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"{TESTS}/{mutant.test}"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": directory},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+    if done.returncode not in (0, 1):
+        sys.exit(f"{mutant.name}: the test did not run\n{done.stdout}{done.stderr}")
+    return done.returncode == 0
+
+
+def main() -> None:
+    """Run every mutant; exit with 1 if one survives."""
+    survivors = 0
+    for mutant in MUTANTS:
+        alive = survives(mutant)
+        survivors += alive
+        print(
+            f"{'SURVIVED' if alive else 'noticed '}  {mutant.name}  ({mutant.test.split('::')[0]})",
+            flush=True,
+        )
+    sys.exit(1 if survivors else 0)
+
+
+if __name__ == "__main__":
+    main()
