@@ -25,6 +25,7 @@ class _LazyGroup(click.Group):
     lazy: Mapping[str, tuple[str, str]] = {
         "serve": ("saliency_exporter.serving.command", "serve_command"),
         "demo": ("saliency_exporter.demo", "demo_command"),
+        "serving-config": ("saliency_exporter.serving_config", "serving_config_command"),
     }
 
     def list_commands(self, context: click.Context) -> list[str]:
