@@ -1,14 +1,16 @@
-"""A ``.keras`` or Keras 3 readable ``.h5`` file."""
+"""A ``.keras`` or ``.h5`` file: of Keras 3, or of Keras 2 by way of tf-keras."""
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
 
 from saliency_exporter.errors import ExportError, brief
+from saliency_exporter.sources.keras_2 import is_keras_2_file, load_keras_2
 from saliency_exporter.sources.keras_model import (
     require_tensorflow_backend,
     source_from_keras,
@@ -34,11 +36,22 @@ def load(path: Path, *, image_size: tuple[int, int] | None = None, unsafe: bool 
     require_tensorflow_backend()
     _check_file(path)
     try:
-        with whole_weights():
-            model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
+        model = _load(path, unsafe)
+    except ExportError:
+        raise
     except Exception as error:
         raise _explain(path, error) from error
     return source_from_keras(model, name=path.stem, origin=f"Keras file {path.name}", image_size=image_size)
+
+
+def _load(path: Path, unsafe: bool) -> Any:
+    try:
+        with whole_weights():
+            return keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
+    except Exception:
+        if not is_keras_2_file(path):
+            raise
+    return load_keras_2(path, unsafe=unsafe)
 
 
 def _check_file(path: Path) -> None:
@@ -79,6 +92,5 @@ def _explain(path: Path, error: Exception) -> ExportError:
         )
     return ExportError(
         f"{path} cannot be loaded by Keras {keras.__version__}: {brief(error)}",
-        hint="does keras.saving.load_model load it in the environment that saved it? A file of Keras 2 "
-        "must be saved again by Keras 3",
+        hint="does keras.saving.load_model load it in the environment that saved it?",
     )

@@ -1,4 +1,4 @@
-"""A Keras 3 model in memory to a Source."""
+"""A Keras model in memory to a Source."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ def source_from_keras(
 ) -> Source:
     """Describe a functional, sequential or subclassed model with one input and one output.
 
+    The model is one of Keras 3, or one of tf-keras, which has the same attributes.
+
     Raises:
         ExportError: several inputs or outputs, an input that is not a float image, or a size that
             the model leaves open and ``image_size`` does not give.
@@ -53,7 +55,7 @@ def source_from_keras(
         input_shape=input_shape,
         input_dtype=dtype,
         # The raw variables: Keras's own wrappers are not restored by TensorFlow Serving's V1 session.
-        variables=tuple(variable.value for variable in model.variables),
+        variables=tuple(v if isinstance(v, tf.Variable) else v.value for v in model.variables),
         preprocessing=preprocessing,
         labels=labels,
     )

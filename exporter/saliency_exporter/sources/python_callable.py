@@ -12,6 +12,7 @@ import tensorflow as tf
 from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.references import load_reference
 from saliency_exporter.sources.input_shape import shape_of_spec
+from saliency_exporter.sources.keras_2 import is_keras_2_model
 from saliency_exporter.sources.keras_model import source_from_keras
 from saliency_exporter.sources.output import check_output, probe
 from saliency_exporter.sources.source import Source
@@ -41,9 +42,9 @@ def load(reference: str, *, image_size: tuple[int, int] | None = None) -> Source
     model = _model(reference)
     name = reference.rpartition(":")[2].rpartition(".")[2]
     origin = f"Python callable {reference}"
-    if isinstance(model, keras.Layer):
-        if not isinstance(model, keras.Model):
-            model = keras.Sequential([model])
+    if isinstance(model, keras.Layer) and not isinstance(model, keras.Model):
+        model = keras.Sequential([model])
+    if _is_keras(model):
         return source_from_keras(model, name=name, origin=origin, image_size=image_size)
     return _source_from_callable(model, name, origin, image_size)
 
@@ -79,8 +80,12 @@ def _is_factory(target: Any) -> bool:
     return callable(target) and not isinstance(target, _MODEL_TYPES) and _required_parameters(target) == 0
 
 
+def _is_keras(model: object) -> bool:
+    return isinstance(model, keras.Layer) or is_keras_2_model(model)
+
+
 def _required_parameters(function: Callable[..., Any]) -> int:
-    if isinstance(function, keras.Layer):
+    if _is_keras(function):
         return 1  # What a Keras model takes is checked where its inputs are known by name.
     specs = _specs(function)
     if specs is not None:
