@@ -224,6 +224,7 @@ class Calls:
         """Wait until the model answers."""
         deadline = self._deadline(timeout)
         pause = 0.05
+        met: CallError | None = None
         while True:
             try:
                 yield from self._check_ready(deadline)
@@ -231,9 +232,11 @@ class Calls:
             except TLSError:
                 raise
             except (Unavailable, ModelNotFound, InvalidArgument, DeadlineExceeded) as error:
+                # A last poll that only ran out of time says less than the one before it.
+                met = met if met is not None and isinstance(error, DeadlineExceeded) else error
                 remaining = deadline.remaining()
                 if remaining is not None and remaining <= pause:
-                    raise self._not_ready(timeout, error) from error
+                    raise self._not_ready(timeout, met) from error
             yield Wait(pause)
             pause = min(pause * 1.5, 1.0)
 

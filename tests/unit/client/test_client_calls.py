@@ -90,6 +90,12 @@ def test_predict_returns_every_output_of_serving_default(server, client, images)
     np.testing.assert_array_equal(predictions["logits"], server.model.scores(images))
 
 
+def test_predict_asks_for_each_output_once_and_in_one_order(server, client, images):
+    client.predict(images, outputs=["probabilities", "logits", "probabilities"])
+
+    assert list(server.requests[0].output_filter) == ["logits", "probabilities"]
+
+
 def test_predict_runs_any_signature_from_a_mapping_of_inputs(server, client, images):
     outputs = client.predict(
         {"images": images, "class_index": np.array([3, 3, 3], np.int32)},

@@ -191,20 +191,28 @@ def test_several_targets_take_turns(connect):
         assert [len(server.requests) for server in servers] == [3, 3, 3]
 
 
-def test_a_target_that_is_gone_is_passed_over(connect):
-    with serving() as first, serving() as second:
-        client = connect([first.target, second.target], retry=RetryPolicy(attempts=2, initial_backoff=0.01))
-        client.methods()
-        client.methods()
-        first_server_gone = contextlib.ExitStack()
-        with first_server_gone:
-            gone = first_server_gone.enter_context(serving())
-        client = connect([gone.target, second.target], retry=RetryPolicy(attempts=2, initial_backoff=0.01))
+def test_a_target_that_is_gone_is_tried_once_and_then_passed_over(connect):
+    with serving() as gone:
+        pass
+    with serving() as here:
+        client = connect([gone.target, here.target], retry=RetryPolicy(attempts=1))
+        with pytest.raises(Unavailable) as caught:
+            client.methods()
+        assert caught.value.target == gone.target
 
         for _ in range(6):
             client.explain(IMAGES)
 
-        assert len(second.requests) == 6
+        assert len(here.requests) == 6
+
+
+def test_a_retry_goes_to_the_next_target(connect):
+    with serving() as gone:
+        pass
+    with serving() as here:
+        client = connect([gone.target, here.target], retry=RetryPolicy(attempts=2, initial_backoff=0.01))
+
+        assert client.methods() == ("gradients", "smooth")
 
 
 def test_one_name_with_several_addresses_is_shared_out(connect):
