@@ -144,8 +144,7 @@ class ModelManager:
             if not config.policy.select(config.on_disk()):
                 raise ExportError(
                     f"no version of model {config.name} to serve under {config.base_path}",
-                    hint="a version is a directory named by its number, such as "
-                    f"{config.base_path / '1'}; a base path holds them",
+                    hint=_base_path_hint(config.base_path),
                 )
             self._reconcile(config)
             self._check_loaded(config)
@@ -334,6 +333,12 @@ def versions_on_disk(base_path: Path) -> dict[int, Path]:
         for child in sorted(base_path.iterdir())
         if _is_number(child.name) and child.is_dir()
     }
+
+
+def _base_path_hint(path: Path) -> str:
+    if (path / "saved_model.pb").is_file():
+        return f"this is one version; give the directory above it, {path.parent}"
+    return f"a version is a directory named by its number, such as {path / '1'}; a base path holds them"
 
 
 def _is_number(name: str) -> bool:

@@ -256,7 +256,7 @@ def serve(
     events: queue.SimpleQueue[BaseException | int | None] = queue.SimpleQueue()
     with _signals_to(events):
         threading.Thread(target=_start, args=(server, events), name="start", daemon=True).start()
-        event = events.get()
+        event = _next_event(events)
         if isinstance(event, BaseException):
             raise event
         if isinstance(event, int):
@@ -265,13 +265,13 @@ def serve(
         if port_file is not None:
             _write_whole(Path(port_file), f"{server.port}\n")
         out(f"listening on {server.target} (for development and tests; in production run TensorFlow Serving)")
-        events.get()
+        _next_event(events)
         out("stopping: finishing the requests under way")
         stopper = threading.Thread(
             target=lambda: events.put(None if server.stop(grace) else signal.SIGTERM), daemon=True
         )
         stopper.start()
-        finished = events.get() is None
+        finished = _next_event(events) is None
         out("stopped" if finished else "stopped: some requests were cut off")
         return finished
 
@@ -298,6 +298,15 @@ def _start(server: LocalServer, events: queue.SimpleQueue[BaseException | int | 
         events.put(error)
     else:
         events.put(None)
+
+
+def _next_event(events: queue.SimpleQueue[BaseException | int | None]) -> BaseException | int | None:
+    """Waits in slices: a signal that arrives just before a wait begins is not seen until it ends."""
+    while True:
+        try:
+            return events.get(timeout=0.5)
+        except queue.Empty:
+            continue
 
 
 @contextmanager

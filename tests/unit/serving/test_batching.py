@@ -16,9 +16,11 @@ from saliency_exporter.serving.batching import BatchingParameters, BatchingSessi
 from saliency_exporter.serving.batching_file import read_batching_file
 from serving_models import WEIGHTS, predict_request
 
-PADDED = BatchingParameters(
-    max_batch_size=4, batch_timeout_micros=300_000, num_batch_threads=2, allowed_batch_sizes=(1, 2, 4)
+MINUTE = 60_000_000
+FULL = BatchingParameters(
+    max_batch_size=4, batch_timeout_micros=MINUTE, num_batch_threads=2, allowed_batch_sizes=(1, 2, 4)
 )
+AT_ONCE = BatchingParameters(max_batch_size=4, allowed_batch_sizes=(1, 2, 4))
 
 
 class Recorder:
@@ -74,7 +76,7 @@ def at_once(*calls) -> list:
 
 
 def test_calls_of_different_clients_are_merged_and_each_gets_its_own_rows(batched):
-    servable, recorder = batched(PADDED)
+    servable, recorder = batched(FULL)
     answers = at_once(lambda: ask(servable, 1, 0), lambda: ask(servable, 2, 1), lambda: ask(servable, 1, 2))
     assert recorder.sizes == [4]
     for wanted, (rows, answer) in enumerate(zip((1, 2, 1), answers, strict=True)):
@@ -83,7 +85,7 @@ def test_calls_of_different_clients_are_merged_and_each_gets_its_own_rows(batche
 
 
 def test_a_batch_is_padded_to_the_next_allowed_size_with_row_0_of_the_last_call(batched):
-    servable, recorder = batched(PADDED)
+    servable, recorder = batched(AT_ONCE)
     inputs = {"images": images(3), "class_index": np.array([2, 1, 0], np.int32)}
     answer = servable.predict("explain", inputs, ["class_index"])
     (feeds,) = recorder.feeds
@@ -93,7 +95,7 @@ def test_a_batch_is_padded_to_the_next_allowed_size_with_row_0_of_the_last_call(
 
 
 def test_a_batch_that_is_full_does_not_wait_for_its_time(batched):
-    servable, recorder = batched(BatchingParameters(max_batch_size=2, batch_timeout_micros=60_000_000))
+    servable, recorder = batched(BatchingParameters(max_batch_size=2, batch_timeout_micros=MINUTE))
     started = time.perf_counter()
     at_once(lambda: ask(servable, 1, 0), lambda: ask(servable, 1, 1))
     assert time.perf_counter() - started < 10
@@ -101,13 +103,15 @@ def test_a_batch_that_is_full_does_not_wait_for_its_time(batched):
 
 
 def test_another_output_filter_is_another_queue(batched):
-    servable, recorder = batched(PADDED)
+    servable, recorder = batched(
+        BatchingParameters(max_batch_size=2, batch_timeout_micros=500_000, num_batch_threads=2)
+    )
     at_once(lambda: ask(servable, 1, 0), lambda: ask(servable, 1, 0, ("version",)))
     assert recorder.sizes == [1, 1]
 
 
 def test_the_order_of_the_output_filter_is_not_another_queue_and_stays_the_callers(batched):
-    servable, recorder = batched(PADDED)
+    servable, recorder = batched(BatchingParameters(max_batch_size=2, batch_timeout_micros=MINUTE))
     one, other = at_once(
         lambda: ask(servable, 1, 0, ("gradients", "version")),
         lambda: ask(servable, 1, 0, ("version", "gradients")),
@@ -131,7 +135,7 @@ def refusal(call) -> tuple[int, str]:
 
 
 def test_scalars_are_refused(batched):
-    servable, _ = batched(PADDED)
+    servable, _ = batched(AT_ONCE)
     assert refusal(lambda: servable.predict("scalar", {"rank": np.int32(1), "images": images(1)})) == (
         tf.errors.INVALID_ARGUMENT,
         "Batching Run() input tensors must have at least one dimension",
@@ -139,7 +143,7 @@ def test_scalars_are_refused(batched):
 
 
 def test_inputs_of_different_lengths_are_refused_a_default_among_them(batched):
-    servable, _ = batched(PADDED)
+    servable, _ = batched(AT_ONCE)
     expected = (
         tf.errors.INVALID_ARGUMENT,
         "Batching Run() input tensors must have equal 0th-dimension size",
@@ -148,7 +152,7 @@ def test_inputs_of_different_lengths_are_refused_a_default_among_them(batched):
 
 
 def test_a_call_beyond_the_maximum_is_refused(batched):
-    servable, _ = batched(PADDED)
+    servable, _ = batched(AT_ONCE)
     assert refusal(lambda: servable.predict("", {"images": images(5)})) == (
         tf.errors.INVALID_ARGUMENT,
         "Task size 5 is larger than maximum input batch size 4",
@@ -189,7 +193,7 @@ def until(condition) -> None:
 
 
 def test_different_shapes_in_one_batch_fail_every_call_of_it(batched):
-    servable, _ = batched(PADDED)
+    servable, _ = batched(FULL)
     calls = [
         lambda width=width: refusal(
             lambda: servable.predict("echo", {"block": np.ones([2, width], np.float32)})
@@ -213,7 +217,7 @@ def test_an_output_without_the_batch_dimension_is_refused(batched):
 
 
 def test_an_error_of_the_run_reaches_every_caller_of_the_batch(batched):
-    servable, recorder = batched(PADDED)
+    servable, recorder = batched(FULL)
     calls = [lambda: refusal(lambda: servable.predict("", {"images": np.ones([2, 3], np.float32)}))] * 2
     for code, message in at_once(*calls):
         assert code == tf.errors.INVALID_ARGUMENT

@@ -39,10 +39,10 @@ def wait_until_inside(server: LocalServer, requests: int) -> None:
 def test_beyond_running_and_waiting_a_request_is_refused_at_once(model_dir, start_local, stubs_to):
     server = start_local({"small": model_dir}, running=1, waiting=2)
     stubs = stubs_to(server.target)
-    calls = [stubs.predict.future(busy(0.5), timeout=60) for _ in range(3)]
+    calls = [stubs.predict.future(busy(seconds), timeout=60) for seconds in (1.5, 0, 0)]
     wait_until_inside(server, 3)
     with pytest.raises(grpc.RpcError) as raised:
-        stubs.predict(busy(0.5), timeout=60)
+        stubs.predict(busy(0), timeout=60)
     assert not any(call.done() for call in calls)
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     assert raised.value.details() == "The server is full: 3 requests running or waiting"
@@ -52,7 +52,7 @@ def test_beyond_running_and_waiting_a_request_is_refused_at_once(model_dir, star
 def test_a_full_server_still_tells_its_status_and_health(model_dir, start_local, stubs_to):
     server = start_local({"small": model_dir}, running=1, waiting=1)
     stubs = stubs_to(server.target)
-    calls = [stubs.predict.future(busy(0.5), timeout=60) for _ in range(2)]
+    calls = [stubs.predict.future(busy(seconds), timeout=60) for seconds in (1.5, 0)]
     wait_until_inside(server, 2)
     request = get_model_status_pb2.GetModelStatusRequest()
     request.model_spec.name = "small"
@@ -80,11 +80,11 @@ def test_a_caller_that_gave_up_while_waiting_costs_no_computation(model_dir, sta
     stubs = stubs_to(server.target)
     first = stubs.predict.future(busy(0.6), timeout=60)
     wait_until_inside(server, 1)
-    given_up = [stubs.predict.future(busy(5.0), timeout=0.2) for _ in range(6)]
+    given_up = [stubs.predict.future(busy(30), timeout=0.2) for _ in range(6)]
     started = time.perf_counter()
     assert set(outcomes(given_up)) == {grpc.StatusCode.DEADLINE_EXCEEDED}
     assert outcomes([first, stubs.predict.future(busy(0.0), timeout=60)]) == [grpc.StatusCode.OK] * 2
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 30
 
 
 def test_admission_runs_no_more_than_its_places_side_by_side():

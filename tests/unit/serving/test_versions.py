@@ -168,6 +168,13 @@ def test_a_base_path_without_versions_stops_the_start_with_a_hint(model_dir, man
     assert str(model_dir / "1") in raised.value.hint
 
 
+def test_a_version_directory_in_place_of_its_base_path_stops_the_start_with_the_right_one(model_dir):
+    managed = ModelManager([ModelConfig("small", model_dir / "1")], load_servable, print)
+    with pytest.raises(ExportError, match="no version of model small") as raised:
+        managed.load_initial()
+    assert raised.value.hint == f"this is one version; give the directory above it, {model_dir}"
+
+
 def test_a_failing_warmup_record_keeps_a_version_from_being_served(model_dir, start_local):
     write_warmup(model_dir / "1", [("explain", {"images": IMAGES[:, :1]})], "small")
     with pytest.raises(ExportError, match="did not become available"):
