@@ -1,0 +1,137 @@
+"""The compose file: valid in every profile, and confined as it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from functools import cache
+
+import pytest
+import yaml
+from docker_files import DOCKER
+
+SERVERS = ("gpu", "cpu")
+PROFILES = [
+    (),
+    ("gpu",),
+    ("cpu",),
+    ("gpu", "monitoring"),
+    ("cpu", "monitoring"),
+    ("gpu", "smoke"),
+    ("cpu", "monitoring", "smoke"),
+]
+
+
+@pytest.fixture(scope="session")
+def compose() -> dict:
+    return yaml.safe_load((DOCKER / "compose.yaml").read_text())
+
+
+@cache
+def compose_command() -> tuple[str, ...] | None:
+    for command in (("docker", "compose"), ("docker-compose",)):
+        if shutil.which(command[0]):
+            done = subprocess.run(
+                [*command, "version"], capture_output=True, text=True, timeout=30, check=False
+            )
+            if done.returncode == 0 and "v2" in done.stdout:
+                return command
+    return None
+
+
+@pytest.mark.parametrize("profiles", PROFILES, ids=lambda profiles: "+".join(profiles) or "none")
+def test_docker_compose_config_is_clean_and_gpu_is_the_default(profiles):
+    command = compose_command()
+    if command is None:
+        pytest.skip("needs docker compose 2")
+    options = [part for profile in profiles for part in ("--profile", profile)]
+    done = subprocess.run(
+        [*command, *options, "config", "--format", "json"],
+        cwd=DOCKER,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    services = set(json.loads(done.stdout)["services"])
+    expected = set(profiles or ("gpu",)) - {"monitoring"}
+    assert services == expected | ({"prometheus", "grafana"} if "monitoring" in profiles else set())
+
+
+def test_the_file_holds_to_the_compose_specification():
+    jsonschema = pytest.importorskip("jsonschema")
+    resources = pytest.importorskip("importlib.resources")
+    checker = pytest.importorskip("check_jsonschema", reason="ships the compose specification's schema")
+    schema_file = resources.files(checker) / "builtin_schemas" / "vendor" / "compose-spec.json"
+    jsonschema.validate(
+        yaml.safe_load((DOCKER / "compose.yaml").read_text()), json.loads(schema_file.read_text())
+    )
+
+
+def test_every_variable_has_a_default_in_env(settings):
+    text = (DOCKER / "compose.yaml").read_text()
+    assert set(re.findall(r"\$\{([A-Z_]+)", text)) == set(settings) - {"COMPOSE_PROFILES"}
+
+
+def test_defaults_in_the_file_are_those_of_env(settings):
+    for name, default in re.findall(r"\$\{([A-Z_]+):-([^}$]+)\}", (DOCKER / "compose.yaml").read_text()):
+        assert settings[name] == default, name
+
+
+def test_every_service_is_confined(compose):
+    for name, service in compose["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "privileged" not in service, name
+
+
+def test_every_long_running_service_restarts_and_has_limits(compose):
+    for name, service in compose["services"].items():
+        if name == "smoke":
+            continue
+        assert service["restart"] == "unless-stopped", name
+        assert {"memory", "cpus", "pids"} <= set(service["deploy"]["resources"]["limits"]), name
+
+
+def test_every_port_is_one_of_this_machine_alone(compose):
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert len(ports) == 6
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_every_mounted_file_exists_and_is_read_only(compose, settings):
+    for name, service in compose["services"].items():
+        for volume in service.get("volumes", []):
+            if volume["type"] != "bind":
+                continue
+            assert volume["read_only"] is True, (name, volume)
+            source = volume["source"]
+            if source.startswith("./"):
+                assert (DOCKER / source).exists(), source
+            else:
+                assert source == f"${{MODELS:-{settings['MODELS']}}}"
+                assert volume["bind"]["create_host_path"] is False
+
+
+@pytest.mark.parametrize("device", SERVERS)
+def test_the_start_period_is_longer_than_warmup_and_the_check_asks_for_the_model(compose, device, settings):
+    check = compose["services"][device]["healthcheck"]
+    assert check["test"] == ["CMD", "/usr/local/bin/model-available"]
+    minutes = int(re.fullmatch(r"(\d+)m", settings["START_PERIOD"])[1])
+    assert minutes >= 10
+    assert compose["services"][device]["environment"]["HEALTH_MODELS"] == "${HEALTH_MODELS:-${MODEL_NAME}}"
+
+
+def test_the_servers_differ_by_device_alone(compose):
+    gpu, cpu = (dict(compose["services"][device]) for device in SERVERS)
+    assert gpu["build"]["args"].pop("DEVICE") == "gpu"
+    assert cpu["build"]["args"].pop("DEVICE") == "cpu"
+    devices = gpu["deploy"]["resources"].pop("reservations")["devices"]
+    assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
+    assert gpu.pop("image").replace("-gpu", "-cpu") == cpu.pop("image")
+    assert [gpu.pop("profiles"), cpu.pop("profiles")] == [["gpu"], ["cpu"]]
+    assert gpu == cpu
