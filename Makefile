@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all mutants lint bench constraints clean
+.PHONY: help demo test test-all mutants conformance lint bench constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test-all: $(VENV)/.installed-test ## Run the tests and the long matrices
 
 mutants: $(VENV)/.installed-test ## Break the exporter on purpose and show that tests notice
 	@$(BIN)/python tests/mutants/run.py
+
+conformance: $(VENV)/.installed-test ## Hold a server to the contract: make conformance SERVER=host:port MODEL=name
+	@$(PYTEST) tests/conformance $(if $(SERVER),--server $(SERVER)) $(if $(MODEL),--model $(MODEL))
 
 lint: $(VENV)/.installed-lint ## Check style (ruff) and the client's types (mypy --strict)
 	@$(BIN)/ruff check .
