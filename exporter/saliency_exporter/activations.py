@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from .forward import ForwardGraph, NodeDef, node_name, tensor_name
+from .forward import ForwardGraph, NodeDef, called_functions, node_name, tensor_name
 
 Array = np.ndarray
 
@@ -307,7 +307,7 @@ class _Analysis:
     def _rectifying_in_functions(self, node: NodeDef) -> set[str]:
         """Rectifying ops in the functions that a control flow op runs."""
         library = {f.signature.name: f for f in self.graph.library.library.function}
-        pending = _called(node)
+        pending = called_functions(node)
         seen: set[str] = set()
         ops: set[str] = set()
         while pending:
@@ -317,15 +317,8 @@ class _Analysis:
             seen.add(name)
             for inner in library[name].node_def:
                 ops |= {inner.op} & _RECTIFYING
-                pending.extend(_called(inner))
+                pending.extend(called_functions(inner))
         return ops
-
-
-def _called(node: NodeDef) -> list[str]:
-    names = []
-    for value in node.attr.values():
-        names.extend([value.func.name] if value.HasField("func") else [f.name for f in value.list.func])
-    return names
 
 
 def _apply(node: NodeDef, operands: Sequence[Array]) -> Array:

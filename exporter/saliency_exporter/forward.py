@@ -117,7 +117,15 @@ def prune(graph: ForwardGraph) -> ForwardGraph:
 
 def calls_functions(node: NodeDef) -> bool:
     """Whether a node runs functions of the library, as control flow does."""
-    return any(value.HasField("func") or value.list.func for value in node.attr.values())
+    return bool(called_functions(node))
+
+
+def called_functions(node: NodeDef) -> list[str]:
+    """Names of the functions that a node runs."""
+    names = []
+    for value in node.attr.values():
+        names.extend([value.func.name] if value.HasField("func") else [f.name for f in value.list.func])
+    return names
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 A server walks the whole graph when it loads a model and again for every new set of outputs that a request
 asks for; with lowered ops most of the graph is index constants. Measured on EfficientNet-Lite0 for a CPU,
-merging equal constants, dropping unread nodes and recorded shapes halves that time.
+merging equal constants, dropping unread nodes and recorded shapes halves that time, and keeping Grappler
+out of what XLA compiles halves it again.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from tensorflow.core.framework import function_pb2, node_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
+from .forward import called_functions
+
 
 def slim(version_dir: Path) -> None:
     """Rewrite `saved_model.pb` with every function slimmed."""
     path = version_dir / "saved_model.pb"
     saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     for meta_graph in saved_model.meta_graphs:
+        _keep_grappler_out_of_compiled_functions(meta_graph.graph_def.library)
         for function in meta_graph.graph_def.library.function:
             _merge_equal_constants(function)
             _drop_unread_nodes(function)
@@ -28,6 +32,27 @@ def slim(version_dir: Path) -> None:
                 node.attr.pop("_output_shapes", None)
     path.write_bytes(saved_model.SerializeToString(deterministic=True))
     write_fingerprint(str(version_dir))
+
+
+def _keep_grappler_out_of_compiled_functions(library: function_pb2.FunctionDefLibrary) -> None:
+    """Mark the functions that XLA compiles, and those that they call, as none of Grappler's business.
+
+    XLA optimizes them itself. Of all marks that Grappler's meta optimizer respects, tf.data's is the one
+    that has no other effect on a function that is not tf.data's.
+    """
+    functions = {function.signature.name: function for function in library.function}
+    pending = [
+        node.attr["f"].func.name
+        for function in library.function
+        for node in function.node_def
+        # Reading an absent key of the map would add it.
+        if "_XlaMustCompile" in node.attr and node.attr["_XlaMustCompile"].b
+    ]
+    while pending:
+        function = functions[pending.pop()]
+        if "_tf_data_function" not in function.attr:
+            function.attr["_tf_data_function"].b = True
+            pending.extend(name for node in function.node_def for name in called_functions(node))
 
 
 def _merge_equal_constants(function: function_pb2.FunctionDef) -> None:

@@ -61,3 +61,31 @@ def test_assertions_survive(tmp_path):
     with pytest.raises(ServableError, match="x is too large"):
         servable.predict("serving_default", {"x": np.array([1000.0], np.float32)})
     servable.close()
+
+
+class Compiled(tf.Module):
+    """A compiled core with a loop, called by a plain signature."""
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.float32, name="x")])
+    def __call__(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        @tf.function(jit_compile=True, autograph=False)
+        def core(x: tf.Tensor) -> tf.Tensor:
+            return tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, y * y), (0, x))[1]
+
+        return {"y": core(x)}
+
+
+def test_what_xla_compiles_is_kept_from_grappler_and_nothing_else_is(tmp_path):
+    module = Compiled()
+    tf.saved_model.save(module, str(tmp_path), signatures=module.__call__)
+    slim(tmp_path)
+    functions = saved(tmp_path).meta_graphs[0].graph_def.library.function
+    marked = {f.signature.name for f in functions if f.attr["_tf_data_function"].b}
+    kinds = {name.split("inference_")[-1].rsplit("_", 1)[0].removeprefix("__") for name in marked}
+    assert any("core" in kind for kind in kinds)
+    assert any("body" in kind for kind in kinds)
+    assert not any("signature_wrapper" in kind or "save" in kind for kind in kinds)
+    servable = load_servable(tmp_path)
+    x = np.array([2.0, -0.5], np.float32)
+    np.testing.assert_array_equal(servable.predict("serving_default", {"x": x})["y"], x**8)
+    servable.close()
