@@ -19,6 +19,7 @@ def _run_both(rule, op, x, *weights, oracle=None):
     with tf.Graph().as_default():
         placeholders = [tf.compat.v1.placeholder(value.dtype, value.shape) for value in (x, *weights)]
         node = op(*placeholders).op.node_def
+    as_traced = node.SerializeToString(deterministic=True)
     upstream = tf.constant(np.random.default_rng(7).normal(size=oracle(x, *weights).shape), x.dtype)
 
     def value_and_gradient(function):
@@ -34,6 +35,7 @@ def _run_both(rule, op, x, *weights, oracle=None):
 
     plain = tf.function(value_and_gradient, autograph=False)(lambda x: oracle(x, *weights))
     ruled = tf.function(value_and_gradient, autograph=False, jit_compile=True)(lowered)
+    assert node.SerializeToString(deterministic=True) == as_traced, "the rule changed the node"
     return tuple(t.numpy() for t in plain), tuple(t.numpy() for t in ruled)
 
 

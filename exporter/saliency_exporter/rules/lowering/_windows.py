@@ -8,6 +8,8 @@ from itertools import product
 
 import tensorflow as tf
 
+from ._nodes import attribute
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -46,10 +48,10 @@ class Axis:
 
 def axes(node: tf.compat.v1.NodeDef, height: int, width: int, taps: tuple[int, int]) -> tuple[Axis, Axis]:
     """Height and width axes of a windowed NHWC op, from its strides, dilations and padding attributes."""
-    strides = node.attr["strides"].list.i
-    dilations = node.attr["dilations"].list.i or (1, 1, 1, 1)
-    padding = node.attr["padding"].s
-    explicit = node.attr["explicit_paddings"].list.i
+    strides = attribute(node, "strides").list.i
+    dilations = attribute(node, "dilations").list.i or (1, 1, 1, 1)
+    padding = attribute(node, "padding").s
+    explicit = attribute(node, "explicit_paddings").list.i
     result = []
     for axis, size, window in ((1, height, taps[0]), (2, width, taps[1])):
         stride, dilation = strides[axis], dilations[axis]

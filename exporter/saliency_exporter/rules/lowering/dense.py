@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from ._nodes import attribute, is_weight
 from ._products import product
-from ._weights import is_weight
 
 
 def dense(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
@@ -16,7 +16,7 @@ def dense(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Te
     None (import the op as it is) for transposed operands, unknown shapes and products of two activations.
     """
     x, weight = inputs
-    if node.attr["transpose_a"].b or node.attr["transpose_b"].b:
+    if attribute(node, "transpose_a").b or attribute(node, "transpose_b").b:
         return None
     if not weight.shape.is_fully_defined() or not is_weight(weight):
         return None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from ._weights import is_weight
+from ._nodes import attribute, is_weight
 from ._windows import add, axes, gather, scatter
 
 
@@ -21,7 +21,7 @@ def depthwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[t
     convolutions, NCHW, unknown shapes and kernels that are not weights.
     """
     x, kernel = inputs
-    if node.attr["data_format"].s == b"NCHW":
+    if attribute(node, "data_format").s == b"NCHW":
         return None
     if not (x.shape[1:].is_fully_defined() and kernel.shape.is_fully_defined() and is_weight(kernel)):
         return None

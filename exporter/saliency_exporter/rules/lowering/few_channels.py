@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from ._weights import is_weight
+from ._nodes import attribute, is_weight
 from ._windows import axes, scatter
 
 _FEW = 4
@@ -23,7 +23,7 @@ def few_channels(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> lis
     channels, groups, NCHW, unknown shapes and kernels that are not weights.
     """
     x, kernel = inputs
-    if node.attr["data_format"].s == b"NCHW":
+    if attribute(node, "data_format").s == b"NCHW":
         return None
     if not (x.shape[1:].is_fully_defined() and kernel.shape.is_fully_defined() and is_weight(kernel)):
         return None
@@ -38,10 +38,10 @@ def few_channels(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> lis
         y = tf.raw_ops.Conv2D(
             input=x,
             filter=kernel,
-            strides=list(node.attr["strides"].list.i),
-            padding=node.attr["padding"].s,
-            explicit_paddings=list(node.attr["explicit_paddings"].list.i),
-            dilations=list(node.attr["dilations"].list.i) or [1, 1, 1, 1],
+            strides=list(attribute(node, "strides").list.i),
+            padding=attribute(node, "padding").s,
+            explicit_paddings=list(attribute(node, "explicit_paddings").list.i),
+            dilations=list(attribute(node, "dilations").list.i) or [1, 1, 1, 1],
         )
 
         def gradient(dy: tf.Tensor) -> tf.Tensor:

@@ -10,6 +10,7 @@ from functools import reduce
 
 import tensorflow as tf
 
+from ._nodes import attribute
 from ._windows import axes, gather, scatter
 
 
@@ -21,9 +22,9 @@ def max_pool(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf
     layouts, pooling over channels or batch, and shapes unknown at trace time.
     """
     (x,) = inputs
-    window = node.attr["ksize"].list.i
-    strides = node.attr["strides"].list.i
-    if node.attr["data_format"].s not in (b"", b"NHWC") or not x.shape[1:].is_fully_defined():
+    window = attribute(node, "ksize").list.i
+    strides = attribute(node, "strides").list.i
+    if attribute(node, "data_format").s not in (b"", b"NHWC") or not x.shape[1:].is_fully_defined():
         return None
     if (window[0], window[3], strides[0], strides[3]) != (1, 1, 1, 1):
         return None

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from ._nodes import attribute, is_weight
 from ._products import product
-from ._weights import is_weight
 
 
 def pointwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
@@ -21,13 +21,13 @@ def pointwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[t
     groups, explicit padding, NCHW, unknown shapes and kernels that are not weights.
     """
     x, kernel = inputs
-    if node.attr["data_format"].s == b"NCHW" or node.attr["padding"].s == b"EXPLICIT":
+    if attribute(node, "data_format").s == b"NCHW" or attribute(node, "padding").s == b"EXPLICIT":
         return None
     if not (x.shape[1:].is_fully_defined() and kernel.shape.is_fully_defined() and is_weight(kernel)):
         return None
     if kernel.shape[:3] != [1, 1, x.shape[3]]:
         return None
-    _, down, right, _ = node.attr["strides"].list.i
+    _, down, right, _ = attribute(node, "strides").list.i
     kept = x[:, ::down, ::right]
     _, height, width, channels = kept.shape
     y = product(tf.reshape(kept, [-1, channels]), kernel[0, 0], rows_per_example=height * width)

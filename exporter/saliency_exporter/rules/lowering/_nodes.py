@@ -1,11 +1,18 @@
-"""What may be taken for a weight."""
+"""What a rule asks about a node and its inputs."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
+AttrValue = tf.compat.v1.AttrValue
+
 _SOURCES = frozenset({"ReadVariableOp", "Const"})
 _PASSED_ON = frozenset({"Cast", "Identity", "Reshape"})
+
+
+def attribute(node: tf.compat.v1.NodeDef, name: str) -> AttrValue:
+    """An attribute of a node, empty where the node has none; `node.attr[name]` would add it to the node."""
+    return node.attr[name] if name in node.attr else AttrValue()
 
 
 def is_weight(tensor: tf.Tensor) -> bool:
