@@ -58,13 +58,15 @@ def run(invoke: Callable[[], Any]) -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     try:
         result = invoke()
-        sys.stdout.flush()
     except Exception as error:
         if debugging():
             import traceback
 
             traceback.print_exception(error)
         sys.exit(_report(error))
+    # Click turns an interrupt of a command into Abort; this one came before or after the command.
+    except KeyboardInterrupt:
+        sys.exit(_report(click.Abort()))
     sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -127,9 +129,6 @@ def print_error(message: str, hint: str | None) -> None:
 def _report(error: Exception) -> int:
     if isinstance(error, click.Abort):
         click.echo("interrupted", err=True)
-    elif isinstance(error, BrokenPipeError):
-        # Python flushes stdout once more at exit, and would complain about the closed pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     else:
         print_error(*describe(error))
     return exit_code(error)

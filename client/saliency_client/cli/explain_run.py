@@ -156,6 +156,8 @@ def _work_off(jobs: list[Job], work: _Work, *, total: int) -> int:
                     raise error
                 _finish(job, future.result(), work, alone=total == 1)
                 done += 1
+            except BrokenPipeError:
+                raise
             except Exception as failure:
                 errors.append(failure)
                 tell_failure(job.input, failure, output, alone=total == 1)

@@ -32,6 +32,13 @@ def test_predict_tells_the_most_probable_classes_with_their_names(cli: Cli, phot
     assert lines[0].split("%")[0].split()[-1] == "94.8"  # 1 / (1 + 3 e^-4) but for the small scores
 
 
+def test_a_pipe_gets_whole_lines_however_long_a_name_is(cli: Cli, photo: Path) -> None:
+    (cli.folder / "names.txt").write_text("\n".join(letter * 150 for letter in "abcd"))
+    lines = cli("predict", photo, "--labels", "names.txt").out.splitlines()
+    assert len(lines) == 4
+    assert "c" * 150 in lines[0]
+
+
 def test_predict_json_has_every_documented_field(cli: Cli, photo: Path) -> None:
     record = cli("predict", "cat.png", "--json").record
     assert set(record) == {"image", "status", "model", "predictions", "milliseconds", "notes"}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cli_harness import Cli, Run
 from PIL import Image
+from saliency_client.cli.errors import run as run_to_exit
 from scripted_server import ScriptedServer
 
 ESCAPE = "\x1b[31m\x1b]0;owned\x07\x9b31m\u202e"
@@ -197,6 +198,7 @@ def test_a_name_that_is_not_text_works(cli: Cli, environment: dict[str, str], pr
         assert b"caf" in done.stdout
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:scripted_server")
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_map_that_is_not_finite_gives_an_error_and_no_picture(
     cli: Cli, photo: Path, server: ScriptedServer, value: float
@@ -210,6 +212,36 @@ def test_a_map_that_is_not_finite_gives_an_error_and_no_picture(
     run = cli("explain", photo, "--class-index", 2, "-f", "npz", "--json")
     assert run.code == 0, run.err
     assert run.record["score"] is None  # JSON has no NaN
+
+
+def test_an_error_that_is_not_a_number_is_unknown(cli: Cli, photo: Path, server: ScriptedServer) -> None:
+    """A smooth map of zeros has no relative error: 0 / 0."""
+
+    def tamper(response: object) -> None:
+        response.outputs["relative_error"].float_val[:] = [np.nan]
+
+    server.tamper = tamper
+    run = cli("explain", photo, "-M", "smooth", "--json")
+    assert run.record["relative_error"] is None
+    with Image.open(cli.folder / "cat-smooth.png") as picture:
+        assert "NaN" not in picture.info["Saliency"]
+    assert "nan" not in cli("explain", photo, "-M", "smooth", "--overwrite").out
+
+
+def test_pillows_warnings_do_not_reach_the_terminal(
+    cli: Cli, environment: dict[str, str], program: list[str]
+) -> None:
+    exif = b"Exif\0\0MM\0*\xff\xff\xff\xff"
+    Image.new("RGB", (24, 24), "blue").save(cli.folder / "cat.png", exif=exif)
+    done = subprocess.run(
+        [*program, "explain", "cat.png"],
+        cwd=cli.folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_missing_image_is_named(cli: Cli, server: ScriptedServer) -> None:
@@ -234,6 +266,7 @@ def test_a_photo_beyond_pillows_bound_is_read_where_that_is_asked_for(
     assert cli("explain", photo).code == 1
     run = cli("explain", photo, "--max-pixels", 5000)
     assert (run.code, run.err) == (0, "")
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 def test_a_traceback_is_shown_only_where_it_is_asked_for(cli: Cli) -> None:
@@ -254,6 +287,16 @@ def test_a_bug_is_one_line_that_asks_to_be_reported(
     run = cli("explain", photo)
     assert run.code == 1
     assert run.err.startswith("error: unexpected ZeroDivisionError: oops\nhint: SALIENCY_DEBUG=1")
+
+
+def test_an_interrupt_is_130_wherever_it_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_to_exit(interrupted)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_wrong_command_or_option_is_2(cli: Cli) -> None:

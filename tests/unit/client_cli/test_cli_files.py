@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 from pathlib import Path
 
@@ -176,6 +175,24 @@ def test_the_photo_itself_is_never_the_output(cli: Cli, photo: Path) -> None:
     assert photo.read_bytes() == before
 
 
+def test_one_of_the_photos_is_never_the_output_of_another(cli: Cli, photo: Path) -> None:
+    make_photos(cli.folder, "cat-gradients.png")
+    before = (cli.folder / "cat-gradients.png").read_bytes()
+    run = cli("explain", photo, "cat-gradients.png", "--overwrite")
+    assert (run.code, "is one of the images" in run.err) == (1, True)
+    assert (cli.folder / "cat-gradients.png").read_bytes() == before
+
+
+def test_a_file_that_comes_while_the_server_works_is_not_overwritten(
+    cli: Cli, photo: Path, server: ScriptedServer
+) -> None:
+    target = cli.folder / "cat-gradients.png"
+    server.script.append(lambda *_: target.write_text("precious") and None)
+    run = cli("explain", photo)
+    assert (run.code, "cat-gradients.png exists" in run.err) == (1, True)
+    assert target.read_text() == "precious"
+
+
 def test_results_do_not_leave_their_folder_through_a_link(cli: Cli, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -244,13 +261,13 @@ def test_a_full_disk_leaves_no_half_of_a_file(
         cli.folder / "noise.png"
     )
     done = subprocess.run(
-        [*program, "explain", "noise.png", "-o", "maps/"],
+        # 5 blocks of 512 bytes, or of 1024 in some shells.
+        ["sh", "-c", 'ulimit -f 5; exec "$@"', "sh", *program, "explain", "noise.png", "-o", "maps/"],
         cwd=cli.folder,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=60,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
         check=False,
     )
     assert done.returncode == 1

@@ -154,8 +154,13 @@ def test_ctrl_c_is_130_and_leaves_no_half_of_a_file(
         ended.wait(SECONDS)
 
     server.script.extend([lambda *_: None, hang, hang])
+    # Where the tests run as a shell's background job, SIGINT is ignored, and would be by this process too.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from saliency_client.cli import main; main(sys.argv[1:])"
+    )
     process = subprocess.Popen(
-        [*program, "explain", *names, "--concurrency", "1", "-o", "maps/"],
+        [sys.executable, "-c", code, "explain", *names, "--concurrency", "1", "-o", "maps/"],
         cwd=cli.folder,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
@@ -171,19 +176,20 @@ def test_ctrl_c_is_130_and_leaves_no_half_of_a_file(
         process.kill()
         process.wait()
         ended.set()
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert time.monotonic() - started < 10
     assert err.splitlines()[-1] == "interrupted"
     assert "Traceback" not in err
     assert {path.name for path in (cli.folder / "maps").iterdir()} <= {"photo-0-gradients.png"}
 
 
-def test_a_reader_that_leaves_early_is_no_disaster(
-    cli: Cli, photo: Path, environment: dict[str, str], program: list[str]
+@pytest.mark.parametrize("mode", [[], ["--json"], ["-q"]])
+def test_a_reader_that_leaves_early_ends_the_command_quietly(
+    cli: Cli, photo: Path, environment: dict[str, str], program: list[str], mode: list[str]
 ) -> None:
     names = copies(photo, 30)
     process = subprocess.Popen(
-        [*program, "explain", *names, "--json"],
+        [*program, "explain", *names, *mode],
         cwd=cli.folder,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
@@ -194,8 +200,7 @@ def test_a_reader_that_leaves_early_is_no_disaster(
     err = process.stderr.read().decode()
     process.stderr.close()
     assert process.wait(SECONDS) == 1
-    assert "Traceback" not in err
-    assert "BrokenPipe" not in err
+    assert err == ""
 
 
 def test_status_waits_for_a_server_that_comes_up_later(
