@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
@@ -88,8 +89,8 @@ class Workers(Generic[T]):
             self._work.get()
         for _ in self._threads:
             self._work.put(None)
-        for thread in self._threads:
-            thread.join()
+        while self._threads:
+            self._threads.pop().join()
 
     def _serve(self) -> None:
         while (task := self._work.get()) is not None:
@@ -108,9 +109,15 @@ def in_order(
     workers: Workers[list[ItemResult]] = Workers(max_in_flight)
     window: deque[Future[list[ItemResult]]] = deque()
 
+    def end() -> None:
+        cancellation.cancel()
+        workers.stop()
+
     def start(batch: list[Item]) -> None:
         window.append(workers.submit(lambda: explain(batch, cancellation)))
 
+    # Results left lying are closed when the interpreter is past running threads: end them before that.
+    atexit.register(end)
     try:
         while True:
             while not source.ended and len(window) < 2 * max_in_flight and not (window and window[0].done()):
@@ -123,5 +130,5 @@ def in_order(
         if source.failure is not None:
             raise source.failure
     finally:
-        cancellation.cancel()
-        workers.stop()
+        atexit.unregister(end)
+        end()
