@@ -22,7 +22,7 @@ DEFAULT_MAX_PIXELS = 2 * 89_478_485
 """The size at which Pillow itself refuses a file: 0.5 GB as RGB."""
 
 _MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
-_PADDING_GREY = 127
+_PADDING_GRAY = 127
 _WHITE = (255, 255, 255, 255)
 
 
@@ -60,16 +60,16 @@ def load_image(
 ) -> Photo:
     """Read a picture and make a model input of it.
 
-    The picture is turned upright by its EXIF orientation, converted to sRGB by its colour profile if it
+    The picture is turned upright by its EXIF orientation, converted to sRGB by its color profile if it
     carries another one, put on white where it is transparent (unless the model takes an alpha channel),
     scaled to 8 bits, and resized with bicubic interpolation. Of an animation, the first frame is used.
 
     Args:
         source: path, encoded bytes, or a binary file.
         size: (H, W) of the model input, in pixels.
-        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-        resize: "crop" cuts the largest centred part of the model's aspect, "stretch" ignores the aspect,
-            "pad" adds grey bars.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA).
+        resize: "crop" cuts the largest centered part of the model's aspect, "stretch" ignores the aspect,
+            "pad" adds gray bars.
         max_pixels: refuse larger pictures before decoding them. Pillow's own process-wide bound,
             PIL.Image.MAX_IMAGE_PIXELS, holds as well.
 
@@ -137,7 +137,7 @@ def array_picture(array: npt.NDArray[Any]) -> Image.Image:
 
     Args:
         array: [H, W, C]. uint8 is taken as it is, any other type is scaled from its minimum and maximum.
-            Of 1 channel a grey picture is made, of 3 RGB, of 4 RGBA over white, of any other the mean.
+            Of 1 channel a gray picture is made, of 3 RGB, of 4 RGBA over white, of any other the mean.
 
     Returns:
         An RGB picture of H x W.
@@ -277,13 +277,13 @@ def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
 
 
 def _scaled_to_bytes(picture: Image.Image, name: str) -> Image.Image:
-    """Grey of more than 8 bits: integers are of 16 bits, reals of 0..1 or 0..255."""
+    """Gray of more than 8 bits: integers are of 16 bits, reals of 0..1 or 0..255."""
     values = np.asarray(picture)
     low, high = float(values.min()), float(values.max())
     bound = 65535 if picture.mode != "F" else 1 if high <= 1 else 255
     if not (low >= 0 and high <= bound):
         raise ImageError(
-            f"{name} holds grey values from {low:g} to {high:g}; which are black and white is unknown",
+            f"{name} holds gray values from {low:g} to {high:g}; which are black and white is unknown",
             hint="convert it to 8 or 16 bits first, or scale real values to 0..1",
         )
     return Image.fromarray(np.rint(values.astype(np.float64) * (255 / bound)).astype(np.uint8))
@@ -300,7 +300,7 @@ def _to_srgb(picture: Image.Image, profile: bytes, mode: str) -> Image.Image:
         converted = ImageCms.profileToProfile(
             picture, embedded, ImageCms.createProfile("sRGB"), outputMode=mode
         )
-    # A profile that is damaged, or of another colour space than the pixels, is ignored as viewers do.
+    # A profile that is damaged, or of another color space than the pixels, is ignored as viewers do.
     except (ImageCms.PyCMSError, OSError, ValueError):
         return picture
     return converted if converted is not None else picture
@@ -310,7 +310,7 @@ def _cut(picture: Image.Image, box: Box) -> Image.Image:
     left, top, right, bottom = box
     if left >= 0 and top >= 0:
         return picture.crop(box)
-    canvas = Image.new("RGB", (right - left, bottom - top), (_PADDING_GREY,) * 3).convert(picture.mode)
+    canvas = Image.new("RGB", (right - left, bottom - top), (_PADDING_GRAY,) * 3).convert(picture.mode)
     canvas.paste(picture, (-left, -top))
     return canvas
 

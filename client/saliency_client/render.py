@@ -35,24 +35,24 @@ def heatmap(
     clip: float = DEFAULT_CLIP,
     signed: bool = False,
 ) -> Image.Image:
-    """The map in colours, at the picture's size; grey where the model saw nothing.
+    """The map in colors, at the picture's size; gray where the model saw nothing.
 
     Args:
         picture: the original photo; only its size is used.
         values: [H, W], a raw map.
         box: the part of the picture that the map covers, as `Photo.box`; the whole picture if None.
         colormap: a name of the `cmap` catalogue; "inferno", or a diverging one if `signed`.
-        clip: percentile that is shown as the hottest colour, in (0, 100].
-        signed: the map has a sign; 0 is the middle of the colour map.
+        clip: percentile that is shown as the hottest color, in (0, 100].
+        signed: the map has a sign; 0 is the middle of the color map.
 
     Returns:
         An RGB picture.
 
     Raises:
-        ValueError: unknown colour map, `clip` out of range, or a map that is not [H, W] and finite.
+        ValueError: unknown color map, `clip` out of range, or a map that is not [H, W] and finite.
     """
     placed = _place(maps.normalize(_one_map(values), clip=clip, signed=signed), picture.size, box)
-    return Image.fromarray(_coloured(placed, colormap, signed))
+    return Image.fromarray(_colored(placed, colormap, signed))
 
 
 def overlay(
@@ -65,16 +65,16 @@ def overlay(
     clip: float = DEFAULT_CLIP,
     signed: bool = False,
 ) -> Image.Image:
-    """The map in colours over the photo, stronger where it is hotter; dim where the model saw nothing.
+    """The map in colors over the photo, stronger where it is hotter; dim where the model saw nothing.
 
-    The photo is shown in greys, so that every colour is the map's.
+    The photo is shown in grays, so that every color is the map's.
 
     Args:
         picture: the original photo.
         values: [H, W], a raw map.
         box: as in `heatmap`.
         colormap: as in `heatmap`.
-        opacity: of the hottest colour, in [0, 1].
+        opacity: of the hottest color, in [0, 1].
         clip: as in `heatmap`.
         signed: as in `heatmap`.
 
@@ -87,11 +87,11 @@ def overlay(
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity:g}; it must be within [0, 1]")
     placed = _place(maps.normalize(_one_map(values), clip=clip, signed=signed), picture.size, box)
-    grey = np.asarray(picture.convert("L").convert("RGB"), np.float32)
-    colours = _coloured(placed, colormap, signed).astype(np.float32)
+    gray = np.asarray(picture.convert("L").convert("RGB"), np.float32)
+    colors = _colored(placed, colormap, signed).astype(np.float32)
     alpha = (opacity * np.abs(placed.values))[..., None]
-    blended = grey * (1 - alpha) + colours * alpha
-    return _bytes(np.where(placed.seen[..., None], blended, _dim(grey)))
+    blended = gray * (1 - alpha) + colors * alpha
+    return _bytes(np.where(placed.seen[..., None], blended, _dim(gray)))
 
 
 def masked(
@@ -131,7 +131,7 @@ def panel(
 ) -> Image.Image:
     """The photo, its absolute, positive and negative gradients, and photo times map, side by side.
 
-    The three maps share one scale, from 0 to the percentile of the absolute map, so that their colours
+    The three maps share one scale, from 0 to the percentile of the absolute map, so that their colors
     can be compared. Shown is the part of the photo that the model saw, 256 to 448 pixels on its long side.
 
     Args:
@@ -160,15 +160,15 @@ def panel(
     photo = np.asarray(small, np.float32)
     tiles = [
         ("original", small),
-        *((name, Image.fromarray(_coloured(view, colormap, signed=False))) for name, view in placed.items()),
+        *((name, Image.fromarray(_colored(view, colormap, signed=False))) for name, view in placed.items()),
         ("original x absolute", _bytes(photo * placed["absolute"].values[..., None])),
     ]
-    bar = _ColourBar(_table(colormap or SEQUENTIAL), "0", f">= {float(high.item()):.2g}", first=1, last=3)
+    bar = _ColorBar(_table(colormap or SEQUENTIAL), "0", f">= {float(high.item()):.2g}", first=1, last=3)
     return _sheet(tiles, title, subtitle, bar)
 
 
 def colormap_name(name: str) -> str:
-    """The full name of a colour map of the `cmap` catalogue; "_r" at the end reverses it.
+    """The full name of a color map of the `cmap` catalogue; "_r" at the end reverses it.
 
     Raises:
         ValueError: there is none of that name; the message lists near ones.
@@ -184,7 +184,7 @@ def colormap_name(name: str) -> str:
 
         near = difflib.get_close_matches(name.lower(), list(catalog.unique_keys()), n=3)
         listed = ", ".join(near) if near else "inferno, viridis, magma, turbo, jet, gray, RdBu_r"
-        raise ValueError(f"there is no colour map {name!r}; there are {listed}") from None
+        raise ValueError(f"there is no color map {name!r}; there are {listed}") from None
 
 
 @dataclass(frozen=True)
@@ -216,18 +216,18 @@ def _place(values: FloatArray, size: tuple[int, int], box: Box | None) -> _Place
 
 @lru_cache(maxsize=8)
 def _table(colormap: str) -> npt.NDArray[np.uint8]:
-    """The 256 colours of a map, uint8 [256, 3]."""
+    """The 256 colors of a map, uint8 [256, 3]."""
     from cmap import Colormap
 
-    colours = np.asarray(Colormap(colormap_name(colormap)).lut(256), np.float64)[:, :3]
-    return np.rint(colours * 255).astype(np.uint8)
+    colors = np.asarray(Colormap(colormap_name(colormap)).lut(256), np.float64)[:, :3]
+    return np.rint(colors * 255).astype(np.uint8)
 
 
-def _coloured(placed: _Placed, colormap: str | None, signed: bool) -> npt.NDArray[np.uint8]:
+def _colored(placed: _Placed, colormap: str | None, signed: bool) -> npt.NDArray[np.uint8]:
     table = _table(colormap or (DIVERGING if signed else SEQUENTIAL))
     position = (placed.values + 1) / 2 if signed else placed.values
-    colours = table[np.rint(position * 255).astype(np.uint8)]
-    return np.where(placed.seen[..., None], colours, np.asarray(_NO_DATA, np.uint8))
+    colors = table[np.rint(position * 255).astype(np.uint8)]
+    return np.where(placed.seen[..., None], colors, np.asarray(_NO_DATA, np.uint8))
 
 
 def _dim(pixels: FloatArray) -> FloatArray:
@@ -253,7 +253,7 @@ def _tile(picture: Image.Image, box: Box | None) -> tuple[Image.Image, Box]:
 
 
 @dataclass(frozen=True)
-class _ColourBar:
+class _ColorBar:
     """A scale below the tiles `first` to `last`."""
 
     table: npt.NDArray[np.uint8]
@@ -264,7 +264,7 @@ class _ColourBar:
 
 
 def _sheet(
-    tiles: Sequence[tuple[str, Image.Image]], title: str, subtitle: str, bar: _ColourBar
+    tiles: Sequence[tuple[str, Image.Image]], title: str, subtitle: str, bar: _ColorBar
 ) -> Image.Image:
     """Tiles in a row below their titles, a caption above and a scale below."""
     width, height = tiles[0][1].size
@@ -296,7 +296,7 @@ def _sheet(
 
 
 def _draw_bar(
-    sheet: Image.Image, bar: _ColourBar, left: int, right: int, top: int, font: ImageFont.FreeTypeFont
+    sheet: Image.Image, bar: _ColorBar, left: int, right: int, top: int, font: ImageFont.FreeTypeFont
 ) -> None:
     draw = ImageDraw.Draw(sheet)
     space = round(font.size * 0.6)

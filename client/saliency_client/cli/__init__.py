@@ -49,9 +49,9 @@ class _Application(click.Group):
 
 def _print_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value and not context.resilient_parsing:
-        from importlib.metadata import version
+        from saliency_client.cli.version import release
 
-        click.echo(f"saliency-client {version('saliency-serving')}")
+        click.echo(f"saliency-client {release()}")
         context.exit()
 
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +32,7 @@ from saliency_client.cli.outputs import (
     plan,
 )
 from saliency_client.cli.photos import allow_pixels
+from saliency_client.cli.version import release
 from saliency_client.images import DEFAULT_MAX_PIXELS, Photo, Resize
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ class _Work:
         )
         milliseconds = (time.perf_counter() - started) * 1000
         facts = self._facts(explanation, rank)
-        software = f"saliency-client {version('saliency-serving')}"
+        software = f"saliency-client {release()}"
         contents = tuple(
             pictures.encode(explanation, photo, request.look, format, facts, software)
             for format in self.formats

@@ -101,7 +101,7 @@ def photo_options(command: Command) -> Command:
         type=click.Choice(["crop", "stretch", "pad"]),
         default="crop",
         show_default=True,
-        help="Cut the largest centred part, ignore the aspect, or add grey bars.",
+        help="Cut the largest centered part, ignore the aspect, or add gray bars.",
     )
     bound = _images(
         "--max-pixels",

@@ -302,6 +302,6 @@ def test_an_interrupt_is_130_wherever_it_comes(capsys: pytest.CaptureFixture[str
 def test_a_wrong_command_or_option_is_2(cli: Cli) -> None:
     run = cli("explian")
     assert (run.code, "No such command 'explian'" in run.err) == (2, True)
-    run = cli("explain", "--colour", "red")
+    run = cli("explain", "--color", "red")
     assert (run.code, "No such option" in run.err) == (2, True)
     assert "hint: `saliency-client explain --help` lists the options" in run.err

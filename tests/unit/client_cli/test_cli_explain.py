@@ -51,10 +51,10 @@ def test_the_picture_has_the_photos_size_and_is_hot_where_the_map_is_hot(cli: Cl
     assert drawn.shape == (40, 60, 3)
     # The model sees columns 10..50 at half the size: the block is rows 8..16, columns 30..38 of the photo.
     hot = drawn[10:14, 32:36]
-    grey = pixels(photo)[0, 0] @ [0.299, 0.587, 0.114]
+    gray = pixels(photo)[0, 0] @ [0.299, 0.587, 0.114]
     assert (hot.max(axis=-1) - hot.min(axis=-1) > 50).all()
     assert hot[..., 0].min() > 240
-    np.testing.assert_allclose(drawn[20:, 12:48], grey, atol=1)
+    np.testing.assert_allclose(drawn[20:, 12:48], gray, atol=1)
     assert drawn[:, :10].min() > 150
     assert drawn[:, 50:].min() > 150
 

@@ -224,7 +224,7 @@ def test_a_methods_name_cannot_lead_out_of_the_folder(cli: Cli, photo: Path, met
         (["cat.png", "--json", "-q"], "exclude one another"),
         (["cat.png", "--signed", "--style", "masked"], "--signed is for overlay and heatmap"),
         (["cat.png", "--opacity", "0.5", "--style", "heatmap"], "--opacity is for overlay"),
-        (["cat.png", "--colormap", "infernal"], "no colour map 'infernal'"),
+        (["cat.png", "--colormap", "infernal"], "no color map 'infernal'"),
         (["cat.png", "--num-samples", "5"], "method gradients takes no --num-samples"),
         (["cat.png", "--opacity", "2"], "0<=x<=1"),
         (["cat.png", "--style", "cubist"], "'cubist'"),

@@ -43,7 +43,7 @@ def test_a_picture_of_the_models_size_comes_through_unchanged() -> None:
     assert photo.box == (0, 0, 4, 6)
 
 
-def test_crop_keeps_the_centre_and_nothing_of_the_margins() -> None:
+def test_crop_keeps_the_center_and_nothing_of_the_margins() -> None:
     pixels = np.full((40, 100, 3), RED, np.uint8)
     pixels[:, 30:70] = BLUE
     photo = load_image(encoded(picture_of(pixels)), (20, 20))
@@ -65,7 +65,7 @@ def test_stretch_shows_the_whole_picture() -> None:
     np.testing.assert_array_equal(photo.array[:, 12:], np.full((20, 8, 3), BLUE))
 
 
-def test_pad_adds_equal_grey_bars_and_keeps_the_aspect() -> None:
+def test_pad_adds_equal_gray_bars_and_keeps_the_aspect() -> None:
     photo = load_image(encoded(picture_of(np.full((40, 80, 3), RED))), (20, 20), resize="pad")
     assert photo.box == (0, -20, 80, 60)
     np.testing.assert_array_equal(photo.array[:3], np.full((3, 20, 3), 127))
@@ -77,8 +77,8 @@ def cubic_weights(source: int, target: int) -> np.ndarray:
     """Keys' cubic convolution (1981), a = -1/2, widened by the reduction factor; [target, source]."""
     scale = source / target
     support = max(scale, 1.0)
-    centres = (np.arange(target) + 0.5) * scale - 0.5
-    t = np.abs((np.arange(source)[None] - centres[:, None]) / support)
+    centers = (np.arange(target) + 0.5) * scale - 0.5
+    t = np.abs((np.arange(source)[None] - centers[:, None]) / support)
     near = 1.5 * t**3 - 2.5 * t**2 + 1
     far = -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
     weights = np.where(t < 1, near, np.where(t < 2, far, 0))
@@ -107,7 +107,7 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_exif_orientation_is_honoured(orientation: int) -> None:
+def test_exif_orientation_is_honored(orientation: int) -> None:
     stored = noise(5, 9)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -130,20 +130,20 @@ def test_transparency_shows_white_below() -> None:
     np.testing.assert_array_equal(photo.array[0], [RED, WHITE, (255, 127, 127)])
 
 
-def test_grey_with_alpha_shows_white_below() -> None:
+def test_gray_with_alpha_shows_white_below() -> None:
     picture = Image.merge("LA", [Image.new("L", (2, 1), 0), picture_of(np.array([[255, 0]]))])
     np.testing.assert_array_equal(load_image(encoded(picture), (1, 2)).array[0], [(0, 0, 0), WHITE])
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "transparent"), [("RGB", (9, 8, 7), (9, 8, 7)), ("L", 9, 9)], ids=["RGB", "grey"]
+    ("mode", "color", "transparent"), [("RGB", (9, 8, 7), (9, 8, 7)), ("L", 9, 9)], ids=["RGB", "gray"]
 )
-def test_a_colour_declared_transparent_is_white(mode: str, colour: object, transparent: object) -> None:
-    data = encoded(Image.new(mode, (1, 1), colour), transparency=transparent)
+def test_a_color_declared_transparent_is_white(mode: str, color: object, transparent: object) -> None:
+    data = encoded(Image.new(mode, (1, 1), color), transparency=transparent)
     np.testing.assert_array_equal(load_image(data, (1, 1)).array[0, 0], WHITE)
 
 
-def test_a_palette_gives_its_colours_and_its_transparency() -> None:
+def test_a_palette_gives_its_colors_and_its_transparency() -> None:
     picture = Image.new("P", (3, 1))
     picture.putpalette([*RED, *GREEN, *BLUE])
     picture.putdata([0, 1, 2])
@@ -152,10 +152,10 @@ def test_a_palette_gives_its_colours_and_its_transparency() -> None:
     np.testing.assert_array_equal(with_alpha.array[0], [RED, WHITE, BLUE])
 
 
-def test_grey_becomes_three_equal_channels() -> None:
-    grey = noise(3, 3, 1)
-    photo = load_image(encoded(picture_of(grey[..., 0])), (3, 3))
-    np.testing.assert_array_equal(photo.array, np.repeat(grey, 3, axis=-1))
+def test_gray_becomes_three_equal_channels() -> None:
+    gray = noise(3, 3, 1)
+    photo = load_image(encoded(picture_of(gray[..., 0])), (3, 3))
+    np.testing.assert_array_equal(photo.array, np.repeat(gray, 3, axis=-1))
 
 
 def test_black_and_white_becomes_0_and_255() -> None:
@@ -163,7 +163,7 @@ def test_black_and_white_becomes_0_and_255() -> None:
     np.testing.assert_array_equal(load_image(encoded(picture), (1, 2)).array[0], [(0, 0, 0), WHITE])
 
 
-def test_a_grey_model_gets_the_luma_of_the_colours() -> None:
+def test_a_gray_model_gets_the_luma_of_the_colors() -> None:
     pixels = np.array([[RED, GREEN, BLUE, WHITE]], np.uint8)
     photo = load_image(encoded(picture_of(pixels)), (1, 4), channels=1)
     assert photo.array.shape == (1, 4, 1)
@@ -186,9 +186,9 @@ def png_of_16_bits(pixels: np.ndarray) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     height, width = pixels.shape[:2]
-    colour_type = 2 if pixels.ndim == 3 else 0
+    color_type = 2 if pixels.ndim == 3 else 0
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
@@ -197,31 +197,31 @@ def png_of_16_bits(pixels: np.ndarray) -> bytes:
     )
 
 
-def test_16_bit_grey_keeps_its_whole_range() -> None:
-    grey = np.array([[0, 257 * 64, 257 * 128, 65535]], np.uint16)
-    photo = load_image(png_of_16_bits(grey), (1, 4))
+def test_16_bit_gray_keeps_its_whole_range() -> None:
+    gray = np.array([[0, 257 * 64, 257 * 128, 65535]], np.uint16)
+    photo = load_image(png_of_16_bits(gray), (1, 4))
     np.testing.assert_array_equal(photo.array[0, :, 0], [0, 64, 128, 255])
 
 
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
-def test_16_bit_grey_tiff_of_either_byte_order_keeps_its_whole_range(dtype: str) -> None:
+def test_16_bit_gray_tiff_of_either_byte_order_keeps_its_whole_range(dtype: str) -> None:
     tifffile = pytest.importorskip("tifffile")
     stream = io.BytesIO()
     tifffile.imwrite(stream, np.array([[0, 257 * 64, 65535]], np.uint16), byteorder=dtype[0])
     np.testing.assert_array_equal(load_image(stream.getvalue(), (1, 3)).array[0, :, 0], [0, 64, 255])
 
 
-def test_16_bit_colour_keeps_its_whole_range() -> None:
+def test_16_bit_color_keeps_its_whole_range() -> None:
     pixels = np.array([[(0, 257 * 100, 65535), (65535, 257 * 7, 257 * 200)]], np.uint16)
     np.testing.assert_array_equal(load_image(png_of_16_bits(pixels), (1, 2)).array, pixels // 257)
 
 
-def test_real_grey_values_of_0_to_1_span_black_to_white() -> None:
+def test_real_gray_values_of_0_to_1_span_black_to_white() -> None:
     picture = Image.fromarray(np.array([[0, 0.2, 1]], np.float32))
     np.testing.assert_array_equal(load_image(encoded(picture, "TIFF"), (1, 3)).array[0, :, 0], [0, 51, 255])
 
 
-def test_grey_values_without_a_known_range_are_refused() -> None:
+def test_gray_values_without_a_known_range_are_refused() -> None:
     picture = Image.fromarray(np.array([[-3.0, 900.0]], np.float32))
     with pytest.raises(ImageError, match=r"-3 to 900") as caught:
         load_image(encoded(picture, "TIFF"), (1, 2))
@@ -229,11 +229,11 @@ def test_grey_values_without_a_known_range_are_refused() -> None:
 
 
 @pytest.mark.parametrize("format", ["TIFF", "JPEG"])
-def test_cmyk_gives_the_colours_that_its_inks_print(format: str) -> None:
+def test_cmyk_gives_the_colors_that_its_inks_print(format: str) -> None:
     inks = {(0, 0, 0, 0): WHITE, (0, 255, 255, 0): RED, (255, 0, 255, 0): GREEN, (0, 0, 0, 255): (0, 0, 0)}
-    for ink, colour in inks.items():
+    for ink, color in inks.items():
         photo = load_image(encoded(Image.new("CMYK", (8, 8), ink), format), (8, 8))
-        assert np.abs(photo.array.astype(int) - colour).max() <= 2, ink
+        assert np.abs(photo.array.astype(int) - color).max() <= 2, ink
 
 
 def swapped_primaries_profile() -> bytes:
@@ -271,13 +271,13 @@ def swapped_primaries_profile() -> bytes:
     return head + b"\0" * (128 - len(head)) + table + body
 
 
-def test_an_embedded_colour_profile_is_applied() -> None:
+def test_an_embedded_color_profile_is_applied() -> None:
     data = encoded(Image.new("RGB", (1, 1), RED), icc_profile=swapped_primaries_profile())
     for photo in (load_image(data, (1, 1)), load_image(data, (1, 1), channels=4)):
         assert np.abs(photo.array[0, 0, :3].astype(int) - GREEN).max() <= 3
 
 
-def test_a_damaged_colour_profile_is_ignored() -> None:
+def test_a_damaged_color_profile_is_ignored() -> None:
     data = encoded(Image.new("RGB", (1, 1), RED), icc_profile=b"not a profile")
     np.testing.assert_array_equal(load_image(data, (1, 1)).array[0, 0], RED)
 
@@ -396,7 +396,7 @@ sizes = st.integers(1, 400)
 
 
 @given(width=sizes, height=sizes, model_width=sizes, model_height=sizes)
-def test_the_crop_is_inside_centred_and_of_the_models_aspect(
+def test_the_crop_is_inside_centered_and_of_the_models_aspect(
     width: int, height: int, model_width: int, model_height: int
 ) -> None:
     left, top, right, bottom = input_box((width, height), (model_height, model_width), "crop")

@@ -24,7 +24,7 @@ def hot_at(row: slice, column: slice, size: int = 20) -> np.ndarray:
     return values
 
 
-def colour_table(name: str) -> np.ndarray:
+def color_table(name: str) -> np.ndarray:
     ramp = np.arange(256, dtype=np.float32)[None]
     return pixels(render.heatmap(Image.new("RGB", (256, 1)), ramp, colormap=name, clip=100))[0]
 
@@ -40,30 +40,30 @@ def test_a_picture_has_the_size_of_the_photo(draw: object) -> None:
         assert draw(photo().resize(size), hot_at(slice(5), slice(5)), box).size == size
 
 
-def test_where_the_map_is_hot_the_overlay_has_the_hottest_colour() -> None:
+def test_where_the_map_is_hot_the_overlay_has_the_hottest_color() -> None:
     hot = pixels(render.overlay(photo(200, 200), hot_at(slice(4, 8), slice(10, 14)), opacity=1))
-    hottest = colour_table("inferno")[-1]
+    hottest = color_table("inferno")[-1]
     np.testing.assert_array_equal(hot[50:70, 110:130], np.broadcast_to(hottest, (20, 20, 3)))
 
 
-def test_where_the_map_is_cold_the_overlay_shows_the_photo_in_greys() -> None:
+def test_where_the_map_is_cold_the_overlay_shows_the_photo_in_grays() -> None:
     original = photo(200, 200)
     cold = pixels(render.overlay(original, hot_at(slice(4, 8), slice(10, 14))))[120:]
     np.testing.assert_array_equal(cold, pixels(original.convert("L"))[120:])
 
 
-def test_opacity_mixes_the_colour_with_the_photo() -> None:
+def test_opacity_mixes_the_color_with_the_photo() -> None:
     original, values = Image.new("RGB", (20, 20), (100, 100, 100)), hot_at(slice(8, 16), slice(8, 16))
-    hottest = colour_table("inferno")[-1]
+    hottest = color_table("inferno")[-1]
     for opacity in (0.0, 0.25, 1.0):
-        centre = pixels(render.overlay(original, values, opacity=opacity))[12, 12]
-        assert np.abs(centre - (100 * (1 - opacity) + hottest * opacity)).max() <= 0.5
+        center = pixels(render.overlay(original, values, opacity=opacity))[12, 12]
+        assert np.abs(center - (100 * (1 - opacity) + hottest * opacity)).max() <= 0.5
 
 
 def test_a_map_goes_back_to_the_part_of_the_photo_that_it_was_computed_on() -> None:
     original = photo(300, 200)
     values = hot_at(slice(0, 10), slice(0, 10))
-    table = colour_table("inferno")
+    table = color_table("inferno")
     drawn = pixels(render.heatmap(original, values, input_box((300, 200), (20, 20), "crop")))
     # The crop is columns 50..250: its upper left quarter is hot, the rest of it cold, no data beside it.
     np.testing.assert_array_equal(drawn[5:90, 55:140], np.broadcast_to(table[-1], (85, 85, 3)))
@@ -76,7 +76,7 @@ def test_a_map_goes_back_to_the_part_of_the_photo_that_it_was_computed_on() -> N
 def test_a_map_of_a_padded_photo_loses_only_the_padding() -> None:
     values = hot_at(slice(5, 15), slice(0, 10))
     drawn = pixels(render.heatmap(photo(200, 100), values, input_box((200, 100), (20, 20), "pad")))
-    table = colour_table("inferno")
+    table = color_table("inferno")
     np.testing.assert_array_equal(drawn[5:-5, 5:90], np.broadcast_to(table[-1], (90, 85, 3)))
     np.testing.assert_array_equal(drawn[:, 110:], np.broadcast_to(table[0], (100, 90, 3)))
     tall = pixels(render.heatmap(photo(100, 200), values.T, input_box((100, 200), (20, 20), "pad")))
@@ -118,7 +118,7 @@ def test_a_signed_picture_is_symmetric_about_zero(draw: object) -> None:
     values = np.random.default_rng(5).normal(size=(20, 20))
     positive = draw(photo(40, 40), values, signed=True, colormap="RdBu_r")
     negative = draw(photo(40, 40), -values, signed=True, colormap="RdBu")
-    assert np.abs(pixels(positive) - pixels(negative)).max() <= 2  # 256 colours have no exact middle
+    assert np.abs(pixels(positive) - pixels(negative)).max() <= 2  # 256 colors have no exact middle
 
 
 def test_a_signed_picture_is_red_for_more_blue_for_less_and_pale_at_zero() -> None:
@@ -135,22 +135,22 @@ def test_a_weak_sign_stays_weak_next_to_a_strong_one() -> None:
     assert saturation(less) < saturation(more) / 4
 
 
-def test_the_default_colours_grow_evenly_lighter() -> None:
-    linear = (colour_table("inferno") / 255) ** 2.2
+def test_the_default_colors_grow_evenly_lighter() -> None:
+    linear = (color_table("inferno") / 255) ** 2.2
     lightness = np.cbrt(linear @ [0.2126, 0.7152, 0.0722])
     steps = np.diff(lightness[8:])
     assert (steps > 0).mean() > 0.98
-    assert np.array_equal(colour_table("inferno"), colour_table(None))
+    assert np.array_equal(color_table("inferno"), color_table(None))
 
 
 def test_jet_runs_from_dark_blue_through_green_to_dark_red() -> None:
-    table = colour_table("jet")
+    table = color_table("jet")
     np.testing.assert_allclose(table[[0, 255]], [(0, 0, 128), (128, 0, 0)], atol=1)
     assert table[128, 1] == 255
 
 
-def test_an_unknown_colour_map_is_an_error_that_lists_near_ones() -> None:
-    with pytest.raises(ValueError, match=r"no colour map 'infernal'; there are .*inferno"):
+def test_an_unknown_color_map_is_an_error_that_lists_near_ones() -> None:
+    with pytest.raises(ValueError, match=r"no color map 'infernal'; there are .*inferno"):
         render.heatmap(photo(), np.eye(4), colormap="infernal")
 
 
@@ -189,14 +189,14 @@ def split_gradients() -> np.ndarray:
 
 
 def test_a_panel_shows_the_photo_the_three_views_and_their_product() -> None:
-    grey = Image.new("RGB", (300, 300), (120, 130, 140))
-    tiles = tiles_of(render.panel(grey, split_gradients(), title="cat", clip=100))
+    gray = Image.new("RGB", (300, 300), (120, 130, 140))
+    tiles = tiles_of(render.panel(gray, split_gradients(), title="cat", clip=100))
     assert [tile.shape for tile in tiles] == [(300, 300, 3)] * 5
     original, absolute, positive, negative, product = tiles
-    table = colour_table("inferno")
-    np.testing.assert_array_equal(original, pixels(grey))
+    table = color_table("inferno")
+    np.testing.assert_array_equal(original, pixels(gray))
     upper_left, lower_right, upper_right = np.s_[75, 75], np.s_[225, 225], np.s_[75, 225]
-    # One scale for all: the weaker sign has the middle colour, also where it is alone.
+    # One scale for all: the weaker sign has the middle color, also where it is alone.
     for tile, hot, weak in ((absolute, 255, 128), (positive, 0, 128), (negative, 255, 0)):
         np.testing.assert_array_equal(tile[lower_right], table[hot])
         np.testing.assert_array_equal(tile[upper_left], table[weak])
