@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all mutants conformance lint bench constraints clean
+.PHONY: help demo test test-all mutants conformance docker-smoke lint bench constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ mutants: $(VENV)/.installed-test ## Break the exporter on purpose and show that 
 
 conformance: $(VENV)/.installed-test ## Hold a server to the contract: make conformance SERVER=host:port MODEL=name
 	@$(PYTEST) tests/conformance $(if $(SERVER),--server $(SERVER)) $(if $(MODEL),--model $(MODEL))
+
+docker-smoke: ## Run the conformance suite against the real container (needs Docker; DEVICE=cpu without a GPU)
+	@docker compose --file docker/compose.yaml --profile $(or $(DEVICE),gpu) --profile smoke run --rm --build smoke
 
 lint: $(VENV)/.installed-lint ## Check style (ruff) and the client's types (mypy --strict)
 	@$(BIN)/ruff check .
