@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,6 +24,8 @@ _INK = (34, 34, 34)
 _FAINT_INK = (110, 110, 110)
 _PAPER = (255, 255, 255)
 _NO_DATA = (208, 208, 208)
+_PALE_BLACK, _PALE_CONTRAST = 160, 0.3
+_BAND_PIXELS = 2**19
 
 
 def heatmap(
@@ -52,7 +54,7 @@ def heatmap(
         ValueError: unknown color map, `clip` out of range, or a map that is not [H, W] and finite.
     """
     placed = _place(maps.normalize(_one_map(values), clip=clip, signed=signed), picture.size, box)
-    return Image.fromarray(_colored(placed, colormap, signed))
+    return _in_bands(picture.size, lambda rows: _colored(placed.rows(rows), colormap, signed))
 
 
 def overlay(
@@ -87,11 +89,15 @@ def overlay(
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity:g}; it must be within [0, 1]")
     placed = _place(maps.normalize(_one_map(values), clip=clip, signed=signed), picture.size, box)
-    gray = np.asarray(picture.convert("L").convert("RGB"), np.float32)
-    colors = _colored(placed, colormap, signed).astype(np.float32)
-    alpha = (opacity * np.abs(placed.values))[..., None]
-    blended = gray * (1 - alpha) + colors * alpha
-    return _bytes(np.where(placed.seen[..., None], blended, _dim(gray)))
+    grays = np.asarray(picture.convert("L"))
+
+    def draw(rows: slice) -> npt.NDArray[np.uint8]:
+        band, gray = placed.rows(rows), grays[rows].astype(np.float32)[..., None]
+        alpha = (opacity * np.abs(band.values))[..., None]
+        blended = gray * (1 - alpha) + _colored(band, colormap, signed) * alpha
+        return _bytes(np.where(band.seen[..., None], blended, _PALE_BLACK + _PALE_CONTRAST * gray))
+
+    return _in_bands(picture.size, draw)
 
 
 def masked(
@@ -101,7 +107,7 @@ def masked(
     *,
     clip: float = DEFAULT_CLIP,
 ) -> Image.Image:
-    """The photo times the normalised map: bright where the map is hot, black where it is not.
+    """The photo times the normalized map: bright where the map is hot, black where it is not.
 
     Args:
         picture: the original photo.
@@ -116,7 +122,8 @@ def masked(
         ValueError: as `heatmap`.
     """
     placed = _place(maps.normalize(_one_map(values), clip=clip), picture.size, box)
-    return _bytes(np.asarray(picture.convert("RGB"), np.float32) * placed.values[..., None])
+    photo = np.asarray(picture.convert("RGB"))
+    return _in_bands(picture.size, lambda rows: _bytes(photo[rows] * placed.values[rows][..., None]))
 
 
 def panel(
@@ -161,7 +168,7 @@ def panel(
     tiles = [
         ("original", small),
         *((name, Image.fromarray(_colored(view, colormap, signed=False))) for name, view in placed.items()),
-        ("original x absolute", _bytes(photo * placed["absolute"].values[..., None])),
+        ("original x absolute", Image.fromarray(_bytes(photo * placed["absolute"].values[..., None]))),
     ]
     bar = _ColorBar(_table(colormap or SEQUENTIAL), "0", f">= {float(high.item()):.2g}", first=1, last=3)
     return _sheet(tiles, title, subtitle, bar)
@@ -189,10 +196,14 @@ def colormap_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A normalised map at a picture's size: float32 [h, w], and bool [h, w] where the model saw anything."""
+    """A normalized map at a picture's size: float32 [h, w], and bool [h, w] where the model saw anything."""
 
     values: FloatArray
     seen: npt.NDArray[np.bool_]
+
+    def rows(self, rows: slice) -> _Placed:
+        """A band of it."""
+        return _Placed(self.values[rows], self.seen[rows])
 
 
 def _one_map(values: npt.ArrayLike) -> FloatArray:
@@ -230,12 +241,19 @@ def _colored(placed: _Placed, colormap: str | None, signed: bool) -> npt.NDArray
     return np.where(placed.seen[..., None], colors, np.asarray(_NO_DATA, np.uint8))
 
 
-def _dim(pixels: FloatArray) -> FloatArray:
-    return 160 + 0.3 * pixels
+def _in_bands(size: tuple[int, int], draw: Callable[[slice], npt.NDArray[np.uint8]]) -> Image.Image:
+    """Draw a picture by bands of rows: a large photo's floats would take a gigabyte at once."""
+    width, height = size
+    pixels = np.empty((height, width, 3), np.uint8)
+    step = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, step):
+        rows = slice(top, top + step)
+        pixels[rows] = draw(rows)
+    return Image.fromarray(pixels)
 
 
-def _bytes(pixels: FloatArray) -> Image.Image:
-    return Image.fromarray(np.rint(np.clip(pixels, 0, 255)).astype(np.uint8))
+def _bytes(pixels: FloatArray) -> npt.NDArray[np.uint8]:
+    return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
 
 
 def _tile(picture: Image.Image, box: Box | None) -> tuple[Image.Image, Box]:

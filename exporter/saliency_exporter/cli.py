@@ -64,7 +64,7 @@ def fail(error: ExportError) -> NoReturn:
 )
 @click.version_option(package_name="saliency-serving", prog_name="saliency-exporter")
 def main() -> None:
-    r"""Export a TensorFlow image classifier as a model that TensorFlow Serving serves and explains.
+    """Export a TensorFlow image classifier as a model that TensorFlow Serving serves and explains.
 
     \b
     saliency-exporter export MobileNetV2 models/mobilenet
@@ -171,6 +171,10 @@ _xla_cache = click.option(
     show_default=True,
     help="auto explains the logits before a final softmax or sigmoid; output explains the output itself.",
 )
+@click.option(
+    "--signature", metavar="KEY", help="Of a SavedModel: which signature.  [default: serving_default]"
+)
+@click.option("--output", metavar="NAME", help="Of a SavedModel with several outputs: which one.")
 @click.option("--unsafe", is_flag=True, help="Run Python code that a model file holds (Lambda layers).")
 @click.option("--verify/--no-verify", "verify_", default=True, help="Check the export before publishing it.")
 @_xla_cache
@@ -190,14 +194,16 @@ def export(
     max_samples: int,
     weights: str | None,
     score: str,
+    signature: str | None,
+    output: str | None,
     unsafe: bool,
     verify_: bool,
     xla_cache: Path | None,
 ) -> None:
-    r"""Export MODEL to the next version of the model base path MODEL_DIR.
+    """Export MODEL to the next version of the model base path MODEL_DIR.
 
-    MODEL is a .keras or .h5 file, module:callable, the name of a keras.applications model, or
-    efficientnet-lite0, which brings its own trained weights.
+    MODEL is a .keras or .h5 file, a SavedModel directory, module:callable, the name of a
+    keras.applications model, or efficientnet-lite0, which brings its own trained weights.
 
     \b
     saliency-exporter export efficientnet-lite0 models/lite0
@@ -215,7 +221,14 @@ def export(
         from .signatures import Settings
         from .sources import load_source
 
-        source = load_source(model, image_size=image_size or None, weights=weights, unsafe=unsafe)
+        source = load_source(
+            model,
+            image_size=image_size or None,
+            weights=weights,
+            unsafe=unsafe,
+            signature=signature,
+            output_name=output,
+        )
         names = source.labels
         if labels is not None:
             names = read_labels(labels, _classes_of(source))
@@ -301,7 +314,7 @@ def _verify_in_own_process(xla_cache: Path | None) -> Callable[[Path], dict[str,
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout; the table on stderr.")
 @_xla_cache
 def verify(version_dir: Path, as_json: bool, xla_cache: Path | None) -> None:
-    r"""Check VERSION_DIR: load it as TensorFlow Serving does and run every signature.
+    """Check VERSION_DIR: load it as TensorFlow Serving does and run every signature.
 
     Compares with what the uncompiled model gave when it was exported; exits with 1 on any difference.
 
@@ -353,7 +366,7 @@ class _Table:
 @click.argument("version_dir", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="The whole manifest as JSON.")
 def inspect(version_dir: Path, as_json: bool) -> None:
-    r"""Show what VERSION_DIR holds: model, input, signatures, activations, batch sizes.
+    """Show what VERSION_DIR holds: model, input, signatures, activations, batch sizes.
 
     \b
     saliency-exporter inspect models/lite0/1

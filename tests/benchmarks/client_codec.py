@@ -23,6 +23,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+
 from saliency_client import SaliencyClient
 from saliency_client import _requests as requests
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs

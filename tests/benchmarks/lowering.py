@@ -23,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
+
 from saliency_exporter.folding import fold
 from saliency_exporter.forward import Forward, Rule
 from saliency_exporter.methods.gradients import gradients

@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
-from saliency_client import _requests
-from saliency_client._proto import generate
-from saliency_client._proto import saliency_client_tfs_pb2 as tfs
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
@@ -23,6 +20,10 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
     status_pb2,
 )
+
+from saliency_client import _requests
+from saliency_client._proto import generate
+from saliency_client._proto import saliency_client_tfs_pb2 as tfs
 
 OFFICIAL: dict[str, Descriptor] = {
     message.DESCRIPTOR.name: message.DESCRIPTOR

@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import version
 
 import numpy as np
+
 from saliency_client import AsyncSaliencyClient, InvalidArgument, ModelNotFound, SaliencyClient
 
 IMAGES = np.zeros((5, 6, 5, 3), np.uint8)

@@ -14,8 +14,11 @@ from contextlib import aclosing, closing
 import grpc
 import numpy as np
 import pytest
+from scripted_server import CLASSES, MODEL, LinearModel, from_proto, serving
+
 from saliency_client import (
     AsyncSaliencyClient,
+    Cancelled,
     DeadlineExceeded,
     InputError,
     InvalidArgument,
@@ -26,7 +29,6 @@ from saliency_client import (
     SaliencyError,
     Unavailable,
 )
-from scripted_server import CLASSES, MODEL, LinearModel, from_proto, serving
 
 QUEUE_FULL = "The batch scheduling queue to which this task was submitted is full; currently 10 enqueued"
 
@@ -394,6 +396,22 @@ def test_cancelling_one_asynchronous_call_ends_its_request(server):
 
     asyncio.run(main())
     assert until(lambda: not server.running)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tasks cannot tell before Python 3.11")
+def test_closing_the_asynchronous_client_ends_a_call_under_way_and_not_its_task(server):
+    server.hang()
+
+    async def main() -> type[BaseException]:
+        client = AsyncSaliencyClient(server.target, model=MODEL)
+        task = asyncio.create_task(client.explain(pictures(1)))
+        while not server.running:
+            await asyncio.sleep(0.01)
+        await client.close()
+        (ended,) = await asyncio.gather(task, return_exceptions=True)
+        return type(ended)
+
+    assert asyncio.run(main()) is Cancelled
 
 
 def test_one_asynchronous_client_serves_event_loops_one_after_another(server):

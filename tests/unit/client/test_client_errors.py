@@ -9,6 +9,7 @@ import traceback
 
 import grpc
 import pytest
+
 import saliency_client
 from saliency_client import _errors
 from saliency_client._errors import CallError, DeadlineExceeded, InputError, SaliencyError, from_rpc

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import saliency_client
 from PIL import Image
+from scripted_server import LinearModel, serving
+
+import saliency_client
 from saliency_client import _base
 from saliency_client._channel import parse_targets
-from scripted_server import LinearModel, serving
 
 MODULES = [
     "client",

@@ -12,6 +12,8 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2
+
 from saliency_client import (
     AnswerTooLarge,
     InputError,
@@ -31,7 +33,6 @@ from saliency_exporter.serving import LocalServer
 from saliency_exporter.serving.batching import BatchingParameters
 from saliency_exporter.signatures import Settings
 from saliency_exporter.sources import Source
-from tensorflow_serving.apis import predict_pb2
 
 MODEL = "relu"
 SHAPE = (6, 5, 3)

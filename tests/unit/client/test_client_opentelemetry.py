@@ -5,8 +5,9 @@ from __future__ import annotations
 import grpc
 import numpy as np
 import pytest
-from saliency_client import InvalidArgument, RetryPolicy
 from scripted_server import LinearModel
+
+from saliency_client import InvalidArgument, RetryPolicy
 
 pytest.importorskip("opentelemetry.sdk")
 instrumentation = pytest.importorskip("opentelemetry.instrumentation.grpc")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
+
 from saliency_client import OptionError, RetryPolicy
 from saliency_client._errors import DeadlineExceeded, QueueFull, ServerError, TLSError, Unavailable
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from click.testing import CliRunner
+
 from saliency_client.cli import main
 
 sys.path.append(str(Path(__file__).parents[1] / "client"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+
 from saliency_client.cli.batch import in_order
 
 SECONDS = 10

@@ -12,8 +12,9 @@ import click
 import pytest
 from cli_harness import Cli, known_model
 from PIL import Image
-from saliency_client.cli import main
 from scripted_server import ScriptedServer
+
+from saliency_client.cli import main
 
 PAGE = Path(__file__).parents[3] / "client" / "CLI.md"
 NAMES = ("Egyptian cat", "tabby", "tiger cat", "lynx")

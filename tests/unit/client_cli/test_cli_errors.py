@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from cli_harness import Cli, Run
 from PIL import Image
-from saliency_client.cli.errors import run as run_to_exit
 from scripted_server import ScriptedServer
+
+from saliency_client.cli.errors import run as run_to_exit
 
 ESCAPE = "\x1b[31m\x1b]0;owned\x07\x9b31m\u202e"
 

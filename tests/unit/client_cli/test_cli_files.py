@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from cli_harness import Cli
 from PIL import Image
-from saliency_client._files import write_whole
 from scripted_server import ScriptedServer
+
+from saliency_client._files import write_whole
 
 
 def make_photos(folder: Path, *names: str) -> None:

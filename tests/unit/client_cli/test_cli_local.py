@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cli_harness import Cli
 from PIL import Image
+
 from saliency_exporter.servable import load_servable
 from saliency_exporter.serving import LocalServer
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+
 from saliency_client import maps
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)

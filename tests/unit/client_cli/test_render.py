@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+
 from saliency_client import render
 from saliency_client.images import input_box
 

@@ -8,12 +8,13 @@ import shlex
 import click
 import numpy as np
 import pytest
-import saliency_client.cli
-import saliency_exporter.cli
 import tensorflow as tf
 import yaml
 from docker_files import DOCKER, ROOT, flags_in
 from tensorflow_serving.apis import predict_pb2
+
+import saliency_client.cli
+import saliency_exporter.cli
 
 PAGE = (DOCKER / "README.md").read_text()
 CODE = "".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ")

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from docker_files import DOCKER, flags_in
 from google.protobuf import text_format
-from saliency_exporter.serving.model_config import read_model_config_file
 from server_messages import MESSAGES
 from tensorflow_serving.config import model_server_config_pb2
+
+from saliency_exporter.serving.model_config import read_model_config_file
 
 CONFIG = DOCKER / "config"
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from google.protobuf import text_format
+from server_messages import MESSAGES
+from tensorflow_serving.config import model_server_config_pb2
+
 from saliency_exporter.cli import main
 from saliency_exporter.errors import ExportError
 from saliency_exporter.serving_config import batching_config, serving_config, write_serving_config
-from server_messages import MESSAGES
-from tensorflow_serving.config import model_server_config_pb2
 
 MANIFEST = {"contract_version": 1, "model": "lite0", "batch_sizes": [1, 3, 12], "target": "gpu"}
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from callables import source_of
+
 from saliency_exporter.forward import Forward
 from saliency_exporter.preprocessing import builtin
 from saliency_exporter.signatures import Settings, build_signatures

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from callables import source_of
+
 from saliency_exporter.activations import Coverage, find_activations, identify
 from saliency_exporter.errors import ExportError
 from saliency_exporter.forward import Forward

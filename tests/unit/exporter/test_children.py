@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from saliency_exporter.children import Children, Interrupted
 
 SLEEPER = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]

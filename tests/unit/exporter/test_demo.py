@@ -10,6 +10,7 @@ import pytest
 import skimage.data
 from click.testing import CliRunner
 from PIL import Image
+
 from saliency_exporter import demo
 from saliency_exporter.cli import main
 from saliency_exporter.errors import ExportError

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from callables import source_of
+
 from saliency_exporter.folding import fold, fold_scales, fold_weight_expressions
 from saliency_exporter.forward import Forward, ForwardGraph
 from saliency_exporter.tracing import trace

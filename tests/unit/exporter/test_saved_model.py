@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from callables import source_of
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.manifest import read_manifest
 from saliency_exporter.preprocessing import builtin

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.servable import ServableError, load_servable
 from saliency_exporter.signatures import run_in_slices

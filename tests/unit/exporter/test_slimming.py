@@ -5,9 +5,10 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
 from saliency_exporter.servable import ServableError, load_servable
 from saliency_exporter.slimming import slim
-from tensorflow.core.protobuf import saved_model_pb2
 
 
 class Doubled(tf.Module):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import saliency.core as pair
 import tensorflow as tf
+
 from saliency_exporter.methods.smooth import input_range, standard_normal
 
 SHAPE = (6, 5, 2)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.manifest import manifest_path
 from saliency_exporter.reference import reference_path

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from saliency_exporter.rules.lowering.dense import dense
 
 

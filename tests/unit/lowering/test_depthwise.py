@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from saliency_exporter.rules.lowering.depthwise import depthwise
 
 TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}

@@ -1,4 +1,5 @@
 import pytest
+
 from saliency_exporter.rules.lowering import lowering_rules
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-from saliency_exporter.quiet import import_tensorflow
-from saliency_exporter.serving import LocalServer
 from server_process import ServerProcess
 from serving_models import save_model
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+from saliency_exporter.quiet import import_tensorflow
+from saliency_exporter.serving import LocalServer
 
 import_tensorflow()
 

@@ -10,11 +10,12 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from serving_models import WEIGHTS, predict_request
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.servable import ServableError, load_servable
 from saliency_exporter.serving.batching import BatchingParameters, BatchingSession
 from saliency_exporter.serving.batching_file import read_batching_file
-from serving_models import WEIGHTS, predict_request
 
 MINUTE = 60_000_000
 FULL = BatchingParameters(

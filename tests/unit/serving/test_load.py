@@ -10,11 +10,12 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from serving_models import predict_request
+from tensorflow_serving.apis import get_model_status_pb2
+
 from saliency_exporter.servable import ServableError
 from saliency_exporter.serving import LocalServer
 from saliency_exporter.serving.admission import Admission
-from serving_models import predict_request
-from tensorflow_serving.apis import get_model_status_pb2
 
 
 def busy(seconds: float):

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tensorflow as tf
+from serving_models import WEIGHTS
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.servable import Servable, ServableError, load_servable
-from serving_models import WEIGHTS
 
 IMAGES = np.array([[1.0, 2.0]], np.float32)
 

@@ -13,10 +13,11 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from serving_models import WEIGHTS, predict_request
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.serving import LocalServer
 from saliency_exporter.warmup import write_warmup
-from serving_models import WEIGHTS, predict_request
 
 IMAGES = np.array([[1.0, 2.0]], np.float32)
 
@@ -191,6 +192,7 @@ def test_an_address_that_others_can_reach_is_warned_about(model_dir, start_serve
 )
 def test_a_mistake_in_the_options_is_named(arguments, message, monkeypatch, capsys):
     from click.exceptions import ClickException
+
     from saliency_exporter.serving.command import serve_command
 
     with pytest.raises((ExportError, ClickException)) as raised:

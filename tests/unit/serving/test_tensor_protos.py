@@ -9,8 +9,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from saliency_exporter.tensor_protos import to_array, to_proto
 from tensorflow.core.framework import tensor_pb2
+
+from saliency_exporter.tensor_protos import to_array, to_proto
 
 NUMBERS = [
     "float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",

@@ -9,9 +9,10 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from serving_models import predict_request
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.serving.tls import TlsFiles, server_credentials
-from serving_models import predict_request
 
 REQUEST = predict_request("small", images=np.ones([1, 2], np.float32))
 

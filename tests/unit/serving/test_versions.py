@@ -12,12 +12,13 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from serving_models import LABELS, WEIGHTS, predict_request
+from tensorflow_serving.apis import get_model_status_pb2
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.servable import ServableError, load_servable
 from saliency_exporter.serving.models import ModelConfig, ModelManager, State, VersionPolicy
 from saliency_exporter.warmup import warmup_path, write_warmup
-from serving_models import LABELS, WEIGHTS, predict_request
-from tensorflow_serving.apis import get_model_status_pb2
 
 IMAGES = np.array([[1.0, 2.0]], np.float32)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.servable import ServableError, load_servable
 from saliency_exporter.warmup import read_warmup, replay_warmup, warmup_path, write_warmup
-from tensorflow_serving.apis import prediction_log_pb2
 
 IMAGES = np.array([[1.0, 2.0]], np.float32)
 RECORDS = [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.warmup import write_warmup
 from saliency_exporter.xla_cache import (

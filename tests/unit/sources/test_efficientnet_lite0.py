@@ -8,6 +8,7 @@ import pytest
 import skimage.data
 import tensorflow as tf
 from PIL import Image
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.sources import Source, load_source
 from saliency_exporter.sources.zoo import efficientnet_lite0

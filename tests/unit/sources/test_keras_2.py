@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.sources import load_source
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from saliency_exporter import labels
 from saliency_exporter.errors import ExportError
 from saliency_exporter.labels import read_labels

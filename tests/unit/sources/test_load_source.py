@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.sources import load_source
 

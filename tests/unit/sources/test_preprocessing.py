@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.preprocessing import Preprocessing, builtin, from_steps, resolve_preprocessing
 from saliency_exporter.sources import keras_application

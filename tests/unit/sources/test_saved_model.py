@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from saliency_exporter.errors import ExportError
 from saliency_exporter.sources import load_source
 

@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+
 from saliency_exporter.sources.zoo.torch_legacy import read_state_dict
 
 MAGIC = 0x1950A86A20F9469CFC6C
