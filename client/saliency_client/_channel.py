@@ -238,7 +238,7 @@ class Channels(Generic[ChannelT]):
         self._calls: dict[tuple[str, str], Any] = {}
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
+        self.closed = False
 
     def method(self, target: str, path: str, loop: asyncio.AbstractEventLoop | None = None) -> Any:
         """The callable that sends bytes to an RPC and returns bytes, in the event loop if one is given.
@@ -264,13 +264,13 @@ class Channels(Generic[ChannelT]):
 
     def check_open(self) -> None:
         """Raise ClientClosed after `close`."""
-        if self._closed:
+        if self.closed:
             raise ClientClosed("this client is closed", hint="make a new client, or close it later")
 
     def close(self) -> list[ChannelT]:
         """Close for good; returns the channels for the caller to shut, none of them if they are not owned."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             channels = list(self._channels.values()) if self._owned and self._pid == os.getpid() else []
             self._channels.clear()
             self._calls.clear()

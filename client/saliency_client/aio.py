@@ -174,11 +174,28 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
     async def _carry_out(self, step: Step) -> Any:
         if isinstance(step, Send):
             send = self._channels.method(step.target, step.path, asyncio.get_running_loop())
-            return await send(step.payload, timeout=step.timeout, metadata=step.metadata)
+            try:
+                return await send(step.payload, timeout=step.timeout, metadata=step.metadata)
+            except grpc.aio.UsageError:  # gRPC's word for a channel that another task has just closed
+                self._channels.check_open()
+                raise
+            except asyncio.CancelledError:
+                if self._channels.closed and not _current_task_is_cancelled():
+                    nothing = grpc.aio.Metadata()
+                    raise grpc.aio.AioRpcError(
+                        grpc.StatusCode.CANCELLED, nothing, nothing, "the client was closed", None
+                    ) from None
+                raise
         if isinstance(step, FetchToken):
             token = step.provider()
             return await token if isawaitable(token) else token
         return await asyncio.sleep(step.seconds)
+
+
+def _current_task_is_cancelled() -> bool:
+    """Whether a CancelledError is the task's own; taken to be before Python 3.11, where nothing tells."""
+    cancelling: Callable[[], int] = getattr(asyncio.current_task(), "cancelling", lambda: 1)
+    return cancelling() > 0
 
 
 async def _in_order(

@@ -8,10 +8,14 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2
+
 from saliency_client._errors import AnswerError
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
+from saliency_client._signatures import parse_metadata
 from saliency_client._tensors import decode, encode
-from tensorflow.core.framework import tensor_pb2
 
 NUMBERS = [
     "float16", "float32", "float64", "int8", "int16", "int32", "int64",
@@ -160,6 +164,19 @@ def test_a_default_that_tensorflow_shortened_is_filled_with_its_last_value(value
     got = decode(tfs.TensorProto.FromString(proto.SerializeToString()), "x", fill=True)
 
     assert got.tolist() == expected.tolist()
+
+
+def test_a_shortened_default_is_filled_when_the_servers_metadata_is_read():
+    signature = meta_graph_pb2.SignatureDef()
+    signature.defaults["noise_level"].CopyFrom(tf.make_tensor_proto(0.5, shape=[3]))
+    response = get_model_metadata_pb2.GetModelMetadataResponse()
+    response.metadata["signature_def"].Pack(
+        get_model_metadata_pb2.SignatureDefMap(signature_def={"explain_smooth": signature})
+    )
+
+    metadata = parse_metadata(response.SerializeToString())
+
+    assert metadata.signatures["explain_smooth"].defaults["noise_level"].tolist() == [0.5, 0.5, 0.5]
 
 
 def test_a_shortened_tensor_is_an_error_in_an_answer():

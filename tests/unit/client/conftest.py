@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from saliency_client import AsyncSaliencyClient, SaliencyClient
 from scripted_server import MODEL, LinearModel, ScriptedServer, serving
+
+from saliency_client import AsyncSaliencyClient, SaliencyClient
 
 
 class Awaited:
@@ -17,6 +18,7 @@ class Awaited:
         self.loop = asyncio.new_event_loop()
         self.client = AsyncSaliencyClient(*args, **kwargs)
         self._calls = self.client._calls
+        self._channels = self.client._channels
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self.client, name)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from saliency_client import InputError, UnknownMethod, VersionStatus
 from scripted_server import CLASSES, MODEL, LinearModel, from_proto, serving
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
+
+from saliency_client import InputError, UnknownMethod, VersionStatus
 
 
 @pytest.mark.parametrize("typed", [True, False], ids=["typed fields", "tensor_content"])

@@ -11,6 +11,8 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from scripted_server import MODEL, LinearModel, serving
+
 from saliency_client import (
     TLS,
     AsyncSaliencyClient,
@@ -21,7 +23,6 @@ from saliency_client import (
     Unavailable,
 )
 from saliency_client._channel import ChannelOptions, Rotation, is_local, parse_targets
-from scripted_server import MODEL, LinearModel, serving
 
 IMAGES = np.zeros((1, LinearModel.height, LinearModel.width, 3), np.uint8)
 CERTIFICATES = Path(__file__).parent / "certificates"

@@ -16,6 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
+from scripted_server import MODEL, LinearModel, ScriptedServer, serving, to_proto
+from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
+
 from saliency_client import (
     AccessDenied,
     AnswerError,
@@ -37,8 +40,7 @@ from saliency_client import (
     TokenError,
     Unavailable,
 )
-from scripted_server import MODEL, LinearModel, ScriptedServer, serving, to_proto
-from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
+from saliency_client._requests import METADATA, PREDICT
 
 QUICK = RetryPolicy(attempts=3, initial_backoff=0.01)
 QUEUE_FULL = "The batch scheduling queue to which this task was submitted is full; currently 10 enqueued"
@@ -356,6 +358,20 @@ def test_a_closed_client_says_so(client):
     client.methods()
 
     client.close()
+
+    with pytest.raises(ClientClosed, match="this client is closed"):
+        client.explain(IMAGES)
+
+
+def test_a_call_that_another_threads_close_overtakes_says_so(server, client, monkeypatch):
+    client.methods()
+    taken = [client._channels.method]
+    monkeypatch.setattr(client._channels, "method", lambda *which: taken[0](*which))
+    send = {}
+    for path in (METADATA, PREDICT):
+        send[path] = taken[0](server.target, path, getattr(client, "loop", None))
+    client.close()
+    taken[0] = lambda target, path, *loop: send[path]
 
     with pytest.raises(ClientClosed, match="this client is closed"):
         client.explain(IMAGES)
