@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 STYLES = ("overlay", "heatmap", "masked", "panel")
 PICTURE_FORMATS = frozenset({"png", "jpg"})
 _JPEG_QUALITY = 92
+# As small as with zlib's own 6 for these pictures, in half the time.
+_PNG_LEVEL = 4
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,6 @@ def _save(
         info = PngInfo()
         info.add_text("Software", software)
         info.add_text("Saliency", text)
-        picture.save(stream, "PNG", pnginfo=info)
+        picture.save(stream, "PNG", pnginfo=info, compress_level=_PNG_LEVEL)
     else:
         picture.save(stream, "JPEG", quality=_JPEG_QUALITY, comment=f"{software} {text}".encode())

@@ -155,6 +155,18 @@ def test_an_unknown_color_map_is_an_error_that_lists_near_ones() -> None:
         render.heatmap(photo(), np.eye(4), colormap="infernal")
 
 
+@pytest.mark.parametrize("draw", [render.overlay, render.heatmap, render.masked])
+def test_a_large_photo_drawn_in_bands_is_the_same_picture(
+    draw: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(5).normal(size=(20, 20))
+    box = input_box((60, 41), (20, 20), "crop")
+    whole = draw(photo().resize((60, 41)), values, box)
+    for pixels_of_a_band in (1, 180, 60 * 41):
+        monkeypatch.setattr(render, "_BAND_PIXELS", pixels_of_a_band)
+        np.testing.assert_array_equal(pixels(draw(photo().resize((60, 41)), values, box)), pixels(whole))
+
+
 def test_maps_that_cannot_be_drawn_are_errors() -> None:
     with pytest.raises(ValueError, match="NaN"):
         render.overlay(photo(), np.full((4, 4), np.nan))
