@@ -46,7 +46,9 @@ lint: $(VENV)/.installed-lint ## Check style (ruff) and the client's types (mypy
 	@$(BIN)/mypy
 
 bench: $(VENV)/.installed-bench ## Measure, side by side in one run
-	@$(BIN)/python tests/benchmarks/run.py
+	@$(BIN)/python tests/benchmarks/run.py --record
+	@$(BIN)/python tests/benchmarks/client_codec.py
+	@$(BIN)/python tests/benchmarks/lowering.py
 
 constraints: ## Resolve the newest versions that pyproject.toml allows (needs uv)
 	@{ sed -n '/^#/p' constraints.txt; uv pip compile --quiet --universal --python-version 3.10 --all-extras \

@@ -85,4 +85,4 @@ def main() -> None:
       64 + n   the server or the way to it said no: gRPC code n, as 69 NOT_FOUND, 78 UNAVAILABLE
       130      interrupted
     SALIENCY_DEBUG=1 shows tracebacks.
-    """  # noqa: D301
+    """

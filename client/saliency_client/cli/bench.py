@@ -82,7 +82,7 @@ def bench(
     --json prints one line: model, method, batch_size, concurrency, seconds, requests, images,
     errors (number by gRPC code), requests_per_second, images_per_second, and latency_ms with
     mean, p50, p90, p95, p99 and max, or null if no request was answered.
-    """  # noqa: D301
+    """
     from saliency_client.cli.bench_run import Request, run
 
     if duration is not None and requests is not None:

@@ -19,7 +19,7 @@ def completion(shell: str) -> None:
     saliency-client completion bash > ~/.local/share/bash-completion/completions/saliency-client
     saliency-client completion zsh > ~/.zfunc/_saliency-client
     saliency-client completion fish > ~/.config/fish/completions/saliency-client.fish
-    """  # noqa: D301
+    """
     from click.shell_completion import get_completion_class
 
     from saliency_client.cli import main

@@ -127,7 +127,7 @@ def explain(
       relative_error, milliseconds, notes
                          ok; null where unknown; rank counts from 1 with --top
       error, hint, code  failed; code is the gRPC code's name or null
-    """  # noqa: D301
+    """
     from saliency_client.cli.explain_run import Request, run
 
     if overwrite and skip_existing:

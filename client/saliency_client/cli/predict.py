@@ -49,7 +49,7 @@ def predict(images: tuple[str, ...], connection: Connection, output: Output, **o
       model, predictions, milliseconds, notes
                          ok; each prediction has rank, class_index, label, probability, score
       error, hint, code  failed; code is the gRPC code's name or null
-    """  # noqa: D301
+    """
     from saliency_client.cli.predict_run import Request, run
 
     return run(Request(images=images, connection=connection, **options), output)  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ def signatures(connection: Connection, output: Output) -> None:
     \b
     --json prints one line: model, methods, and signatures by name, each with inputs and outputs by name;
     those have dtype, shape (null for a free size, and as a whole for a free rank) and default.
-    """  # noqa: D301
+    """
     from saliency_client.cli.connection import connect
 
     with connect(connection) as client:

@@ -37,7 +37,7 @@ def status(connection: Connection, output: Output, *, wait: float | None) -> int
 
     \b
     --json prints one line: model, available, and versions, each with version, state, error_code, error.
-    """  # noqa: D301
+    """
     from saliency_client.cli.connection import connect
     from saliency_client.cli.text import printable
 

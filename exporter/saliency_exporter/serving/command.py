@@ -155,7 +155,7 @@ def serve_command(
         saliency-exporter serve resnet50=models/resnet50
         saliency-exporter serve resnet50=models/resnet50 --port 0 --port-file port.txt
         saliency-exporter serve resnet50=models/resnet50 --label stable=1 --label canary=2
-    """  # noqa: D301
+    """
     if not verbose:
         from saliency_exporter.quiet import import_tensorflow
 
