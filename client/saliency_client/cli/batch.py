@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ ResultT = TypeVar("ResultT")
 
 def in_order(
     function: Callable[[ItemT], ResultT], items: Iterable[ItemT], *, workers: int
-) -> Iterator[tuple[ItemT, Future[ResultT]]]:
+) -> Generator[tuple[ItemT, Future[ResultT]], None, None]:
     """Run a function over items in threads; gives each item and its finished future, in order.
 
     Items are taken as there is room, so that no more than twice `workers` of them wait or have results that

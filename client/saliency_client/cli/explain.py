@@ -128,7 +128,8 @@ def explain(
                          ok; null where unknown; rank counts from 1 with --top
       error, hint, code  failed; code is the gRPC code's name or null
     """
-    from saliency_client.cli.explain_run import Request, run
+    from saliency_client.cli.explain_run import run
+    from saliency_client.cli.explainer import Request
 
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude one another")

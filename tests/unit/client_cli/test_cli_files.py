@@ -139,6 +139,14 @@ def test_a_batch_is_resumed_by_skipping_what_is_done(cli: Cli, server: ScriptedS
     assert "2 explained, 1 skipped" in run.err
 
 
+def test_a_batch_that_is_done_needs_no_server(cli: Cli, photo: Path) -> None:
+    for rank in (1, 2):
+        (cli.folder / f"cat-gradients-top{rank}.png").touch()
+    run = cli("explain", photo, "--top", 2, "--skip-existing", "--server", "127.0.0.1:1", "--json")
+    assert run.code == 0, run.err
+    assert run.record["files"] == ["cat-gradients-top1.png", "cat-gradients-top2.png"]
+
+
 def test_an_image_with_some_of_its_files_is_not_done(cli: Cli, photo: Path) -> None:
     (cli.folder / "cat-gradients.npy").write_text("kept")
     run = cli("explain", photo, "-f", "png", "-f", "npy", "--skip-existing", "--json")

@@ -1,0 +1,218 @@
+"""What becomes of one image: read, asked about, drawn."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from saliency_client.cli import labels as names
+from saliency_client.cli import pictures
+from saliency_client.cli.connection import Connection
+from saliency_client.cli.errors import CommandError, UsageError
+from saliency_client.cli.inputs import Input, read_photo
+from saliency_client.cli.model_input import ModelInput, class_scores, model_input
+from saliency_client.cli.output import Output
+from saliency_client.cli.version import release
+from saliency_client.images import DEFAULT_MAX_PIXELS, Photo, Resize
+
+if TYPE_CHECKING:
+    from saliency_client import Explanation, SaliencyClient, Signature
+
+# A class is looked for by name among so many of an image's most probable ones, so many a request.
+_NAME_SEARCH, _NAME_BATCH = 64, 16
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of the command, as typed."""
+
+    images: tuple[str, ...]
+    connection: Connection
+    existing: Literal["refuse", "overwrite", "skip"]
+    method: str
+    class_name: str | None
+    class_index: int | None
+    top: int | None
+    num_samples: int | None
+    noise_level: float | None
+    seed: int | None
+    out: str | None
+    formats: tuple[str, ...]
+    style: str
+    colormap: str | None
+    opacity: float | None
+    clip: float
+    signed: bool
+    resize: Resize
+    max_pixels: int | None
+    recursive: bool
+    labels: Path | None
+    fail_fast: bool
+    concurrency: int
+
+    @property
+    def look(self) -> pictures.Look:
+        """How pictures are drawn."""
+        return pictures.Look(self.style, self.colormap, self.opacity, self.clip, self.signed)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The method's parameters that were given."""
+        given = {"num_samples": self.num_samples, "noise_level": self.noise_level, "seed": self.seed}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One explained class of one image: the record for JSON, and the bytes of its files."""
+
+    record: Mapping[str, Any]
+    contents: tuple[bytes, ...]
+
+
+@dataclass
+class Explainer:
+    """Explains images one by one, from several threads; making it checks the options by the model."""
+
+    request: Request
+    output: Output
+    client: SaliencyClient
+    class_names: names.Labels | None
+    formats: tuple[str, ...]
+    model: ModelInput = field(init=False)
+    signature: Signature = field(init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _class_index: int | None = None
+
+    def __post_init__(self) -> None:
+        signatures = self.client.signatures()
+        signature = signatures.get(f"explain_{self.request.method}")
+        if signature is None:
+            offered = ", ".join(self.client.methods()) or "none"
+            raise CommandError(
+                f"the model offers no method {self.request.method!r}; it offers {offered}",
+                hint="choose one with --method"
+                if self.client.methods()
+                else "export it with saliency-exporter",
+            )
+        self.signature, self.model = signature, model_input(signature)
+        for name in self.request.parameters:
+            if name not in signature.inputs:
+                takes = ", ".join(f"--{key.replace('_', '-')}" for key in signature.inputs if key != "images")
+                raise UsageError(
+                    f"method {self.request.method} takes no --{name.replace('_', '-')}",
+                    hint=f"it takes {takes}",
+                )
+        self._class_index = self._given_class()
+        self.output.detail(f"signature {signature.name} takes images {signature.inputs['images']}")
+
+    def explain(self, one: Input) -> list[Result]:
+        """Read an image, explain the classes asked for, and draw them."""
+        request = self.request
+        photo = read_photo(
+            one, self.model, resize=request.resize, max_pixels=request.max_pixels or DEFAULT_MAX_PIXELS
+        )
+        self.output.detail(f"{one.shown}: {photo.picture.size} pixels, the model sees {photo.box}")
+        classes = self._classes(photo)
+        return [
+            self._one(one, photo, class_index, rank if request.top else None)
+            for rank, class_index in enumerate(classes, 1)
+        ]
+
+    def _one(self, one: Input, photo: Photo, class_index: int | None, rank: int | None) -> Result:
+        request = self.request
+        outputs = pictures.needed_outputs(request.look, self.formats)
+        started = time.perf_counter()
+        explanation = self.client.explain(
+            photo.array[None],
+            method=request.method,
+            class_index=class_index,
+            outputs=outputs,
+            **request.parameters,
+        )
+        milliseconds = (time.perf_counter() - started) * 1000
+        facts = self._facts(explanation, rank)
+        software = f"saliency-client {release()}"
+        contents = tuple(
+            pictures.encode(explanation, photo, request.look, format, facts, software)
+            for format in self.formats
+        )
+        record = {"image": one.source, "status": "ok", **facts, "milliseconds": round(milliseconds, 3)}
+        return Result({**record, "notes": list(photo.notes)}, contents)
+
+    def _facts(self, explanation: Explanation, rank: int | None) -> dict[str, Any]:
+        index = _first(explanation.class_index)
+        label = _first(explanation.label) or None
+        if label is None and index is not None and self.class_names and index < len(self.class_names):
+            label = self.class_names[index]
+        return {
+            "method": explanation.method,
+            "model": explanation.model,
+            "version": explanation.version,
+            "rank": rank,
+            "class_index": index,
+            "label": label,
+            "probability": _first(explanation.probability),
+            "score": _first(explanation.score),
+            "relative_error": _first(explanation.relative_error),
+        }
+
+    def _classes(self, photo: Photo) -> list[int | None]:
+        """The classes to explain, None for the predicted one."""
+        if self.request.top is not None:
+            ranked = self._ranked(photo)
+            if self.request.top > len(ranked):
+                raise CommandError(f"--top is {self.request.top}, and the model has {len(ranked)} classes")
+            return list(ranked[: self.request.top])
+        if self.request.class_name is not None and self._class_index is None:
+            with self._lock:
+                if self._class_index is None:
+                    self._class_index = self._find_by_asking(self.request.class_name, photo)
+        return [self._class_index]
+
+    def _given_class(self) -> int | None:
+        name = self.request.class_name
+        if self.request.class_index is not None or name is None:
+            return self.request.class_index
+        if name.isdecimal():
+            return int(name)
+        return names.find_class(name, self.class_names) if self.class_names else None
+
+    def _ranked(self, photo: Photo) -> list[int]:
+        scores, probabilities = class_scores(self.client.predict(photo.array[None]))
+        order = np.argsort(-(scores if probabilities is None else probabilities), kind="stable")
+        return [int(index) for index in order]
+
+    def _find_by_asking(self, name: str, photo: Photo) -> int:
+        """The class of a name, looked for among the image's most probable ones."""
+        ranked = self._ranked(photo)[:_NAME_SEARCH]
+        for start in range(0, len(ranked), _NAME_BATCH):
+            classes = ranked[start : start + _NAME_BATCH]
+            labels = names.served_labels(self.client, photo.array, classes)
+            if labels is None:
+                raise CommandError(
+                    "the served model has no class names",
+                    hint="give --class an index, or the names with --labels FILE",
+                )
+            found = names.matching(name, labels)
+            if found:
+                return classes[found[0]]
+        raise CommandError(
+            f"none of the {len(ranked)} most probable classes is named {name!r}",
+            hint="give --class an index, or all class names with --labels FILE",
+        )
+
+
+def _first(values: Any) -> Any:
+    """The value for the one image, as Python's own type; None where it is unknown or not finite."""
+    if values is None or len(values) == 0:
+        return None
+    value = values[0].item() if isinstance(values[0], np.generic) else values[0]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
