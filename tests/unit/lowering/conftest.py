@@ -12,7 +12,8 @@ def _run_both(rule, op, x, *weights, oracle=None):
 
     op(x, *weights) is the TensorFlow call; x and weights are arrays; oracle(x, *weights) takes the plain
     op's place where TensorFlow's CPU has no kernel for it. The upstream signal is random, not ones, so that
-    a signal sent through the wrong tap cannot hide behind a right sum.
+    a signal sent through the wrong tap cannot hide behind a right sum. As in an exported model, the batch
+    size is unknown when the rule is traced.
     """
     oracle = oracle or op
     x, *weights = tf.constant(x), *(tf.Variable(value) for value in weights)
@@ -23,18 +24,20 @@ def _run_both(rule, op, x, *weights, oracle=None):
     upstream = tf.constant(np.random.default_rng(7).normal(size=oracle(x, *weights).shape), x.dtype)
 
     def value_and_gradient(function):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
+        def run(x, upstream):
             y = function(x)
-        return y, tape.gradient(y, x, output_gradients=upstream)
+            return y, tf.gradients(y, x, upstream)[0]
+
+        signature = [tf.TensorSpec((None, *value.shape[1:]), value.dtype) for value in (x, upstream)]
+        return {"func": run, "input_signature": signature, "autograph": False}
 
     def lowered(x):
         outputs = rule(node, [x, *(weight.read_value() for weight in weights)])
         assert outputs is not None, f"the rule declined {node}"
         return outputs[0]
 
-    plain = tf.function(value_and_gradient, autograph=False)(lambda x: oracle(x, *weights))
-    ruled = tf.function(value_and_gradient, autograph=False, jit_compile=True)(lowered)
+    plain = tf.function(**value_and_gradient(lambda x: oracle(x, *weights)))(x, upstream)
+    ruled = tf.function(**value_and_gradient(lowered), jit_compile=True)(x, upstream)
     assert node.SerializeToString(deterministic=True) == as_traced, "the rule changed the node"
     return tuple(t.numpy() for t in plain), tuple(t.numpy() for t in ruled)
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 from saliency_exporter.rules.lowering.dense import dense
 
 
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize("units", [5, 512])
 def test_value_and_input_gradient_are_those_of_the_product(run_both, generator, units, batch):
     x, weight = generator.normal(size=(batch, 24)), generator.normal(size=(24, units))

@@ -67,20 +67,6 @@ def test_dilation_is_a_kernel_with_zeros_between_its_taps(run_both, generator, s
     assert_same(run_both(depthwise, op, x, kernel, oracle=lambda x, _: oracle(x, spread)))
 
 
-def test_batch_may_be_unknown_when_traced(generator):
-    kernel = tf.Variable(generator.normal(size=(3, 3, 4, 1)))
-    with tf.Graph().as_default():
-        x = tf.compat.v1.placeholder(tf.float64, (None, 6, 6, 4))
-        node = depthwise_op()(x, tf.zeros((3, 3, 4, 1), tf.float64)).op.node_def
-
-    @tf.function(input_signature=[tf.TensorSpec((None, 6, 6, 4), tf.float64)], jit_compile=True)
-    def gradient(x):
-        return tf.gradients(depthwise(node, [x, kernel.read_value()])[0], x)[0]
-
-    for batch in (1, 3):
-        assert gradient(tf.constant(generator.normal(size=(batch, 6, 6, 4)))).shape == (batch, 6, 6, 4)
-
-
 @pytest.mark.parametrize("multiplier", [1, 2])
 def test_convolution_with_a_group_for_each_channel_is_depthwise(run_both, generator, multiplier):
     x, kernel = generator.normal(size=(2, 7, 6, 4)), generator.normal(size=(3, 3, 1, 4 * multiplier))

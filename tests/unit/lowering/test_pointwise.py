@@ -11,13 +11,13 @@ def convolution(strides=(1, 1), padding="SAME"):
     )
 
 
-@pytest.mark.parametrize("filters", [3, 1024])
+@pytest.mark.parametrize(("batch", "filters"), [(2, 3), (2, 1024), (3, 1024)])
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (3, 2)])
 def test_value_and_input_gradient_are_those_of_the_convolution(
-    run_both, generator, strides, padding, filters
+    run_both, generator, strides, padding, batch, filters
 ):
-    x, kernel = generator.normal(size=(2, 8, 7, 64)), generator.normal(size=(1, 1, 64, filters))
+    x, kernel = generator.normal(size=(batch, 8, 7, 64)), generator.normal(size=(1, 1, 64, filters))
     (plain_y, plain_dx), (y, dx) = run_both(pointwise, convolution(strides, padding), x, kernel)
     np.testing.assert_allclose(y, plain_y, rtol=1e-12, atol=1e-11)
     np.testing.assert_allclose(dx, plain_dx, rtol=1e-12, atol=1e-11)

@@ -12,9 +12,9 @@ from typing import Literal
 import tensorflow as tf
 
 from ...forward import Rule
+from .convolution import convolution
 from .dense import dense
 from .depthwise import depthwise
-from .few_channels import few_channels
 from .max_pool import max_pool
 from .pointwise import pointwise
 
@@ -32,7 +32,7 @@ def lowering_rules(target: Literal["cpu", "gpu"]) -> dict[str, Rule]:
         return {}
     if target == "cpu":
         return {
-            "Conv2D": _first_of(pointwise, few_channels, depthwise),
+            "Conv2D": _first_of(pointwise, convolution, depthwise),
             "DepthwiseConv2dNative": depthwise,
             "MatMul": dense,
             "MaxPool": max_pool,

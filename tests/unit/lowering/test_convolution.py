@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from saliency_exporter.rules.lowering.few_channels import few_channels
+from saliency_exporter.rules.lowering.convolution import convolution
 
 
-def convolution(stride=1, padding="SAME", explicit_paddings=(), dilation=1):
+def conv2d(stride=1, padding="SAME", explicit_paddings=(), dilation=1):
     return lambda x, kernel: tf.raw_ops.Conv2D(
         input=x,
         filter=kernel,
@@ -18,8 +18,8 @@ def convolution(stride=1, padding="SAME", explicit_paddings=(), dilation=1):
 
 def assert_same(both):
     (plain_y, plain_dx), (y, dx) = both
-    np.testing.assert_allclose(y, plain_y, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(dx, plain_dx, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(y, plain_y, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(dx, plain_dx, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
@@ -29,21 +29,30 @@ def test_value_and_input_gradient_are_those_of_the_convolution(
     run_both, generator, taps, stride, padding, size, channels
 ):
     x, kernel = generator.normal(size=(2, *size, channels)), generator.normal(size=(*taps, channels, 5))
-    assert_same(run_both(few_channels, convolution(stride, padding), x, kernel))
+    assert_same(run_both(convolution, conv2d(stride, padding), x, kernel))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_kernel_larger_than_the_picture_has_the_same_gradient_at_every_batch_size(
+    run_both, generator, batch, stride
+):
+    x, kernel = generator.normal(size=(batch, 2, 2, 32)), generator.normal(size=(3, 3, 32, 128))
+    assert_same(run_both(convolution, conv2d(stride), x, kernel))
 
 
 def test_explicit_padding_is_that_of_the_convolution(run_both, generator):
     x, kernel = generator.normal(size=(2, 9, 8, 3)), generator.normal(size=(3, 3, 3, 5))
-    op = convolution(2, "EXPLICIT", [0, 0, 1, 0, 2, 1, 0, 0])
-    assert_same(run_both(few_channels, op, x, kernel))
+    op = conv2d(2, "EXPLICIT", [0, 0, 1, 0, 2, 1, 0, 0])
+    assert_same(run_both(convolution, op, x, kernel))
 
 
 def test_dilation_is_that_of_the_convolution(run_both, generator):
     x, kernel = generator.normal(size=(2, 9, 8, 3)), generator.normal(size=(3, 3, 3, 5))
     spread = np.zeros((5, 5, 3, 5))
     spread[::2, ::2] = kernel
-    oracle = convolution()
-    both = run_both(few_channels, convolution(dilation=2), x, kernel, oracle=lambda x, _: oracle(x, spread))
+    oracle = conv2d()
+    both = run_both(convolution, conv2d(dilation=2), x, kernel, oracle=lambda x, _: oracle(x, spread))
     assert_same(both)
 
 
@@ -51,7 +60,8 @@ def test_other_convolutions_are_declined():
     with tf.Graph().as_default():
         for x, kernel in (
             (tf.zeros((1, 8, 8, 5)), tf.zeros((3, 3, 5, 2))),
+            (tf.zeros((1, 14, 14, 256)), tf.zeros((3, 3, 256, 256))),
             (tf.zeros((1, 8, 8, 4)), tf.zeros((3, 3, 2, 2))),
             (tf.compat.v1.placeholder(tf.float32, (None, None, None, 3)), tf.zeros((3, 3, 3, 2))),
         ):
-            assert few_channels(convolution()(x, kernel).op.node_def, [x, kernel]) is None
+            assert convolution(conv2d()(x, kernel).op.node_def, [x, kernel]) is None

@@ -1,0 +1,72 @@
+"""Convolution whose input gradient is one matrix product, its results added up where they belong.
+
+XLA's own gradient is a convolution of the signal with the kernel turned and transposed. That is slow
+
+- where it writes few channels, as for a network's first layer: they do not fill a vector register, and for a
+  stride the signal is spread with zeros that are then multiplied;
+- where the kernel is much larger than the picture: transposing it takes longer than the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from ._nodes import attribute, is_weight
+from ._products import if_few_rows, times_transposed
+from ._windows import axes, scatter
+
+_FEW_CHANNELS = 4
+_ENOUGH_WEIGHTS_PER_ROW = 6000
+
+
+def convolution(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
+    """Conv2D of few channels, or with a kernel much larger than the picture.
+
+    Inputs: images [B, H, W, C], kernel [taps, taps, C, filters]. None (import the op as it is) for other
+    convolutions, groups, NCHW, unknown shapes and kernels that are not weights.
+    """
+    x, kernel = inputs
+    if attribute(node, "data_format").s == b"NCHW":
+        return None
+    if not (x.shape[1:].is_fully_defined() and kernel.shape.is_fully_defined() and is_weight(kernel)):
+        return None
+    height, width, channels = x.shape[1:]
+    *taps, kernel_channels, filters = kernel.shape
+    rows, columns = axes(node, height, width, (taps[0], taps[1]))
+    pixels = rows.outputs * columns.outputs
+    most_pixels = kernel.shape.num_elements() // _ENOUGH_WEIGHTS_PER_ROW
+    if kernel_channels != channels or (channels > _FEW_CHANNELS and most_pixels < pixels):
+        return None
+    options = {
+        "strides": list(attribute(node, "strides").list.i),
+        "padding": attribute(node, "padding").s,
+        "explicit_paddings": list(attribute(node, "explicit_paddings").list.i),
+        "dilations": list(attribute(node, "dilations").list.i) or [1, 1, 1, 1],
+    }
+
+    @tf.custom_gradient
+    def convolve(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        def gradient(dy: tf.Tensor) -> tf.Tensor:
+            signal, matrix = tf.reshape(dy, [-1, filters]), tf.reshape(kernel, [-1, filters])
+
+            def added_up(sent: tf.Tensor) -> tf.Tensor:
+                by_tap = tf.reshape(sent, [-1, rows.outputs, columns.outputs, *taps, channels])
+                return scatter([by_tap], rows, columns, lambda tap, part: part[..., tap[0], tap[1], :])
+
+            if channels <= _FEW_CHANNELS:
+                return added_up(tf.matmul(signal, matrix, transpose_b=True))
+            return if_few_rows(
+                signal,
+                pixels,
+                most_pixels,
+                lambda: added_up(times_transposed(signal, matrix)),
+                lambda: tf.raw_ops.Conv2DBackpropInput(
+                    input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, **options
+                ),
+            )
+
+        return tf.raw_ops.Conv2D(input=x, filter=kernel, **options), gradient
+
+    return [convolve(x)]
