@@ -28,6 +28,7 @@ SaliencyError                     every error of this library
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import grpc
@@ -189,7 +190,7 @@ def from_rpc(
     code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
     details = (error.details() if hasattr(error, "details") else None) or ""
     kind, sentence, hint = _describe(code, details, target, model, signature)
-    message = f"{sentence} ({code.name}{': ' if details else ''}{details})"
+    message = f"{sentence} ({code.name}{': ' if details else ''}{_readable(details)})"
     if attempts > 1:
         message += f", after {attempts} attempts"
     return kind(
@@ -202,6 +203,16 @@ def from_rpc(
         signature=signature,
         attempts=attempts,
     )
+
+
+# TensorFlow wraps what an assertion in a graph says, and names the node behind it.
+_ASSERTION = re.compile(r"assertion failed: \[(.*?)\]\s*(\[\[.*)?", re.DOTALL)
+
+
+def _readable(details: str) -> str:
+    """What an assertion in the model's graph says, without the graph around it; else the details."""
+    match = _ASSERTION.fullmatch(details.strip())
+    return match[1] if match else details
 
 
 _TLS_SIGNS = (

@@ -63,7 +63,7 @@ class _Paths:
 @click.command("demo")
 @click.argument("directory", default="demo-output", type=click.Path(file_okay=False, path_type=Path))
 def demo_command(directory: Path) -> None:
-    r"""Export a real ImageNet classifier, serve it, and explain two photos by three methods.
+    """Export a real ImageNet classifier, serve it, and explain two photos by three methods.
 
     Leaves pictures, maps (.npy) and the model in DIRECTORY [default: demo-output]. It needs no download
     and no GPU; a second run takes what the first one left.

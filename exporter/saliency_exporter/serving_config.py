@@ -154,7 +154,7 @@ def _quoted(text: str) -> str:
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def serving_config_command(version_dir: Path, out: Path | None, overwrite: bool) -> None:
-    r"""Make TensorFlow Serving's configuration for VERSION_DIR from its manifest.
+    """Make TensorFlow Serving's configuration for VERSION_DIR from its manifest.
 
     models.config serves this version under the label stable; batching.config merges requests into the batch
     sizes that it was compiled for.

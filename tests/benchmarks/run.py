@@ -103,8 +103,8 @@ class Pooling:
         "import keras\n"
         "def make():\n"
         "    layers = keras.layers\n"
-        "    return keras.Sequential([keras.Input((224, 224, 3)), layers.AveragePooling2D(56),\n"
-        "                             layers.Flatten(), layers.Dense(4)])\n"
+        "    return keras.Sequential([keras.Input((224, 224, 3)), layers.GlobalAveragePooling2D(),\n"
+        "                             layers.Dense(4)])\n"
     )
 
 

@@ -19,17 +19,17 @@ def guided_replacements(coverage: Coverage, model: str) -> list[Replacement]:
         ExportError: the model has no rectifier, or one that the rule does not cover.
     """
     if coverage.uncovered:
-        ops = ", ".join(f"{name} ({op})" for op, name in coverage.uncovered[:5])
-        more = len(coverage.uncovered) - 5
+        parts = [f"{name.rpartition('/')[0] or name} (its {op})" for op, name in coverage.uncovered]
+        more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
         raise ExportError(
-            f"guided backpropagation does not cover {len(coverage.uncovered)} activation(s) of {model}: "
-            f"{ops}{f' and {more} more' if more > 0 else ''}",
-            hint="export without it: --methods gradients,smooth",
+            f"guided backpropagation has no rule for activations of model {model}: "
+            f"{', '.join(dict.fromkeys(parts[:5]))}{more}",
+            hint="export without guided: --methods gradients,smooth",
         )
     if not coverage.rectifiers:
         raise ExportError(
             f"{model} has no rectifier, so guided backpropagation would be the plain gradient",
-            hint="export without it: --methods gradients,smooth",
+            hint="export without guided: --methods gradients,smooth",
         )
     return [_replacement(activation) for activation in coverage.rectifiers]
 

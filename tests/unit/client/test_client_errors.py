@@ -107,3 +107,13 @@ def test_an_error_without_status_is_unknown():
     error = from_rpc(grpc.RpcError(), target="host:8500", model="m", signature=None, attempts=1)
 
     assert error.code is grpc.StatusCode.UNKNOWN
+
+
+def test_what_an_assertion_in_the_graph_says_is_told_without_the_graph() -> None:
+    from saliency_client._errors import _readable
+
+    said = "class_index is 7; it must be in [0, 4], or -1 for the predicted class"
+    graph = "[[{{function_node __inference_f_1}}{{node Assert_3/Assert}}]]"
+    assert _readable(f"assertion failed: [{said}] {graph}") == said
+    assert _readable(f"assertion failed: [{said}]\n\t {graph}") == said
+    assert _readable("the queue is full") == "the queue is full"
