@@ -27,7 +27,7 @@ def depthwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[t
         return None
     height, width, channels = x.shape[1:]
     if node.op == "Conv2D":
-        if channels == 1 or kernel.shape[2] != 1:
+        if kernel.shape[2] != 1:
             return None
         kernel = tf.reshape(kernel, [*kernel.shape[:2], channels, -1])
     *taps, _, multiplier = kernel.shape
