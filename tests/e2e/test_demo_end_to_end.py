@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 COMMAND = [sys.executable, "-m", "saliency_exporter", "demo"]
-pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
+pytestmark = pytest.mark.timeout(900)
 
 
 def processes_of(directory: Path) -> list[str]:
