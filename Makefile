@@ -52,7 +52,7 @@ bench: $(VENV)/.installed-bench ## Measure, side by side in one run
 
 constraints: ## Resolve the newest versions that pyproject.toml allows (needs uv)
 	@{ sed -n '/^#/p' constraints.txt; uv pip compile --quiet --universal --python-version 3.10 --all-extras \
-	  --no-annotate --no-header --no-emit-index-url --constraint constraints.txt pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
+	  --no-annotate --no-header --constraint constraints.txt pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
 
 clean: ## Remove what make made
 	rm -rf $(VENV) demo-output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -23,7 +24,7 @@ from saliency_client._retry import RetryPolicy
 ChannelT = TypeVar("ChannelT")
 
 
-class BaseClient(Generic[ChannelT]):
+class BaseClient(ABC, Generic[ChannelT]):
     """Options and state of a client; the subclasses add only how steps are carried out.
 
     Args:
@@ -117,8 +118,9 @@ class BaseClient(Generic[ChannelT]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._targets)!r}, model={str(self._calls.model)!r})"
 
+    @abstractmethod
     def _open_channel(self, target: str) -> ChannelT:
-        raise NotImplementedError
+        """A channel of grpc or of grpc.aio, the one thing that the two clients do not share."""
 
 
 def explain_parameters(

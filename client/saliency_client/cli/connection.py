@@ -91,6 +91,11 @@ def _target(connection: Connection, stack: ExitStack) -> tuple[str | list[str], 
 
 @contextmanager
 def _local_server(version_dir: Path) -> Iterator[tuple[str, str]]:
+    """(target, model name) of a server in this process.
+
+    The one place of the client that imports the exporter, and only for --local: everything else runs where neither
+    it nor TensorFlow is installed.
+    """
     _check_version_dir(version_dir)
     try:
         from saliency_exporter.quiet import import_tensorflow

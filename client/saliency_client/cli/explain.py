@@ -38,7 +38,12 @@ _files = functools.partial(option, section="Files")
     help="gradients, guided, smooth, or another that the model offers.",
 )
 @_explanation("--class", "class_name", metavar="NAME|INDEX", help="Class; default: the predicted one.")
-@_explanation("--class-index", type=click.IntRange(min=0), metavar="N", help="The same, by index alone.")
+@_explanation(
+    "--class-index",
+    type=click.IntRange(min=-1),
+    metavar="N",
+    help="The same, by index alone; -1: the predicted one.",
+)
 @_explanation("--top", type=click.IntRange(min=1), metavar="K", help="The K most probable classes.")
 @_explanation("--num-samples", type=click.IntRange(min=1), metavar="N", help="smooth: noisy samples.")
 @_explanation(
@@ -135,6 +140,8 @@ def explain(
         raise UsageError("--overwrite and --skip-existing exclude one another")
     if sum(options[name] is not None for name in ("class_name", "class_index", "top")) > 1:
         raise UsageError("--class, --class-index and --top exclude one another", hint="give one of them")
+    if options["class_index"] == -1:
+        options["class_index"] = None
     existing: Literal["refuse", "overwrite", "skip"] = (
         "overwrite" if overwrite else "skip" if skip_existing else "refuse"
     )

@@ -106,9 +106,10 @@ class Explainer:
         for name in self.request.parameters:
             if name not in signature.inputs:
                 takes = ", ".join(f"--{key.replace('_', '-')}" for key in signature.inputs if key != "images")
+                having = [m for m in self.client.methods() if name in signatures[f"explain_{m}"].inputs]
                 raise UsageError(
-                    f"method {self.request.method} takes no --{name.replace('_', '-')}",
-                    hint=f"it takes {takes}",
+                    f"method {self.request.method} takes no --{name.replace('_', '-')}; it takes {takes}",
+                    hint=f"add --method {having[0]}" if having else None,
                 )
         self._class_index = self._given_class()
         self.output.detail(f"signature {signature.name} takes images {signature.inputs['images']}")

@@ -241,6 +241,13 @@ def test_a_class_is_given_by_index(cli: Cli, photo: Path, server: ScriptedServer
     assert class_indices(server) == [1]
 
 
+def test_class_index_minus_one_is_the_predicted_class(cli: Cli, photo: Path, server: ScriptedServer) -> None:
+    given = cli("explain", photo, "--class-index", -1, "--json").record
+    (cli.folder / "cat-gradients.png").unlink()
+    default = cli("explain", photo, "--json").record
+    assert (given["class_index"], given["file"]) == (default["class_index"], "cat-gradients.png")
+
+
 def test_a_class_is_given_by_the_name_that_the_server_knows(cli: Cli, photo: Path) -> None:
     record = cli("explain", photo, "--class", "Class 0", "--json").record
     assert (record["class_index"], record["file"]) == (0, "cat-gradients-class-0.png")
