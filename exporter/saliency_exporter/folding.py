@@ -22,7 +22,7 @@ _ADDITIONS = frozenset({"Add", "AddV2", "BiasAdd"})
 
 def fold(graph: ForwardGraph) -> ForwardGraph:
     """All foldings, in the order in which one opens the way for the next."""
-    return fold_scales(fold_weight_expressions(graph))
+    return fold_offsets(fold_scales(fold_weight_expressions(graph)))
 
 
 def fold_weight_expressions(graph: ForwardGraph) -> ForwardGraph:
@@ -133,6 +133,52 @@ def fold_scales(graph: ForwardGraph) -> ForwardGraph:
     return prune(replace(graph, nodes=kept, weights=weights, scores=aliases.get(graph.scores, graph.scores)))
 
 
+def fold_offsets(graph: ForwardGraph) -> ForwardGraph:
+    """Fold the channel offsets behind a convolution or matrix product into one BiasAdd.
+
+    The bias of a layer and the offset of its batch normalization are one vector. Written as a BiasAdd,
+    TensorFlow's uncompiled kernels compute it, and an activation behind it, with the convolution.
+    """
+    nodes = graph.node_map()
+    weights = dict(graph.weights)
+    replaced: dict[str, NodeDef] = {}
+    for node in graph.nodes:
+        offsets, linear = _offsets_on_linear(node, graph, nodes)
+        if not offsets:
+            continue
+        name = f"{node.name}/offset"
+        total = np.sum([weights[offset].astype(np.float64).ravel() for offset in offsets], axis=0)
+        weights[name] = total.astype(weights[offsets[0]].dtype)
+        bias_add = NodeDef(name=node.name, op="BiasAdd", input=[linear, f"{name}:0"])
+        bias_add.attr["T"].type = node.attr["T"].type
+        bias_add.attr["data_format"].s = b"NHWC"
+        replaced[node.name] = bias_add
+    kept = tuple(replaced.get(node.name, node) for node in graph.nodes)
+    return prune(replace(graph, nodes=kept, weights=weights))
+
+
+def _offsets_on_linear(
+    node: NodeDef, graph: ForwardGraph, nodes: dict[str, NodeDef]
+) -> tuple[list[str], str]:
+    """The channel vectors that end in this node are added to a linear op, and that op's output."""
+    offsets: list[str] = []
+    end = node
+    while end.op in _ADDITIONS and _channels_last(end):
+        operand = _weight_operand(end, graph)
+        if operand is None:
+            break
+        offset, source = operand
+        offsets.append(offset)
+        end = nodes.get(node_name(source))
+        if end is None:
+            break
+        if end.op in _SCALED and _channels_last(end) and node_name(end.input[1]) in graph.weights:
+            channels = int(np.prod(graph.weights[node_name(end.input[1])].shape[_SCALED[end.op] :]))
+            vectors = all(_is_channel_vector(graph.weights[name], channels) for name in offsets)
+            return (offsets if vectors else []), source
+    return [], ""
+
+
 def _multiplied(weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
     return (weight.astype(np.float64) * factor).astype(weight.dtype)
 
@@ -188,4 +234,5 @@ def _is_channel_vector(weight: np.ndarray, channels: int) -> bool:
 def _channels_last(node: NodeDef) -> bool:
     if node.op == "MatMul":
         return not node.attr["transpose_b"].b
-    return node.attr["data_format"].s in (b"", b"NHWC")
+    # Asking an attribute map for what it does not hold would add it to the node.
+    return "data_format" not in node.attr or node.attr["data_format"].s in (b"", b"NHWC")
