@@ -90,6 +90,50 @@ class _Numbers(click.ParamType):
         return numbers
 
 
+class _Sizes(click.ParamType):
+    """The sizes of one example, as in 128,80,1."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: Any, context: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of sizes such as 128,80", param, context)
+
+
+class _Held(click.ParamType):
+    """An input's name and its constant, as in rate=0.5 or mask=mask.npy."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: Any, context: Any) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        name, separator, text = value.partition("=")
+        if not (name and separator and text):
+            self.fail(f"{value!r} is not of the form NAME=VALUE", param, context)
+        import numpy as np
+
+        if text.endswith(".npy"):
+            try:
+                return name, np.load(text, allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                self.fail(f"{text} cannot be read as an array: {error}", param, context)
+        if text in ("true", "false"):
+            return name, np.array(text == "true")
+        try:
+            return name, np.array(int(text), np.int32)
+        except (ValueError, OverflowError):
+            pass
+        try:
+            return name, np.array(float(text), np.float32)
+        except ValueError:
+            self.fail(f"{text!r} is not a number, true, false or a .npy file", param, context)
+
+
 class _Names(click.ParamType):
     """Some of the methods, as in gradients,smooth."""
 
@@ -119,6 +163,21 @@ _xla_cache = click.option(
 @click.option("--version", type=click.IntRange(min=1), help="Version number.  [default: the next one]")
 @click.option(
     "--image-size", nargs=2, type=click.IntRange(min=1), metavar="H W", help="Where the model leaves it open."
+)
+@click.option(
+    "--input-shape",
+    type=_Sizes(),
+    help="The same for input of any rank: all sizes of one example, such as 128,80 for a spectrogram.",
+)
+@click.option(
+    "--input", "input_name", metavar="NAME", help="Of a model with several inputs: the one to explain."
+)
+@click.option(
+    "--hold",
+    "held",
+    type=_Held(),
+    multiple=True,
+    help="The value of another input, for every example: a number, true, false, or a .npy file. Repeatable.",
 )
 @click.option(
     "--preprocessing",
@@ -174,7 +233,7 @@ _xla_cache = click.option(
 @click.option(
     "--signature", metavar="KEY", help="Of a SavedModel: which signature.  [default: serving_default]"
 )
-@click.option("--output", metavar="NAME", help="Of a SavedModel with several outputs: which one.")
+@click.option("--output", metavar="NAME", help="Of a model with several outputs: the one to explain.")
 @click.option("--unsafe", is_flag=True, help="Run Python code that a model file holds (Lambda layers).")
 @click.option("--verify/--no-verify", "verify_", default=True, help="Check the export before publishing it.")
 @_xla_cache
@@ -184,6 +243,9 @@ def export(
     name: str | None,
     version: int | None,
     image_size: tuple[int, int] | None,
+    input_shape: tuple[int, ...] | None,
+    input_name: str | None,
+    held: tuple[tuple[str, Any], ...],
     preprocessing: str,
     labels: Path | None,
     methods: tuple[str, ...],
@@ -223,11 +285,14 @@ def export(
 
         source = load_source(
             model,
-            image_size=image_size or None,
             weights=weights,
             unsafe=unsafe,
-            signature=signature,
+            image_size=image_size or None,
+            input_shape=input_shape,
+            input_name=input_name,
+            held=dict(held),
             output_name=output,
+            signature=signature,
         )
         names = source.labels
         if labels is not None:

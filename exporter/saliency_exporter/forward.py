@@ -57,19 +57,22 @@ class Replacement:
 
 @dataclass(frozen=True)
 class ForwardGraph:
-    """A traced, inlined and pruned forward pass: plain data, no TensorFlow state.
+    """A traced, inlined and pruned forward pass: plain data but for the variables that it names.
 
     Attributes:
         nodes: the ops in topological order; no pass-through ops, no control inputs, no weights.
         library: the functions that nodes call (control flow); empty for most models.
         producer: the GraphDef version that the nodes were written with.
         weights: array per weight name; a node reads a weight as the tensor `name:0`.
-        input: name of the placeholder, float32 [B, H, W, C].
+        input: name of the placeholder, float32 [B, *input_shape].
         scores: tensor name of the unnormalised class scores, [B, classes].
         head: which function of the scores the probabilities are: "softmax", "sigmoid", or "output" where the
             scores themselves were declared to be what the model gives.
         head_assumed: whether the model has no softmax or sigmoid of its own and its output is taken as
-        logits. input_shape: (H, W, C). classes: number of class scores.
+            logits.
+        input_shape: shape of one example, (H, W, C) for images.
+        classes: number of class scores.
+        variables: weight name to the model's own variable that the array is the value of.
     """
 
     nodes: tuple[NodeDef, ...]
@@ -82,6 +85,7 @@ class ForwardGraph:
     head_assumed: bool
     input_shape: tuple[int, ...]
     classes: int
+    variables: Mapping[str, tf.Variable] = field(default_factory=dict)
 
     def node_map(self) -> dict[str, NodeDef]:
         """Nodes by name."""
@@ -136,16 +140,22 @@ class Forward:
 
     Attributes:
         graph: what is replayed.
+        own_variables: read the weights from the model's own variables where it has them, for an export that
+            holds the model's own functions too; the graph must not have been folded then.
         variables: weight name to variable.
     """
 
     graph: ForwardGraph
+    own_variables: bool = False
     variables: dict[str, tf.Variable] = field(init=False)
 
     def __post_init__(self) -> None:
         """Make the variables."""
+        own = self.graph.variables if self.own_variables else {}
         self.variables = {
-            name: tf.Variable(weight, trainable=False, name=name.split("/ReadVariableOp")[0])
+            name: own[name]
+            if name in own
+            else tf.Variable(weight, trainable=False, name=name.split("/ReadVariableOp")[0])
             for name, weight in self.graph.weights.items()
         }
 
@@ -159,7 +169,7 @@ class Forward:
         """Run the graph on `x` in the function that is being traced.
 
         Args:
-            x: model input, [B, H, W, C].
+            x: model input, [B, *input_shape].
             rules: op type to rule.
             replacements: groups of nodes to run through one rule each.
 

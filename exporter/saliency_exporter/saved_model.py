@@ -20,12 +20,14 @@ from .activations import Coverage, find_activations
 from .errors import ExportError
 from .folding import fold
 from .forward import Forward, ForwardGraph
+from .kept import describe_kept, kept_arrays, kept_references
 from .manifest import CONTRACT_VERSION, write_manifest
 from .preprocessing import Preprocessing
 from .reference import compute_reference, reference_path
-from .signatures import Settings, build_signatures
+from .signatures import Settings, build_signatures, predictions_signature
 from .slimming import slim
 from .sources import Source
+from .sources.source import Kept
 from .tracing import trace
 from .warmup import WarmupRecord, write_warmup
 
@@ -115,23 +117,46 @@ def write_version(
     progress("tracing the forward pass")
     graph = trace(job.source, score=job.score)
     _check_labels(job.settings, graph)
-    forward = Forward(fold(graph) if job.settings.lowering else graph)
-    progress("building signatures: serving_default, " + ", ".join(job.settings.methods))
-    signatures = build_signatures(forward, job.preprocessing, job.settings, job.name)
+    kept = job.source.kept
+    predictions = predictions_signature(kept.signatures if kept else ())
+    progress(f"building signatures: {predictions}, " + ", ".join(job.settings.methods))
+    # A folded weight is another one: where the model's own functions stay, all weights stay, and once.
+    forward = Forward(graph, own_variables=True) if kept else Forward(_folded(graph, job.settings))
+    signatures = build_signatures(forward, job.preprocessing, job.settings, job.name, predictions=predictions)
     progress("computing the reference that the export is verified against")
     plain = replace(job.settings, compile="none", lowering=False)
     reference = compute_reference(
-        build_signatures(Forward(graph), job.preprocessing, plain, job.name),
-        signatures["serving_default"].input_signature[0],
+        build_signatures(
+            Forward(graph, own_variables=kept is not None),
+            job.preprocessing,
+            plain,
+            job.name,
+            predictions=predictions,
+        ),
+        signatures[predictions].input_signature[0],
         graph.classes,
     )
+    references = kept_references(kept.signatures, graph.input_shape) if kept else {}
     progress("saving")
-    _save(forward, signatures, directory)
+    _save(forward, signatures, kept, directory)
     (directory / "assets.extra").mkdir(exist_ok=True)
-    np.savez_compressed(reference_path(directory), **reference)
-    records = warmup_records(signatures, reference, job.settings.batch_sizes)
+    np.savez_compressed(reference_path(directory), **reference, **kept_arrays(references))
+    records = [
+        *warmup_records(signatures, reference, job.settings.batch_sizes),
+        *(WarmupRecord(name, calls.inputs) for name, calls in references.items() if calls.inputs),
+    ]
     count = write_warmup(directory, records, job.name)
-    return manifest(job, graph, find_activations(graph), warmup_records=count)
+    return manifest(
+        job,
+        graph,
+        find_activations(graph),
+        kept_signatures=describe_kept(kept.signatures) if kept else {},
+        warmup_records=count,
+    )
+
+
+def _folded(graph: ForwardGraph, settings: Settings) -> ForwardGraph:
+    return fold(graph) if settings.lowering else graph
 
 
 def _check_labels(settings: Settings, graph: ForwardGraph) -> None:
@@ -142,15 +167,17 @@ def _check_labels(settings: Settings, graph: ForwardGraph) -> None:
         )
 
 
-def _save(forward: Forward, signatures: Mapping[str, Any], directory: Path) -> None:
+def _save(forward: Forward, signatures: Mapping[str, Any], kept: Kept | None, directory: Path) -> None:
     module = tf.Module()
     # Raw variables, tracked once: a Keras object would bring its own graph along, and its variables are not
     # restored by the session that TensorFlow Serving loads with.
     module.weights = forward.variables
+    if kept is not None:
+        module.kept = kept.owner
     tf.saved_model.save(
         module,
         str(directory),
-        signatures=dict(signatures),
+        signatures={**(kept.signatures if kept else {}), **signatures},
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
     )
     slim(directory)

@@ -8,7 +8,7 @@ shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,9 @@ from .rules.guided import guided_replacements
 from .rules.lowering import lowering_rules
 
 METHODS = ("gradients", "guided", "smooth")
+DEFAULT_SIGNATURE = "serving_default"
+IMAGES_SIGNATURE = "serving_images"
+"""The predictions of a model that was a SavedModel and has a `serving_default` of its own."""
 DEFAULT_BATCH_SIZES = (1, 2, 4, 8, 16)
 DEFAULT_NUM_SAMPLES = 50
 DEFAULT_NOISE_LEVEL = 0.15
@@ -66,21 +69,42 @@ class Settings:
         return lowering_rules(self.target) if self.compiled and self.lowering else {}
 
 
+def predictions_signature(kept: Container[str]) -> str:
+    """Under which name the model's predictions are: not that of a signature that is kept as it was.
+
+    Args:
+        kept: names of the signatures that the model brought along.
+    """
+    return IMAGES_SIGNATURE if DEFAULT_SIGNATURE in kept else DEFAULT_SIGNATURE
+
+
 def signature_name(method: str) -> str:
     """The name of a method's signature: `explain_<method>`."""
     return f"explain_{method}"
 
 
 def build_signatures(
-    forward: Forward, preprocessing: Preprocessing, settings: Settings, model: str
+    forward: Forward,
+    preprocessing: Preprocessing,
+    settings: Settings,
+    model: str,
+    *,
+    predictions: str = DEFAULT_SIGNATURE,
 ) -> dict[str, tf.types.experimental.PolymorphicFunction]:
     """The signatures by name, each a `tf.function` with an input signature and eager defaults.
+
+    Args:
+        forward: the model.
+        preprocessing: images to model input.
+        settings: methods, batch sizes, compilation, labels.
+        model: the model's name, for messages.
+        predictions: name of the signature that returns the model's predictions.
 
     Raises:
         ExportError: guided is asked for and the model has no rectifier or one that is not covered.
     """
     builder = _Builder(forward, preprocessing, settings)
-    functions = {"serving_default": builder.serving_default()}
+    functions = {predictions: builder.predictions()}
     if "gradients" in settings.methods:
         functions[signature_name("gradients")] = builder.explain_gradients()
     if "guided" in settings.methods:
@@ -131,7 +155,7 @@ class _Builder:
             function, input_signature=specs, jit_compile=self.settings.compiled or None, autograph=False
         )
 
-    def serving_default(self) -> tf.types.experimental.PolymorphicFunction:
+    def predictions(self) -> tf.types.experimental.PolymorphicFunction:
         scores_of = self.score_function()
 
         def predict(images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -143,11 +167,11 @@ class _Builder:
         core = self.core(predict)
 
         @tf.function(input_signature=[self.images], autograph=False)
-        def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        def predictions(images: tf.Tensor) -> dict[str, tf.Tensor]:
             with tf.control_dependencies(image_checks(images)):
                 return self.in_slices(core, {"images": tf.identity(images)})
 
-        return serving_default
+        return predictions
 
     def explain_gradients(self) -> tf.types.experimental.PolymorphicFunction:
         return self._explain_class(gradients, self.score_function())

@@ -48,28 +48,40 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
     spec = tf.TensorSpec((None, *source.input_shape), tf.float32, name="x")
     function = tf.function(source.call, autograph=False).get_concrete_function(spec)
     output = _single_output(function.structured_outputs, source.name)
-    captured = {node_name(placeholder.name) for _, placeholder in function.graph.captures}
+    captures = {node_name(placeholder.name): handle for handle, placeholder in function.graph.captures}
     frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
     graph_def = frozen.graph.as_graph_def()
-    nodes, weights = _lift_weights(_topological(_inline_calls(graph_def)), captured)
+    nodes, weights = _lift_weights(_topological(_inline_calls(graph_def)), set(captures))
     nodes, aliases = _without_transparent(nodes)
     output_name = aliases.get(frozen.outputs[0].name, frozen.outputs[0].name)
-    (placeholder,) = (node.name for node in nodes if node.op == "Placeholder")
     graph = ForwardGraph(
         nodes=tuple(nodes),
         library=_library_of(graph_def),
         producer=graph_def.versions.producer,
         weights=weights,
-        input=placeholder,
+        input=node_name(frozen.inputs[0].name),
         scores=output_name,
         head="softmax" if output.shape[-1] > 1 else "sigmoid",
         head_assumed=True,
         input_shape=tuple(source.input_shape),
         classes=int(output.shape[-1]),
+        variables=_variables_of(source, captures),
     )
-    if score == "output":
-        return prune(replace(graph, head="output", head_assumed=False))
-    return prune(_find_head(graph))
+    graph = prune(
+        replace(graph, head="output", head_assumed=False) if score == "output" else _find_head(graph)
+    )
+    _refuse_resources(graph, source.name)
+    return graph
+
+
+def _refuse_resources(graph: ForwardGraph, name: str) -> None:
+    for node in graph.nodes:
+        if node.op == "Placeholder" and node.name != graph.input:
+            readers = ", ".join(reader.op for reader in graph.consumers().get(f"{node.name}:0", ()))
+            raise ExportError(
+                f"the class scores of {name} depend on a table or another resource, read by {readers}",
+                hint="export the network without that part, as module:callable",
+            )
 
 
 def _refuse_oversized(source: Source) -> None:
@@ -181,6 +193,12 @@ def _topological(nodes: Sequence[NodeDef]) -> list[NodeDef]:
             else:
                 stack.append((missing, iter(by_name[missing].input)))
     return ordered
+
+
+def _variables_of(source: Source, captures: Mapping[str, tf.Tensor]) -> dict[str, tf.Variable]:
+    """The model's own variable for each weight that is captured as one."""
+    by_handle = {id(variable.handle): variable for variable in source.variables}
+    return {name: by_handle[id(handle)] for name, handle in captures.items() if id(handle) in by_handle}
 
 
 def _lift_weights(

@@ -12,9 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from .errors import ExportError
+from .kept import kept_problems
 from .manifest import read_manifest
 from .reference import KEPT_OUTPUTS, reference_path
 from .servable import Servable, ServableError, load_servable
+from .signatures import predictions_signature
 from .warmup import read_warmup
 
 SCORE_TOLERANCE = 1e-3
@@ -105,6 +107,7 @@ def verify(
     servable = load_servable(version_dir)
     try:
         problems = list(_contract_problems(servable, manifest))
+        problems += kept_problems(servable, manifest["kept_signatures"], reference)
         rows = []
         if not problems:
             for row in _rows(servable, manifest, reference):
@@ -136,7 +139,10 @@ def _read_reference(version_dir: Path) -> dict[str, np.ndarray]:
 
 
 def _signatures(manifest: Mapping[str, Any]) -> list[str]:
-    return ["serving_default", *(f"explain_{method}" for method in manifest["methods"])]
+    return [
+        predictions_signature(manifest["kept_signatures"]),
+        *(f"explain_{method}" for method in manifest["methods"]),
+    ]
 
 
 def _contract_problems(servable: Servable, manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -149,7 +155,7 @@ def _contract_problems(servable: Servable, manifest: Mapping[str, Any]) -> Itera
         images = signature.inputs.get("images")
         if images is None or tf.as_dtype(images.dtype).name != manifest["input"]["dtype"]:
             yield f"{name} has no input images of dtype {manifest['input']['dtype']}"
-        if name == "serving_default":
+        if name == predictions_signature(manifest["kept_signatures"]):
             continue
         outputs = {"gradients", "saliency", "class_index", "score", "probability"}
         outputs |= {"variance", "relative_error"} if name == "explain_smooth" else set()

@@ -8,10 +8,14 @@ import os
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.sources import keras_application, keras_file, python_callable, saved_model, zoo
+from saliency_exporter.sources.choices import Choices
 from saliency_exporter.sources.source import Source
 
 __all__ = ["Source", "load_source"]
@@ -20,11 +24,14 @@ __all__ = ["Source", "load_source"]
 def load_source(
     model: str,
     *,
-    image_size: tuple[int, int] | None = None,
     weights: str | None = None,
     unsafe: bool = False,
-    signature: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    input_name: str | None = None,
+    held: Mapping[str, np.ndarray] | None = None,
     output_name: str | None = None,
+    signature: str | None = None,
 ) -> Source:
     """Load the model that the command line names.
 
@@ -32,35 +39,36 @@ def load_source(
         model: a ``.keras`` or ``.h5`` file, the directory of a SavedModel, ``module:callable``, the name
             of a model of the bundled zoo (``efficientnet-lite0``), or the name of a keras.applications
             model (``MobileNetV2``).
-        image_size: (H, W), needed where the model does not fix its input size.
         weights: for keras.applications ``imagenet`` (the default), ``none`` for random ones, or a file.
         unsafe: load Python code that the model file itself holds (Lambda layers).
+        image_size: (H, W), needed where an image model does not fix its input size.
+        input_shape: shape of one example without the batch, where a model of any rank leaves it open.
+        input_name: which input is explained, of a model with several.
+        held: the value of one example for every other input, by name; a number is for all elements.
+        output_name: which output holds the class scores, where several could.
         signature: for a SavedModel: which of its signatures is the forward pass.
-        output_name: for a SavedModel: which of the signature's outputs holds the class scores.
 
     Raises:
         ExportError: there is no such model, it cannot be loaded, or it is not of a supported form.
     """
+    choices = Choices(image_size, input_shape, input_name, held or {}, output_name, signature)
     if model in keras_application.names():
-        return keras_application.load(model, image_size=image_size, weights=weights)
+        return keras_application.load(model, choices, weights=weights)
     if weights is not None:
         raise ExportError(
             f"--weights is for keras.applications models; {model!r} brings its own",
             hint="leave --weights out",
         )
     if saved_model.is_saved_model(Path(model)):
-        return saved_model.load(
-            Path(model), image_size=image_size, signature=signature, output_name=output_name
-        )
-    for option, value in (("--signature", signature), ("--output", output_name)):
-        if value is not None:
-            raise ExportError(f"{option} is for SavedModel directories; {model!r} is none")
+        return saved_model.load(Path(model), choices)
+    if signature is not None:
+        raise ExportError(f"--signature is for SavedModel directories; {model!r} is none")
     if model in zoo.NAMES:
-        return zoo.load(model, image_size=image_size)
+        return zoo.load(model, choices)
     if Path(model).suffix.lower() in keras_file.SUFFIXES:
-        return keras_file.load(Path(model), image_size=image_size, unsafe=unsafe)
+        return keras_file.load(Path(model), choices, unsafe=unsafe)
     if ":" in model:
-        return python_callable.load(model, image_size=image_size)
+        return python_callable.load(model, choices)
     raise _unknown(model)
 
 

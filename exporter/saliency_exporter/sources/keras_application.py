@@ -13,6 +13,7 @@ import keras
 from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.preprocessing import Preprocessing, builtin
 from saliency_exporter.sources import imagenet
+from saliency_exporter.sources.choices import NO_CHOICES, Choices
 from saliency_exporter.sources.keras_model import (
     require_tensorflow_backend,
     source_from_keras,
@@ -52,12 +53,12 @@ def names() -> tuple[str, ...]:
     )
 
 
-def load(name: str, *, image_size: tuple[int, int] | None = None, weights: str | None = None) -> Source:
+def load(name: str, choices: Choices = NO_CHOICES, *, weights: str | None = None) -> Source:
     """Build a model with its classification head and the weights asked for.
 
     Args:
         name: one of ``names()``.
-        image_size: (H, W); by default the family's own.
+        choices: the image size; by default the family's own.
         weights: ``imagenet`` (the default; downloaded by Keras), ``none`` for random ones, or a
             weights file of the very same architecture.
 
@@ -69,7 +70,7 @@ def load(name: str, *, image_size: tuple[int, int] | None = None, weights: str |
     weights = weights or "imagenet"
     if weights not in ("imagenet", "none") and not Path(weights).is_file():
         raise ExportError(f"there is no weights file {weights}", hint="--weights is imagenet, none or a file")
-    model = _build(name, image_size, "imagenet" if weights == "imagenet" else None)
+    model = _build(name, choices.image_size, "imagenet" if weights == "imagenet" else None)
     if weights not in ("imagenet", "none"):
         _load_weights(model, name, weights)
     return source_from_keras(
@@ -77,6 +78,7 @@ def load(name: str, *, image_size: tuple[int, int] | None = None, weights: str |
         name=name,
         origin=f"keras.applications.{name}, Keras {keras.__version__}, weights "
         f"{Path(weights).name if weights not in ('imagenet', 'none') else weights}",
+        choices=choices,
         preprocessing=_preprocessing(name),
         labels=imagenet.labels() if weights == "imagenet" else None,
     )

@@ -10,6 +10,7 @@ import h5py
 import keras
 
 from saliency_exporter.errors import ExportError, brief
+from saliency_exporter.sources.choices import NO_CHOICES, Choices
 from saliency_exporter.sources.keras_2 import is_keras_2_file, load_keras_2
 from saliency_exporter.sources.keras_model import (
     require_tensorflow_backend,
@@ -21,12 +22,12 @@ from saliency_exporter.sources.source import Source
 SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
-def load(path: Path, *, image_size: tuple[int, int] | None = None, unsafe: bool = False) -> Source:
+def load(path: Path, choices: Choices = NO_CHOICES, *, unsafe: bool = False) -> Source:
     """Load a whole model from a file.
 
     Args:
         path: the file.
-        image_size: (H, W), needed where the model does not fix it.
+        choices: size, input and output, where the model leaves them open.
         unsafe: run the Python code that the file may hold (Lambda layers).
 
     Raises:
@@ -41,7 +42,7 @@ def load(path: Path, *, image_size: tuple[int, int] | None = None, unsafe: bool 
         raise
     except Exception as error:
         raise _explain(path, error) from error
-    return source_from_keras(model, name=path.stem, origin=f"Keras file {path.name}", image_size=image_size)
+    return source_from_keras(model, name=path.stem, origin=f"Keras file {path.name}", choices=choices)
 
 
 def _load(path: Path, unsafe: bool) -> Any:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.preprocessing import Preprocessing
+from saliency_exporter.sources.choices import NO_CHOICES, Choices
 from saliency_exporter.sources.input_shape import check_float, fixed_shape
-from saliency_exporter.sources.output import check_output, probe
+from saliency_exporter.sources.inputs import describe, explained_input, for_batch_of, held_inputs
+from saliency_exporter.sources.output import choose_scores, named_outputs, probe
 from saliency_exporter.sources.source import Source
 
 
@@ -22,38 +25,43 @@ def source_from_keras(
     *,
     name: str,
     origin: str,
-    image_size: tuple[int, int] | None = None,
+    choices: Choices = NO_CHOICES,
     preprocessing: Preprocessing | None = None,
     labels: tuple[str, ...] | None = None,
 ) -> Source:
-    """Describe a functional, sequential or subclassed model with one input and one output.
+    """Describe a functional, sequential or subclassed model.
 
     The model is one of Keras 3, or one of tf-keras, which has the same attributes.
 
     Raises:
-        ExportError: several inputs or outputs, an input that is not a float image, or a size that
-            the model leaves open and ``image_size`` does not give.
+        ExportError: an input that is not float or is not chosen, a size that the model leaves open and
+            ``choices`` does not give, or no output, or several without a choice, that holds class scores.
     """
     require_tensorflow_backend()
-    declared, dtype = _declared_input(model, name)
-    check_float(name, dtype)
-    input_shape = fixed_shape(name, declared, image_size)
+    specs = _input_specs(model)
+    explained = explained_input(name, specs, choices)
+    held = held_inputs(name, specs, choices)
+    spec = specs[explained]
+    check_float(name, spec.dtype)
+    declared = None if spec.shape.rank is None else spec.shape[1:].as_list()
+    input_shape = fixed_shape(name, declared, choices)
     if isinstance(model, keras.Sequential) and not model.built:
         model.build((None, *input_shape))
-    forward = _inference(model, dtype)
-    outputs = getattr(model, "outputs", None)
-    if outputs and len(outputs) > 1:
-        outputs = dict(zip(model.output_names, outputs, strict=True))
-    elif not outputs:
+    forward = _inference(model, specs, explained, held)
+    if getattr(model, "outputs", None):
+        output_names, outputs = getattr(model, "output_names", None), _structure(model, "output")
+    else:
         # A subclassed model makes its variables, and says what it returns, only when it is called.
-        outputs = probe(name, forward, input_shape)
-    check_output(name, outputs)
+        output_names, outputs = None, probe(name, forward, input_shape)
+    scores = choose_scores(name, named_outputs(outputs, output_names), choices.output)
     return Source(
         name=name,
-        origin=origin,
-        call=lambda x: tf.nest.flatten(forward(x))[0],
+        origin=origin
+        + describe(choices, explained)
+        + (f", output {choices.output}" if choices.output is not None else ""),
+        call=lambda x: named_outputs(forward(x), output_names)[scores],
         input_shape=input_shape,
-        input_dtype=dtype,
+        input_dtype=spec.dtype,
         # The raw variables: Keras's own wrappers are not restored by TensorFlow Serving's V1 session.
         variables=tuple(v if isinstance(v, tf.Variable) else v.value for v in model.variables),
         preprocessing=preprocessing,
@@ -96,27 +104,44 @@ def whole_weights() -> Iterator[None]:
             raise ValueError(f"some weights are not in the file. {warning.message}")
 
 
-def _declared_input(model: keras.Model, name: str) -> tuple[tuple[int | None, ...] | None, tf.DType]:
-    inputs = getattr(model, "inputs", None)
-    if inputs:
-        if len(inputs) > 1:
-            names = ", ".join(tensor.name for tensor in inputs)
-            raise ExportError(
-                f"{name} has {len(inputs)} inputs ({names}); only models with one are supported",
-                hint="export a model in which the other inputs are constants",
-            )
-        return tuple(inputs[0].shape[1:]), tf.as_dtype(inputs[0].dtype)
-    built_for = (model.get_build_config() or {}).get("input_shape") if model.built else None
-    return (tuple(built_for[1:]) if built_for else None), tf.float32
+def _input_specs(model: keras.Model) -> dict[str, tf.TensorSpec]:
+    """Every input by name: the key of a mapping, else the name that the input was given."""
+    if getattr(model, "inputs", None):
+        structure = _structure(model, "input")
+        named = structure.items() if isinstance(structure, Mapping) else ((t.name, t) for t in model.inputs)
+        return {str(name): tf.TensorSpec(tensor.shape, tensor.dtype) for name, tensor in named}
+    shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
+    if shape is not None and not all(size is None or isinstance(size, int) for size in shape):
+        shape = None  # One of a subclassed model with several inputs: calling it will tell.
+    return {"x": tf.TensorSpec(shape, tf.float32)}
 
 
-def _inference(model: keras.Model, dtype: tf.DType) -> Callable[[tf.Tensor], Any]:
-    structure = getattr(model, "input", None) if getattr(model, "inputs", None) else None
+def _inference(
+    model: keras.Model,
+    specs: Mapping[str, tf.TensorSpec],
+    explained: str,
+    held: Mapping[str, np.ndarray],
+) -> Callable[[tf.Tensor], Any]:
+    structure = _structure(model, "input") if getattr(model, "inputs", None) else None
 
     def forward(x: tf.Tensor) -> Any:
-        x = tf.cast(x, dtype)
-        if isinstance(structure, (dict, list, tuple)):
-            x = keras.tree.pack_sequence_as(structure, [x])
-        return model(x, training=False)
+        values = {name: for_batch_of(x, value, specs[name]) for name, value in held.items()}
+        values[explained] = tf.cast(x, specs[explained].dtype)
+        if isinstance(structure, Mapping):
+            return model({key: values[str(key)] for key in structure}, training=False)
+        if isinstance(structure, list | tuple):
+            leaves = [values[name] for name in specs]
+            return model(keras.tree.pack_sequence_as(structure, leaves), training=False)
+        return model(values[explained], training=False)
 
     return forward
+
+
+def _structure(model: keras.Model, kind: str) -> Any:
+    """The model's symbolic input or output in the nest that it was built with."""
+    # A Sequential model that was loaded has not been called as a layer, and then has no `input`.
+    structure = getattr(model, kind, None)
+    if structure is not None:
+        return structure
+    tensors = getattr(model, f"{kind}s")
+    return tensors[0] if len(tensors) == 1 else tensors

@@ -11,10 +11,12 @@ import tensorflow as tf
 
 from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.references import load_reference
+from saliency_exporter.sources.choices import NO_CHOICES, Choices
 from saliency_exporter.sources.input_shape import shape_of_spec
+from saliency_exporter.sources.inputs import describe, explained_input, for_batch_of, held_inputs
 from saliency_exporter.sources.keras_2 import is_keras_2_model
 from saliency_exporter.sources.keras_model import source_from_keras
-from saliency_exporter.sources.output import check_output, probe
+from saliency_exporter.sources.output import choose_scores, named_outputs, probe
 from saliency_exporter.sources.source import Source
 
 _MODEL_TYPES = (
@@ -25,16 +27,16 @@ _MODEL_TYPES = (
 )
 
 
-def load(reference: str, *, image_size: tuple[int, int] | None = None) -> Source:
+def load(reference: str, choices: Choices = NO_CHOICES) -> Source:
     """Load what ``module:callable`` names.
 
     It may be a Keras model, a class or function that makes a model when it is called without
     arguments, or the forward pass itself: a ``tf.function``, a callable ``tf.Module``, or a Python
-    function of one tensor.
+    function of one tensor, or of several of which all but one are held at constants.
 
     Args:
         reference: ``module:callable``; the current directory is importable.
-        image_size: (H, W), needed where neither the model nor its ``input_signature`` fixes it.
+        choices: size, input and output, where neither the model nor its ``input_signature`` fixes them.
 
     Raises:
         ExportError: it cannot be imported, fails, or is none of these.
@@ -45,8 +47,8 @@ def load(reference: str, *, image_size: tuple[int, int] | None = None) -> Source
     if isinstance(model, keras.Layer) and not isinstance(model, keras.Model):
         model = keras.Sequential([model])
     if _is_keras(model):
-        return source_from_keras(model, name=name, origin=origin, image_size=image_size)
-    return _source_from_callable(model, name, origin, image_size)
+        return source_from_keras(model, name=name, origin=origin, choices=choices)
+    return _source_from_callable(model, name, origin, choices)
 
 
 def _model(reference: str) -> Any:
@@ -65,34 +67,29 @@ def _model(reference: str) -> Any:
             f"{reference} is a {type(target).__name__}, not a model",
             hint="name a Keras model, a function that returns one, or a callable on a tensor",
         )
-    required = _required_parameters(target)
-    if required != 1:
-        raise ExportError(
-            f"{reference} takes {required} arguments; the forward pass must take one tensor",
-            hint="write a function that holds the others constant",
-        )
     return target
 
 
 def _is_factory(target: Any) -> bool:
     if isinstance(target, type):
         return True
-    return callable(target) and not isinstance(target, _MODEL_TYPES) and _required_parameters(target) == 0
+    return (
+        callable(target)
+        and not isinstance(target, _MODEL_TYPES)
+        and not _is_keras(target)
+        and not _required_parameters(target)
+    )
 
 
 def _is_keras(model: object) -> bool:
     return isinstance(model, keras.Layer) or is_keras_2_model(model)
 
 
-def _required_parameters(function: Callable[..., Any]) -> int:
-    if _is_keras(function):
-        return 1  # What a Keras model takes is checked where its inputs are known by name.
-    specs = _specs(function)
-    if specs is not None:
-        return len(specs)
+def _required_parameters(function: Callable[..., Any]) -> list[str]:
+    """Names of the positional parameters without a default."""
     parameters = inspect.signature(function).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in kinds and p.default is p.empty for p in parameters)
+    return [p.name for p in parameters if p.kind in kinds and p.default is p.empty]
 
 
 def _specs(function: Any) -> tuple[tf.TensorSpec, ...] | None:
@@ -105,25 +102,46 @@ def _specs(function: Any) -> tuple[tf.TensorSpec, ...] | None:
     return None
 
 
-def _source_from_callable(
-    model: Callable[..., Any], name: str, origin: str, image_size: tuple[int, int] | None
-) -> Source:
-    (spec,) = _specs(model) or (tf.TensorSpec(None, tf.float32),)
-    input_shape = shape_of_spec(name, spec, image_size)
-    arguments = {"training": False} if _takes_training(model) else {}
+def _named_specs(model: Callable[..., Any]) -> dict[str, tf.TensorSpec]:
+    """Every input by name, in order; a function without an input signature takes float32 of any shape."""
+    specs = _specs(model)
+    if specs is None:
+        return {name: tf.TensorSpec(None, tf.float32) for name in _required_parameters(model)}
+    return {spec.name or f"input_{index}": spec for index, spec in enumerate(specs)}
+
+
+def _source_from_callable(model: Callable[..., Any], name: str, origin: str, choices: Choices) -> Source:
+    specs = _named_specs(model)
+    if not specs:
+        raise ExportError(f"{name} takes no input", hint="the forward pass takes a tensor [B, …]")
+    if _specs(model) is None:
+        # What is not declared is as the user gives it.
+        specs |= {
+            key: tf.TensorSpec([None, *value.shape] if value.ndim else [], value.dtype)
+            for key, value in choices.held.items()
+            if key in specs
+        }
+    explained = explained_input(name, specs, choices)
+    held = held_inputs(name, specs, choices)
+    input_shape = shape_of_spec(name, specs[explained], choices)
+    options = {"training": False} if _takes_training(model) else {}
 
     def forward(x: tf.Tensor) -> Any:
-        return model(tf.cast(x, spec.dtype), **arguments)
+        values = {key: for_batch_of(x, value, specs[key]) for key, value in held.items()}
+        values[explained] = tf.cast(x, specs[explained].dtype)
+        return model(*(values[key] for key in specs), **options)
 
-    check_output(name, probe(name, forward, input_shape))
+    scores = choose_scores(name, named_outputs(probe(name, forward, input_shape)), choices.output)
     # Whoever traces a source leaves AutoGraph out; a user's own function may need it for its ifs and loops.
     graph = tf.function(forward)
     return Source(
         name=name,
-        origin=origin,
-        call=lambda x: tf.nest.flatten(graph(x))[0],
+        origin=origin
+        + describe(choices, explained)
+        + (f", output {choices.output}" if choices.output is not None else ""),
+        call=lambda x: named_outputs(graph(x))[scores],
         input_shape=input_shape,
-        input_dtype=spec.dtype,
+        input_dtype=specs[explained].dtype,
         variables=_variables(name, model, graph, input_shape),
     )
 

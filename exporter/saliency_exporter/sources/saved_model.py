@@ -9,9 +9,12 @@ from typing import Any
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError, brief
+from saliency_exporter.sources import saved_model_v1
+from saliency_exporter.sources.choices import NO_CHOICES, Choices
 from saliency_exporter.sources.input_shape import shape_of_spec
-from saliency_exporter.sources.output import probe
-from saliency_exporter.sources.source import Source
+from saliency_exporter.sources.inputs import describe, explained_input, for_batch_of, held_inputs
+from saliency_exporter.sources.output import choose_scores, named_outputs, probe
+from saliency_exporter.sources.source import Kept, Source
 
 _DEFAULT_SIGNATURE = "serving_default"
 _FILES = ("saved_model.pb", "saved_model.pbtxt")
@@ -22,56 +25,66 @@ def is_saved_model(path: Path) -> bool:
     return any((path / name).is_file() for name in _FILES)
 
 
-def load(
-    path: Path,
-    *,
-    image_size: tuple[int, int] | None = None,
-    signature: str | None = None,
-    output_name: str | None = None,
-) -> Source:
-    """Load one signature of a SavedModel as the forward pass.
+def load(path: Path, choices: Choices = NO_CHOICES) -> Source:
+    """Load one signature of a SavedModel as the forward pass; all its signatures are kept as they are.
 
     Args:
         path: the directory that holds saved_model.pb.
-        image_size: (H, W), needed where the signature does not fix it.
-        signature: which signature; by default ``serving_default``, or the only one.
-        output_name: which output holds the class scores, needed where several could.
+        choices: which signature (by default ``serving_default``, or the only one), input and output, and
+            the size, where the signature leaves them open.
 
     Raises:
         ExportError: the directory is damaged, has no such signature or output, or the signature does
-            not take one float image and return [B, classes].
+            not take a float tensor and return [B, classes].
     """
     loaded = _load(path)
-    key = _choose(f"{path}", "signature", loaded.signatures, signature, default=_DEFAULT_SIGNATURE)
+    key = _choose_signature(path, loaded.signatures, choices.signature)
     function = loaded.signatures[key]
     specs = function.structured_input_signature[1]
-    if len(specs) != 1:
-        raise ExportError(
-            f"signature {key} of {path} has {len(specs)} inputs ({', '.join(specs)}); only models with one "
-            "are supported"
-        )
-    ((argument, spec),) = specs.items()
     name = f"signature {key} of {path.name}"
-    input_shape = shape_of_spec(name, spec, image_size)
+    explained = explained_input(name, specs, choices)
+    held = held_inputs(name, specs, choices)
+    input_shape = shape_of_spec(name, specs[explained], choices)
 
     def run(x: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        values = {alias: for_batch_of(x, value, specs[alias]) for alias, value in held.items()}
         # By way of the loaded object: it owns the tables and variables that the function reads.
-        return loaded.signatures[key](**{argument: tf.cast(x, spec.dtype)})
+        return loaded.signatures[key](**values, **{explained: tf.cast(x, specs[explained].dtype)})
 
-    output, classes = _scores(name, probe(name, run, input_shape), output_name)
+    outputs = named_outputs(probe(name, run, input_shape))
+    output = choose_scores(name, outputs, choices.output)
+    classes = int(outputs[output].shape[-1])
     return Source(
         name=path.name,
-        origin=f"SavedModel {path.name}, signature {key}, output {output}",
+        origin=f"SavedModel {path.name}, signature {key}, output {output}{describe(choices, explained)}",
         # A graph of TensorFlow 1 often does not know the number of its classes.
         call=lambda x: tf.ensure_shape(run(x)[output], [None, classes]),
         input_shape=input_shape,
-        input_dtype=spec.dtype,
+        input_dtype=specs[explained].dtype,
         variables=tuple(function.variables),
-        serving_default=function if key == _DEFAULT_SIGNATURE else None,
+        kept=_kept(loaded),
     )
 
 
+def _kept(loaded: Any) -> Kept:
+    signatures = {key: signature for key, signature in loaded.signatures.items() if not _is_ours(key)}
+    variables = {
+        id(variable.handle): variable for signature in signatures.values() for variable in signature.variables
+    }
+    captured = {id(tensor) for signature in signatures.values() for tensor in signature.captured_inputs}
+    # Keras tracks a second copy of all weights, which no function reads. The loaded object is saved whole
+    # only where a function reads more than variables: a table, or a file.
+    return Kept(list(variables.values()) if captured <= set(variables) else loaded, signatures)
+
+
+def _is_ours(key: str) -> bool:
+    """Whether a signature is one that an export makes, and makes anew."""
+    return key.startswith("explain_") or key == "serving_images"
+
+
 def _load(path: Path) -> Any:
+    if saved_model_v1.has_reference_variables(path):
+        return saved_model_v1.load(path)
     # Where several graphs are in one directory, the one for serving is meant.
     for tags in (None, ["serve"]):
         try:
@@ -84,33 +97,16 @@ def _load(path: Path) -> Any:
     ) from failure
 
 
-def _choose(
-    where: str, kind: str, offered: Mapping[str, Any], wanted: str | None, *, default: str | None = None
-) -> str:
+def _choose_signature(path: Path, offered: Mapping[str, Any], wanted: str | None) -> str:
     names = ", ".join(offered) or "none"
     if wanted is not None:
         if wanted not in offered:
-            raise ExportError(f"{where} has no {kind} {wanted!r}", hint=f"it has {names}")
+            raise ExportError(f"{path} has no signature {wanted!r}", hint=f"it has {names}")
         return wanted
-    if default in offered:
-        return str(default)
+    if _DEFAULT_SIGNATURE in offered:
+        return _DEFAULT_SIGNATURE
     if len(offered) == 1:
         return next(iter(offered))
     if not offered:
-        raise ExportError(f"{where} has no {kind} to export", hint=f"save the model with a {kind}")
-    raise ExportError(f"{where} has several {kind}s: {names}", hint=f"choose one with --{kind}")
-
-
-def _scores(name: str, outputs: Mapping[str, tf.Tensor], wanted: str | None) -> tuple[str, int]:
-    """The name of the output that holds one score for each class, and how many these are."""
-    offered = {
-        key: output for key, output in outputs.items() if output.dtype.is_floating and output.shape.rank == 2
-    }
-    if wanted in outputs and wanted not in offered:
-        output = outputs[wanted]
-        raise ExportError(
-            f"output {wanted} of {name} is {output.dtype.name} of shape {output.shape}; "
-            "a classifier returns float [B, classes]"
-        )
-    key = _choose(name, "output", offered, wanted)
-    return key, int(offered[key].shape[-1])
+        raise ExportError(f"{path} has no signature to export", hint="save the model with a signature")
+    raise ExportError(f"{path} has several signatures: {names}", hint="choose one with --signature")

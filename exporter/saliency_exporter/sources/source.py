@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
 from saliency_exporter.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The signatures that a SavedModel brings along, which an export leaves as they are.
+
+    Attributes:
+        owner: the object that tracks the variables, tables and assets of their functions.
+        signatures: name to function of keyword tensors to a mapping of tensors.
+    """
+
+    owner: Any
+    signatures: Mapping[str, tf.types.experimental.ConcreteFunction]
 
 
 @dataclass(frozen=True)
@@ -19,14 +33,13 @@ class Source:
     Attributes:
         name: a short name for messages and for the manifest.
         origin: where the model came from, one line for the manifest.
-        call: float32 model input [B, H, W, C] to the model's output; can be traced.
-        input_shape: (H, W, C), all known.
+        call: float32 model input [B, *input_shape] to the class scores [B, classes]; can be traced.
+        input_shape: shape of one example, all known: (H, W, C) for images, one to four sizes.
         input_dtype: the dtype that the model itself declares; ``call`` casts to it.
         variables: every raw variable of the model.
         preprocessing: what the model is known to need, or None.
         labels: names of the classes in order, where the source knows them.
-        serving_default: the signature that a SavedModel already had under this name, to be kept as it is;
-            None for every other source.
+        kept: what a SavedModel brings along; None for every other source.
     """
 
     name: str
@@ -37,4 +50,4 @@ class Source:
     variables: tuple[tf.Variable, ...]
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None
-    serving_default: tf.types.experimental.ConcreteFunction | None = None
+    kept: Kept | None = None

