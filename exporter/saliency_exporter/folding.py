@@ -11,7 +11,16 @@ from dataclasses import replace
 import numpy as np
 import tensorflow as tf
 
-from .forward import ForwardGraph, GraphDef, NodeDef, calls_functions, node_name, prune, tensor_name
+from .forward import (
+    ForwardGraph,
+    GraphDef,
+    NodeDef,
+    calls_functions,
+    node_name,
+    prune,
+    tensor_name,
+    with_inputs,
+)
 
 # Ops whose output may be far larger than their inputs, or differs from run to run.
 _NEVER_FOLDED = frozenset({"BroadcastTo", "Fill", "Placeholder", "Range", "Tile"})
@@ -31,7 +40,7 @@ def fold_weight_expressions(graph: ForwardGraph) -> ForwardGraph:
     An inference batch normalization is four vectors of weights and a handful of ops on them; what remains
     is a scale and an offset.
     """
-    folded = _independent_of_input(graph)
+    folded = independent_of_input(graph)
     if not folded:
         return graph
     kept = [node for node in graph.nodes if node.name not in folded]
@@ -39,7 +48,7 @@ def fold_weight_expressions(graph: ForwardGraph) -> ForwardGraph:
     boundary = sorted(
         name for name in read if node_name(name) in folded and folded[node_name(name)].op != "Const"
     )
-    values = dict(zip(boundary, _evaluate(graph, list(folded.values()), boundary), strict=True))
+    values = dict(zip(boundary, evaluate(graph, list(folded.values()), boundary), strict=True))
     names = {name: name.removesuffix(":0").replace(":", "/output_") for name in boundary}
     constants = [node for node in folded.values() if node.op == "Const"]
     weights = dict(graph.weights)
@@ -48,12 +57,12 @@ def fold_weight_expressions(graph: ForwardGraph) -> ForwardGraph:
             weights[names[name]] = value
         else:
             constants.append(_constant(names[name], value))
-    aliases = {name: f"{new}:0" for name, new in names.items()}
-    nodes = (*constants, *(_rewired(node, aliases) for node in kept))
+    aliases = {name: f"{new}:0" for name, new in names.items() if name != f"{new}:0"}
+    nodes = (*constants, *(with_inputs(node, aliases) for node in kept))
     return prune(replace(graph, nodes=nodes, weights=weights))
 
 
-def _independent_of_input(graph: ForwardGraph) -> dict[str, NodeDef]:
+def independent_of_input(graph: ForwardGraph) -> dict[str, NodeDef]:
     """Nodes that are a deterministic function of weights and constants, by name, in topological order."""
     known = set(graph.weights)
     independent: dict[str, NodeDef] = {}
@@ -66,7 +75,8 @@ def _independent_of_input(graph: ForwardGraph) -> dict[str, NodeDef]:
     return independent
 
 
-def _evaluate(graph: ForwardGraph, nodes: Sequence[NodeDef], fetches: Sequence[str]) -> list[np.ndarray]:
+def evaluate(graph: ForwardGraph, nodes: Sequence[NodeDef], fetches: Sequence[str]) -> list[np.ndarray]:
+    """The values of tensors of nodes that depend on weights and constants alone."""
     own = {node.name for node in nodes}
     inputs = sorted({tensor_name(i) for node in nodes for i in node.input if node_name(i) not in own})
     graph_def = GraphDef(node=nodes)
@@ -92,14 +102,6 @@ def _constant(name: str, value: np.ndarray) -> NodeDef:
     node.attr["value"].tensor.CopyFrom(proto)
     node.attr["dtype"].type = proto.dtype
     return node
-
-
-def _rewired(node: NodeDef, aliases: dict[str, str]) -> NodeDef:
-    copy = NodeDef()
-    copy.CopyFrom(node)
-    del copy.input[:]
-    copy.input.extend(aliases.get(tensor_name(name), tensor_name(name)) for name in node.input)
-    return copy
 
 
 def fold_scales(graph: ForwardGraph) -> ForwardGraph:
@@ -129,7 +131,7 @@ def fold_scales(graph: ForwardGraph) -> ForwardGraph:
             weights[offset] = _multiplied(weights[offset], factor.reshape(weights[offset].shape))
         dropped.add(node.name)
         aliases[f"{node.name}:0"] = _other_input(node, scale)
-    kept = tuple(_rewired(node, aliases) for node in graph.nodes if node.name not in dropped)
+    kept = tuple(with_inputs(node, aliases) for node in graph.nodes if node.name not in dropped)
     return prune(replace(graph, nodes=kept, weights=weights, scores=aliases.get(graph.scores, graph.scores)))
 
 

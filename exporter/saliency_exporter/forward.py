@@ -38,6 +38,21 @@ def node_name(name: str) -> str:
     return name.split(":", 1)[0].lstrip("^")
 
 
+def with_inputs(node: NodeDef, aliases: Mapping[str, str]) -> NodeDef:
+    """A copy of the node that reads what its inputs stand for; its control inputs are dropped."""
+    copy = NodeDef()
+    copy.CopyFrom(node)
+    del copy.input[:]
+    for name in node.input:
+        if name.startswith("^"):
+            continue
+        name = tensor_name(name)
+        while name in aliases:
+            name = aliases[name]
+        copy.input.append(name)
+    return copy
+
+
 @dataclass(frozen=True)
 class Replacement:
     """Several nodes that a replay treats as one: an activation that is written in several ops.

@@ -11,8 +11,9 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph_def
 
+from .branches import without_decided_branches
 from .errors import ExportError
-from .forward import ForwardGraph, GraphDef, NodeDef, node_name, prune, tensor_name
+from .forward import ForwardGraph, GraphDef, NodeDef, node_name, prune, tensor_name, with_inputs
 
 if TYPE_CHECKING:
     from .sources import Source
@@ -22,7 +23,7 @@ MAX_GRAPH_BYTES = 2**31 - 1
 
 _CALL_OPS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 # Ops that only pass their inputs on. A stop_gradient changes the gradient and is not one of them.
-_TRANSPARENT_OPS = frozenset({"Identity", "IdentityN", "Snapshot"})
+_TRANSPARENT_OPS = frozenset({"Identity", "IdentityN", "PlaceholderWithDefault", "Snapshot"})
 # Attributes that hold for the process or the function the node was traced in, not for what it computes. A
 # `_gradient_op_type` names a gradient function that is registered in that process alone: without it, plain
 # differentiation of the ops before the IdentityN gives the same derivative.
@@ -67,9 +68,9 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
         classes=int(output.shape[-1]),
         variables=_variables_of(source, captures),
     )
-    graph = prune(
-        replace(graph, head="output", head_assumed=False) if score == "output" else _find_head(graph)
-    )
+    graph = without_decided_branches(prune(graph))
+    as_it_is = replace(graph, head="output", head_assumed=False)
+    graph = prune(as_it_is if score == "output" else _find_head(graph))
     _refuse_resources(graph, source.name)
     return graph
 
@@ -142,23 +143,8 @@ def _inline_calls(graph_def: GraphDef) -> list[NodeDef]:
             for index, result in enumerate(function.signature.output_arg):
                 flat = flat_names.get(function.ret[result.name], function.ret[result.name])
                 aliases[f"{node.name}:{index}"] = f"{node.name}/{tensor_name(flat)}"
-        nodes = [_with_inputs(node, aliases) for node in expanded]
+        nodes = [with_inputs(node, aliases) for node in expanded]
     return nodes
-
-
-def _with_inputs(node: NodeDef, aliases: Mapping[str, str]) -> NodeDef:
-    """A copy of the node that reads what its inputs stand for."""
-    copy = NodeDef()
-    copy.CopyFrom(node)
-    del copy.input[:]
-    for name in node.input:
-        if name.startswith("^"):
-            continue
-        name = tensor_name(name)
-        while name in aliases:
-            name = aliases[name]
-        copy.input.append(name)
-    return copy
 
 
 def _topological(nodes: Sequence[NodeDef]) -> list[NodeDef]:
@@ -226,7 +212,7 @@ def _without_transparent(nodes: Sequence[NodeDef]) -> tuple[list[NodeDef], dict[
     """The nodes without pass-through ops, and the tensor that each dropped one stood for."""
     aliases: dict[str, str] = {}
     kept: list[NodeDef] = []
-    for node in (_with_inputs(node, aliases) for node in nodes):
+    for node in (with_inputs(node, aliases) for node in nodes):
         if node.op in _TRANSPARENT_OPS:
             aliases.update({f"{node.name}:{index}": name for index, name in enumerate(node.input)})
         else:
