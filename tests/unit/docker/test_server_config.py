@@ -33,6 +33,13 @@ def test_models_config_serves_two_models_and_every_label_names_a_version_that_is
     assert set(labels) == {"stable", "canary"}
 
 
+def test_the_canarys_models_are_served_at_the_version_that_its_label_names():
+    models = parse("canary.config", model_server_config_pb2.ModelServerConfig()).model_config_list.config
+    assert {model.base_path for model in models} == {f"/models/{model.name}" for model in models}
+    for model in models:
+        assert set(model.version_labels.values()) <= set(model.model_version_policy.specific.versions)
+
+
 def test_the_local_server_reads_models_config_too():
     names = [model.name for model in read_model_config_file(CONFIG / "models.config")]
     assert names == ["resnet50", "lite0"]
