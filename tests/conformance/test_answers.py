@@ -141,6 +141,14 @@ def test_an_answer_beyond_4_MiB_passes(server):
     assert outputs["gradients"].nbytes > 5 << 20
 
 
+def test_a_request_beyond_4_MiB_passes(server):
+    rows = (5 << 20) // server.images(1).nbytes + 1
+    images = server.images(rows)
+    assert images.nbytes > 5 << 20
+    outputs = server.predict("serving_default", outputs=("probabilities",), images=images)
+    assert outputs["probabilities"].shape[0] == rows
+
+
 def test_the_answer_names_model_version_and_signature(server, method):
     inputs = {"images": server.images(1), **parameters(method, 1)}
     spec = server.predict_stub(server.request(method, inputs), timeout=120).model_spec

@@ -75,7 +75,8 @@ def test_at_one_compiled_batch_size_an_answer_has_the_same_bits_merged_and_alone
     def ask(asked, seed: int, rows: int) -> np.ndarray:
         images = server.images(1, seed)
         # Alone, four rows run at the compiled size of four as well.
-        inputs = parameters("explain_smooth", rows, class_index=seed % 5, seed=seed, num_samples=3 + seed % 5)
+        values = {"class_index": seed % 5, "seed": seed, "num_samples": 3 + seed % 5}
+        inputs = parameters("explain_smooth", rows, noise_level=0.05 * (seed % 4), **values)
         images = np.concatenate([images, server.images(rows - 1, 99)])
         return asked.predict("explain_smooth", images=images, outputs=("gradients",), **inputs)["gradients"][
             0

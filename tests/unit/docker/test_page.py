@@ -127,3 +127,57 @@ def test_the_arithmetic_adds_up():
             *(rate / 3 for rate in at_most.values()),
         ]
         np.testing.assert_allclose(rows[method], expected, rtol=0.04)
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
+
+
+def test_the_bits_per_second_are_the_bytes_times_the_maps():
+    rows = re.findall(r"\| ([\d,]{7,}) \| (\d+) Mbit/s \| ([\d.]+) Gbit/s \|", PAGE)
+    assert len(rows) == 5
+    for row in rows:
+        bits = 8 * int(row[0].replace(",", ""))
+        assert row[1:] == (f"{bits * 46 / 1e6:.0f}", f"{bits * 1400 / 1e9:.1f}")
+    (full,) = numbers(re.search(r"fills 10 Gbit/s at ([\d,]+) maps/s", PAGE)[1])
+    assert full == pytest.approx(10e9 / 8 / 802_816, rel=0.01)
+
+
+def test_a_million_maps_a_day_need_the_gpus_that_the_page_says():
+    mean = 1e6 / 86_400
+    peak = 4 * mean
+    assert f"are {mean:.1f} a second, {peak:.0f} when" in PAGE
+    assert f"46 / 1,400 = {100 * peak / 1400:.0f} %" in PAGE
+    assert f"46 / 29 = {peak / 29:.1f}, so two GPUs" in PAGE
+
+
+def test_the_memory_of_a_batch_is_its_activations_once_or_three_times():
+    activations, image = 4 * 10.6e6, 4 * 224 * 224 * 3
+    one = {
+        "serving_default": activations,
+        "explain_gradients": 3 * activations,
+        "explain_smooth": 3 * activations + 3 * image,
+    }
+    rows = re.findall(
+        r"^\| `(serving_default|explain_\w+)`.*? \| ([\d.]+ \| [\d.]+ \| [\d.]+) \|$", PAGE, re.MULTILINE
+    )
+    assert {name for name, _ in rows} == set(one)
+    for name, row in rows:
+        np.testing.assert_allclose(
+            numbers(row), [one[name] * batch / 1e9 for batch in (1, 4, 16)], atol=0.006
+        )
+
+
+def test_the_work_of_resnet50_is_what_its_layers_add_up_to():
+    multiply_adds = outputs = 0
+    model = tf.keras.applications.ResNet50(weights=None)
+    for layer in model.layers:
+        if isinstance(layer, tf.keras.layers.Conv2D):
+            values = int(np.prod(layer.output.shape[1:]))
+            multiply_adds += values * int(np.prod(layer.kernel.shape[:3]))
+            outputs += values
+        elif isinstance(layer, tf.keras.layers.Dense):
+            multiply_adds += int(np.prod(layer.kernel.shape))
+    assert f"{multiply_adds / 1e9:.2f} G multiply-adds" in PAGE
+    assert f"put\nout {outputs / 1e6:.1f} M numbers" in PAGE
+    assert f"{4 * model.count_params() / 1e6:.0f} MB for ResNet50" in PAGE
