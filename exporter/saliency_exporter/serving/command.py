@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,14 +49,14 @@ if TYPE_CHECKING:
 @click.option(
     "--model-config-file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="TensorFlow Serving's models.config, instead of NAME=MODEL_DIR.",
+    help="TensorFlow Serving's models.config, instead of NAME=MODEL_DIR; read again as it changes.",
 )
 @click.option(
     "--poll",
     type=click.FloatRange(min=0),
     default=1.0,
     show_default=True,
-    help="Seconds between looks for versions; 0: never.",
+    help="Seconds between looks for versions and at the model config file; 0: never.",
 )
 @click.option("--warmup/--no-warmup", default=True, show_default=True, help="Replay the warmup records.")
 @click.option(
@@ -171,6 +172,7 @@ def serve_command(
         encoding=encoding,
         warmup=warmup,
         poll_seconds=poll,
+        reread=_rereading(model_config_file),
         running=running,
         waiting=waiting,
         batching=_batching(
@@ -206,6 +208,14 @@ def _model_configs(
     if not models:
         raise click.UsageError("give at least one NAME=MODEL_DIR")
     return model_config.parse_models(models, versions, labels)
+
+
+def _rereading(model_config_file: Path | None) -> Callable[[], list[ModelConfig]] | None:
+    if model_config_file is None:
+        return None
+    from saliency_exporter.serving.model_config import read_model_config_file
+
+    return lambda: read_model_config_file(model_config_file)
 
 
 def _batching(

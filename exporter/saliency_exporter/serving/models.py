@@ -113,6 +113,7 @@ class ModelManager:
         configs: the models.
         load: makes a servable that is ready for requests, warmed up, from (model name, version, directory).
         report: called with one line for every change of state.
+        reread: called at every poll for the models to serve from then on; None: they stay what they are.
     """
 
     def __init__(
@@ -120,10 +121,13 @@ class ModelManager:
         configs: Iterable[ModelConfig],
         load: Callable[[str, int, Path], Servable],
         report: Callable[[str], None],
+        reread: Callable[[], Iterable[ModelConfig]] | None = None,
     ) -> None:
         self._configs = {config.name: config for config in configs}
         self._load_servable = load
         self._report = report
+        self._reread = reread
+        self._refused = ""
         self._lock = threading.Lock()
         self._versions: dict[str, dict[int, _Version]] = {name: {} for name in self._configs}
         self._stopping = threading.Event()
@@ -161,12 +165,34 @@ class ModelManager:
 
     def poll_once(self) -> None:
         """Brings every model in line with what is on disk now; a base path that is gone changes nothing."""
+        self._reread_configs()
         for config in self._configs.values():
             try:
                 self._reconcile(config)
             except Exception as error:
                 # Polling goes on whatever happens: the next look may find things in order.
                 self._report(f"{config.name}: cannot look for versions in {config.base_path}: {error}")
+
+    def reconfigure(self, configs: Iterable[ModelConfig]) -> None:
+        """Takes up another list of models; their versions are loaded and unloaded at the next poll.
+
+        As TensorFlow Serving does with --allow_version_labels_for_unavailable_models: a label that is new may
+        name a version that is still to be loaded, one that moves has to find its version AVAILABLE.
+
+        Raises:
+            ServableError: FAILED_PRECONDITION, and everything stays as it was.
+        """
+        wanted = {config.name: config for config in configs}
+        for config in wanted.values():
+            self._check_labels_may_move(config)
+        with self._lock:
+            known = self._configs
+            self._configs = wanted
+            for name in wanted:
+                self._versions.setdefault(name, {})
+        for name in known.keys() - wanted.keys():
+            for version in list(self._versions[name].values()):
+                self._unload(name, version)
 
     def stop(self) -> None:
         """Stops polling and unloads each version as soon as its last request has ended."""
@@ -216,6 +242,33 @@ class ModelManager:
         if config is None or label not in config.labels:
             raise ServableError(tf.errors.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}")
         return config.labels[label]
+
+    def _reread_configs(self) -> None:
+        if self._reread is None:
+            return
+        refused = ""
+        try:
+            self.reconfigure(self._reread())
+        except ExportError as error:
+            # What is served stays as it was; said once, and not at every poll.
+            refused = str(error)
+            if refused != self._refused:
+                self._report(f"the models stay what they were: {refused}")
+        self._refused = refused
+
+    def _check_labels_may_move(self, config: ModelConfig) -> None:
+        known = self._configs.get(config.name)
+        for label, number in config.labels.items():
+            if known is None or known.labels.get(label, number) == number:
+                continue
+            with self._lock:
+                version = self._versions[config.name].get(number)
+                if version is None or version.state is not State.AVAILABLE:
+                    raise ServableError(
+                        tf.errors.FAILED_PRECONDITION,
+                        f"Request to assign label to version {number} of model {config.name}, which is not "
+                        "currently available for inference",
+                    )
 
     def _acquire(self, name: str, number: int | None) -> _Version:
         with self._lock:

@@ -64,6 +64,7 @@ class LocalServer:
             "tensor_content" as with its --enable_serialization_as_tensor_content.
         warmup: replay the warmup records before a version is AVAILABLE.
         poll_seconds: how often to look for new versions; 0 means never.
+        reread: called at every look for the models to serve from then on; see ModelManager.reconfigure.
         running: requests that run side by side; 0 means one per core, at least 2.
         waiting: requests that may wait for a place; the next is refused with UNAVAILABLE.
         batching: merge requests as TensorFlow Serving's --enable_batching does.
@@ -84,6 +85,7 @@ class LocalServer:
         encoding: Encoding = "fields",
         warmup: bool = True,
         poll_seconds: float = 1.0,
+        reread: Callable[[], Iterable[ModelConfig]] | None = None,
         running: int = 0,
         waiting: int = 64,
         batching: BatchingParameters | None = None,
@@ -104,7 +106,7 @@ class LocalServer:
         self._report = report
         self._credentials = server_credentials(tls) if tls is not None else None
         self._xla_cache_part = use_xla_cache(xla_cache) if xla_cache is not None else None
-        self._models = ModelManager(_configs(models), self._load, report)
+        self._models = ModelManager(_configs(models), self._load, report, reread)
         running = running or max(2, os.cpu_count() or 1)
         # With batching the batch threads bound what runs, and calls have to be inside to be merged.
         self._admission = Admission(running + waiting, 0) if batching else Admission(running, waiting)
