@@ -213,12 +213,20 @@ class Calls:
         return dict(answer.outputs)
 
     def metadata(self, timeout: Timeout = UNSET) -> Conversation[Metadata]:
-        """What the served version offers, asked anew."""
-        return (yield from self._learn(self._deadline(timeout)))
+        """What the served version offers; asked once for each version."""
+        return self._known or (yield from self._learn(self._deadline(timeout)))
+
+    def forget(self) -> None:
+        """Let what is known of the served version go; the next call asks again."""
+        self._known = None
 
     def status(self, timeout: Timeout = UNSET) -> Conversation[tuple[VersionStatus, ...]]:
-        """The state of the model's versions."""
-        return (yield from self._status(self._deadline(timeout), self._retry))
+        """The state of the model's versions; a newer one that answers is asked for its signatures next."""
+        versions = yield from self._status(self._deadline(timeout), self._retry)
+        serving = [version.version for version in versions if version.available]
+        if self._known is not None and self.model.follows_latest and self._known.version not in serving[:1]:
+            self._known = None
+        return versions
 
     def wait_ready(self, timeout: float | None) -> Conversation[None]:
         """Wait until the model answers."""

@@ -43,6 +43,11 @@ class ModelName:
             return f"{self.name}, label {self.label}"
         return self.name
 
+    @property
+    def follows_latest(self) -> bool:
+        """Whether the server chooses the version."""
+        return self.version is None and self.label is None
+
     def spec(self, signature: str = "") -> tfs.ModelSpec:
         """The ModelSpec message."""
         spec = tfs.ModelSpec(name=self.name, signature_name=signature)

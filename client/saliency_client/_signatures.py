@@ -13,6 +13,7 @@ from saliency_client._tensors import Array, decode, dtype_name
 
 EXPLAIN_PREFIX = "explain_"
 DEFAULT_SIGNATURE = "serving_default"
+CLASS_LABELS = "class_labels"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Signature:
     Example:
         >>> for name, signature in client.signatures().items():
         ...     print(name, list(signature.inputs), signature.method)
+        class_labels ['labels'] None
         explain_gradients ['class_index', 'images'] gradients
         explain_smooth ['class_index', 'images', 'noise_level', 'num_samples', 'seed'] smooth
         serving_default ['images'] None
@@ -71,6 +73,15 @@ class Metadata:
     def methods(self) -> tuple[str, ...]:
         """The explanation methods on offer, sorted."""
         return tuple(sorted(s.method for s in self.signatures.values() if s.method))
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of all classes, in class order; None where the model was exported without."""
+        signature = self.signatures.get(CLASS_LABELS)
+        table = signature.defaults.get("labels") if signature else None
+        if table is None or table.ndim != 1 or table.dtype != object:
+            return None
+        return tuple(name.decode("utf-8", "replace") for name in table)
 
 
 def parse_metadata(answer: bytes) -> Metadata:

@@ -123,6 +123,10 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
         """As `SaliencyClient.methods`."""
         return (await self._run(self._calls.metadata(timeout))).methods
 
+    async def labels(self, *, timeout: Timeout = UNSET) -> tuple[str, ...] | None:
+        """As `SaliencyClient.labels`."""
+        return (await self._run(self._calls.metadata(timeout))).labels
+
     async def status(self, *, timeout: Timeout = UNSET) -> tuple[VersionStatus, ...]:
         """As `SaliencyClient.status`."""
         return await self._run(self._calls.status(timeout))
@@ -133,6 +137,7 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
 
     async def close(self) -> None:
         """As `SaliencyClient.close`."""
+        self._calls.forget()
         for channel in self._channels.close():
             await channel.close(None)
 

@@ -174,7 +174,10 @@ class SaliencyClient(BaseClient[grpc.Channel]):
         return _run(conversation, self._carry_out)
 
     def signatures(self, *, timeout: Timeout = UNSET) -> Mapping[str, Signature]:
-        """What the served version offers, by signature name.
+        """What the served version offers, by signature name: inputs, outputs, shapes, dtypes, defaults.
+
+        The server is asked once for each version: again when another version answers a call, when `status`
+        sees a newer one, and by `wait_ready`. So it is with `methods` and `labels`.
 
         Example:
             >>> smooth = client.signatures()["explain_smooth"]
@@ -191,6 +194,17 @@ class SaliencyClient(BaseClient[grpc.Channel]):
             ('gradients', 'smooth')
         """
         return _run(self._calls.metadata(timeout), self._carry_out).methods
+
+    def labels(self, *, timeout: Timeout = UNSET) -> tuple[str, ...] | None:
+        """The names of all classes, in class order; None where the model was exported without.
+
+        Example:
+            >>> client.labels()
+            ('class 0', 'class 1', 'class 2', 'class 3')
+            >>> client.explain(images[0], class_index=client.labels().index("class 3")).label
+            array(['class 3'], dtype=object)
+        """
+        return _run(self._calls.metadata(timeout), self._carry_out).labels
 
     def status(self, *, timeout: Timeout = UNSET) -> tuple[VersionStatus, ...]:
         """The state of the model's versions on the server, newest first.
@@ -218,6 +232,7 @@ class SaliencyClient(BaseClient[grpc.Channel]):
 
     def close(self) -> None:
         """Close the connections; calls under way end with Cancelled, later ones raise ClientClosed."""
+        self._calls.forget()
         for channel in self._channels.close():
             channel.close()
 

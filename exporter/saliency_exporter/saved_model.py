@@ -24,7 +24,7 @@ from .kept import describe_kept, kept_arrays, kept_references
 from .manifest import CONTRACT_VERSION, write_manifest
 from .preprocessing import Preprocessing
 from .reference import compute_reference, reference_path
-from .signatures import Settings, build_signatures, predictions_signature
+from .signatures import CLASS_LABELS, Settings, build_signatures, class_labels, predictions_signature
 from .slimming import slim
 from .sources import Source
 from .sources.source import Kept
@@ -138,7 +138,9 @@ def write_version(
     )
     references = kept_references(kept.signatures, graph.input_shape) if kept else {}
     progress("saving")
-    _save(forward, signatures, kept, directory)
+    labels = job.settings.labels
+    naming = {} if labels is None else {CLASS_LABELS: class_labels(labels)}
+    _save(forward, {**signatures, **naming}, kept, directory)
     (directory / "assets.extra").mkdir(exist_ok=True)
     np.savez_compressed(reference_path(directory), **reference, **kept_arrays(references))
     records = [

@@ -1,4 +1,4 @@
-"""The serving contract: the four signatures of an exported model.
+"""The serving contract: the signatures of an exported model.
 
 A signature validates its inputs, gives every example its own parameters, pads the batch to one of a fixed
 set of sizes, runs a compiled core and slices the padding off. What is not numeric (validation, labels)
@@ -27,6 +27,7 @@ METHODS = ("gradients", "guided", "smooth")
 DEFAULT_SIGNATURE = "serving_default"
 IMAGES_SIGNATURE = "serving_images"
 """The predictions of a model that was a SavedModel and has a `serving_default` of its own."""
+CLASS_LABELS = "class_labels"
 DEFAULT_BATCH_SIZES = (1, 2, 4, 8, 16)
 DEFAULT_NUM_SAMPLES = 50
 DEFAULT_NOISE_LEVEL = 0.15
@@ -113,6 +114,21 @@ def build_signatures(
     if "smooth" in settings.methods:
         functions[signature_name("smooth")] = builder.explain_smooth()
     return functions
+
+
+def class_labels(labels: Sequence[str]) -> tf.types.experimental.PolymorphicFunction:
+    """The signature that tells the names of all classes: `labels`, string [classes], in and out.
+
+    The names are the input's default. So they are part of the SignatureDef, and a client has them by the call
+    with which it learns the signatures, GetModelMetadata, from a server that batches as well.
+    """
+    table = tf.constant(labels)
+
+    @tf.function(input_signature=[tf.TensorSpec(table.shape, tf.string, name="labels")], autograph=False)
+    def tell(labels: tf.Tensor = table) -> dict[str, tf.Tensor]:
+        return {"labels": tf.identity(labels)}
+
+    return tell
 
 
 def probabilities_of(scores: tf.Tensor, head: str) -> tf.Tensor:

@@ -16,7 +16,7 @@ from .kept import kept_problems
 from .manifest import read_manifest
 from .reference import KEPT_OUTPUTS, reference_path
 from .servable import Servable, ServableError, load_servable
-from .signatures import predictions_signature
+from .signatures import CLASS_LABELS, predictions_signature
 from .warmup import read_warmup
 
 SCORE_TOLERANCE = 1e-3
@@ -169,6 +169,16 @@ def _contract_problems(servable: Servable, manifest: Mapping[str, Any]) -> Itera
             value = tf.make_ndarray(signature.defaults[parameter])
             if not np.allclose(value, _DEFAULTS[parameter]):
                 yield f"{name} has the default {value} for {parameter}, not {_DEFAULTS[parameter]}"
+
+    if manifest["labels"] is not None and _class_labels(servable) != manifest["labels"]:
+        yield f"signature {CLASS_LABELS} does not tell the class names of the manifest"
+
+
+def _class_labels(servable: Servable) -> list[str] | None:
+    signature = servable.signature_defs.get(CLASS_LABELS)
+    if signature is None or "labels" not in signature.defaults:
+        return None
+    return [name.decode() for name in tf.make_ndarray(signature.defaults["labels"])]
 
 
 def _rows(

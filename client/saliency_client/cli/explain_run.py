@@ -32,11 +32,8 @@ def run(request: Request, output: Output) -> int:
     if not waiting:
         return _summarize(0, [], waiting=0, total=len(jobs), seconds=0.0, output=output)
     make_folders(waiting)
-    class_names = names.read_labels(request.labels) if request.labels else None
-    if class_names is None and request.connection.local:
-        class_names = names.local_labels(request.connection.local)
     with connect(request.connection) as client, allow_pixels(request.max_pixels):
-        explainer = Explainer(request, output, client, class_names, to.formats)
+        explainer = Explainer(request, output, client, names.class_names(request.labels, client), to.formats)
         if not any(job.input.is_array or job.input.source == STDIN for job in waiting):
             explainer.model.check_takes_photos()
         return _work_off(waiting, explainer, output, total=len(jobs))

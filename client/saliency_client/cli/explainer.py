@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,9 +23,6 @@ from saliency_client.images import DEFAULT_MAX_PIXELS, Photo, Resize
 
 if TYPE_CHECKING:
     from saliency_client import Explanation, SaliencyClient, Signature
-
-# A class is looked for by name among so many of an image's most probable ones, so many a request.
-_NAME_SEARCH, _NAME_BATCH = 64, 16
 
 
 @dataclass(frozen=True)
@@ -88,8 +84,7 @@ class Explainer:
     formats: tuple[str, ...]
     model: ModelInput = field(init=False)
     signature: Signature = field(init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _class_index: int | None = None
+    _class_index: int | None = field(init=False)
 
     def __post_init__(self) -> None:
         signatures = self.client.signatures()
@@ -172,10 +167,6 @@ class Explainer:
             if self.request.top > len(ranked):
                 raise CommandError(f"--top is {self.request.top}, and the model has {len(ranked)} classes")
             return list(ranked[: self.request.top])
-        if self.request.class_name is not None and self._class_index is None:
-            with self._lock:
-                if self._class_index is None:
-                    self._class_index = self._find_by_asking(self.request.class_name, photo)
         return [self._class_index]
 
     def _given_class(self) -> int | None:
@@ -184,31 +175,17 @@ class Explainer:
             return self.request.class_index
         if name.isdecimal():
             return int(name)
-        return names.find_class(name, self.class_names) if self.class_names else None
+        if not self.class_names:
+            raise CommandError(
+                "the served model has no class names",
+                hint="give --class an index, or the names with --labels FILE",
+            )
+        return names.find_class(name, self.class_names)
 
     def _ranked(self, photo: Photo) -> list[int]:
         scores, probabilities = class_scores(self.client.predict(photo.array[None]))
         order = np.argsort(-(scores if probabilities is None else probabilities), kind="stable")
         return [int(index) for index in order]
-
-    def _find_by_asking(self, name: str, photo: Photo) -> int:
-        """The class of a name, looked for among the image's most probable ones."""
-        ranked = self._ranked(photo)[:_NAME_SEARCH]
-        for start in range(0, len(ranked), _NAME_BATCH):
-            classes = ranked[start : start + _NAME_BATCH]
-            labels = names.served_labels(self.client, photo.array, classes)
-            if labels is None:
-                raise CommandError(
-                    "the served model has no class names",
-                    hint="give --class an index, or the names with --labels FILE",
-                )
-            found = names.matching(name, labels)
-            if found:
-                return classes[found[0]]
-        raise CommandError(
-            f"none of the {len(ranked)} most probable classes is named {name!r}",
-            hint="give --class an index, or all class names with --labels FILE",
-        )
 
 
 def _first(values: Any) -> Any:

@@ -35,9 +35,6 @@ from saliency_client.cli.sections import command, option
 def predict(images: tuple[str, ...], connection: Connection, output: Output, **options: object) -> int:
     """Tell the most probable classes of images. IMAGE is a file, a folder, a pattern, or - for stdin.
 
-    A server gives class names with explanations alone, so that names cost one gradient for each class shown;
-    with --labels FILE they cost nothing.
-
     \b
     saliency-client predict cat.jpg
     saliency-client predict photos/ --top 1 --json

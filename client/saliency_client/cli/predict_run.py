@@ -20,7 +20,7 @@ from saliency_client.cli.inputs import Input, find_inputs, read_photo
 from saliency_client.cli.model_input import ModelInput, class_scores, model_input
 from saliency_client.cli.output import Output
 from saliency_client.cli.photos import allow_pixels
-from saliency_client.images import DEFAULT_MAX_PIXELS, Photo, Resize
+from saliency_client.images import DEFAULT_MAX_PIXELS, Resize
 
 if TYPE_CHECKING:
     from saliency_client import SaliencyClient
@@ -47,9 +47,6 @@ class Request:
 def run(request: Request, output: Output) -> int:
     """Predict all images; returns the exit code."""
     inputs = find_inputs(request.images, recursive=request.recursive)
-    class_names = names.read_labels(request.labels) if request.labels else None
-    if class_names is None and request.connection.local:
-        class_names = names.local_labels(request.connection.local)
     errors: list[Exception] = []
     with connect(request.connection) as client, allow_pixels(request.max_pixels):
         signatures = client.signatures()
@@ -57,6 +54,7 @@ def run(request: Request, output: Output) -> int:
             offered = ", ".join(signatures) or "none"
             raise CommandError(f"the model has no signature {_SIGNATURE}; it has {offered}")
         model = model_input(signatures[_SIGNATURE])
+        class_names = names.class_names(request.labels, client)
 
         def predict_one(one: Input) -> dict[str, Any]:
             return _predict(one, request, client, model, class_names)
@@ -91,12 +89,12 @@ def _predict(
     scores, probabilities = class_scores(outputs)
     order = np.argsort(-(scores if probabilities is None else probabilities), kind="stable")
     classes = [int(index) for index in order[: request.top]]
-    labels = _labels(client, photo, classes, class_names)
+    known = class_names or ()
     predictions = [
         {
             "rank": rank,
             "class_index": index,
-            "label": labels[rank - 1],
+            "label": known[index] if index < len(known) else None,
             "probability": None if probabilities is None else float(probabilities[index]),
             "score": float(scores[index]),
         }
@@ -110,14 +108,6 @@ def _predict(
         "milliseconds": round(milliseconds, 3),
         "notes": list(photo.notes),
     }
-
-
-def _labels(
-    client: SaliencyClient, photo: Photo, classes: list[int], class_names: Sequence[str] | None
-) -> Sequence[str | None]:
-    if class_names is not None:
-        return [class_names[index] if index < len(class_names) else None for index in classes]
-    return names.served_labels(client, photo.array, classes) or [None] * len(classes)
 
 
 def _tell(one: Input, record: Mapping[str, Any], output: Output, *, alone: bool) -> None:

@@ -67,7 +67,16 @@ def _default(signature: Signature, name: str) -> Any:
     if value.dtype.kind == "f":
         # float32's 0.15 is 0.15000000596 as a Python float.
         return [float(str(one)) for one in value] if value.ndim else float(str(value[()]))
-    return [str(one) for one in value.ravel()] if value.dtype == object else value.tolist()
+    if value.dtype == object:
+        return [one.decode("utf-8", "replace") for one in value.ravel()]
+    return value.tolist()
+
+
+def _shown(default: Any) -> str:
+    """A default in a cell of the table: of many values, how many and the first."""
+    if isinstance(default, list) and len(default) > 4:
+        return f"{len(default)} values: {default[0]}, …, {default[-1]}"
+    return "" if default is None else str(default)
 
 
 def _table(found: Mapping[str, Signature]) -> Table:
@@ -83,9 +92,7 @@ def _table(found: Mapping[str, Signature]) -> Table:
         for kind, specs in (("in", signature.inputs), ("out", signature.outputs)):
             for key, spec in specs.items():
                 default = _default(signature, key) if kind == "in" else None
-                table.add_row(
-                    shown, kind, printable(key), str(spec), "" if default is None else printable(str(default))
-                )
+                table.add_row(shown, kind, printable(key), str(spec), printable(_shown(default)))
                 shown = ""
         table.add_section()
     return table

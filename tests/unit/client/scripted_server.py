@@ -48,6 +48,7 @@ class LinearModel:
     dtype: str = "uint8"
     version: int = 1
     name: str = MODEL
+    names: tuple[str, ...] = tuple(f"class {index}" for index in range(CLASSES))
     weights: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ class LinearModel:
             "class_index": chosen,
             "score": predictions["logits"][rows, chosen],
             "probability": predictions["probabilities"][rows, chosen],
-            "label": np.array([f"class {index}".encode() for index in chosen], dtype=object),
+            "label": np.array([self.names[index].encode() for index in chosen], dtype=object),
         }
 
 
@@ -92,6 +93,7 @@ class ScriptedServer(
         self.script: deque[Callable[[predict_pb2.PredictRequest, grpc.ServicerContext], object]] = deque()
         self.tamper: Callable[[predict_pb2.PredictResponse], None] = lambda response: None
         self.corrupt: Callable[[bytes], bytes] = lambda answer: answer
+        self.hidden: set[str] = set()
         self.requests: list[predict_pb2.PredictRequest] = []
         self.metadata: list[dict[str, str | bytes]] = []
         self.metadata_calls = 0
@@ -149,9 +151,8 @@ class ScriptedServer(
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = self.model.name
         response.model_spec.version.value = self.model.version
-        response.metadata["signature_def"].Pack(
-            get_model_metadata_pb2.SignatureDefMap(signature_def=signature_defs(self.model))
-        )
+        shown = {name: one for name, one in signature_defs(self.model).items() if name not in self.hidden}
+        response.metadata["signature_def"].Pack(get_model_metadata_pb2.SignatureDefMap(signature_def=shown))
         return response
 
     def GetModelStatus(self, request, context):
@@ -247,7 +248,11 @@ def signature_defs(model: LinearModel) -> dict[str, meta_graph_pb2.SignatureDef]
         "probability": ("float32", (-1,)),
         "label": ("O", (-1,)),
     }
+    names = np.array([name.encode() for name in model.names], dtype=object)
     return {
+        "class_labels": signature_def(
+            {"labels": ("O", (CLASSES,))}, {"labels": ("O", (CLASSES,))}, {"labels": names}
+        ),
         "serving_default": signature_def(
             {"images": images},
             {"logits": ("float32", (-1, CLASSES)), "probabilities": ("float32", (-1, CLASSES))},

@@ -124,6 +124,27 @@ def test_methods_are_what_the_server_offers_and_not_a_list_of_the_clients(client
     assert client.methods() == ("gradients", "smooth")
 
 
+def test_labels_are_the_names_of_all_classes(server, client):
+    assert client.labels() == ("class 0", "class 1", "class 2", "class 3")
+    server.hidden = {"class_labels"}
+    client.wait_ready(5)
+    assert client.labels() is None
+
+
+def test_what_a_version_offers_is_asked_for_once_whoever_asks(server, client, images):
+    client.signatures(), client.methods(), client.labels(), client.explain(images)
+    assert server.metadata_calls == 1
+
+
+def test_status_that_sees_a_newer_version_makes_the_client_ask_for_its_signatures(server, client):
+    client.status(), client.methods(), client.status(), client.methods()
+    assert server.metadata_calls == 1
+    server.model = LinearModel(8, 5, version=2)
+    server.statuses = [(1, 50, 0, ""), (2, 30, 0, "")]
+    client.status()
+    assert str(client.signatures()["serving_default"].inputs["images"]) == "uint8[?,8,5,3]"
+
+
 def test_metadata_is_asked_for_once_for_many_calls(server, client, images):
     for _ in range(3):
         client.explain(images)
@@ -239,7 +260,9 @@ def test_predict_refuses_inputs_that_the_signature_does_not_have(client, images,
 
 
 def test_predict_refuses_a_signature_that_the_model_does_not_have(client):
-    with pytest.raises(InputError, match="has no signature 'classify'; it has explain_gradients"):
+    with pytest.raises(
+        InputError, match="has no signature 'classify'; it has class_labels, explain_gradients"
+    ):
         client.predict(IMAGES, signature="classify")
 
 

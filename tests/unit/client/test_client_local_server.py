@@ -147,6 +147,7 @@ def test_the_server_tells_everything_that_the_contract_promises(client):
     signatures = client.signatures()
 
     assert client.methods() == ("gradients", "guided", "smooth")
+    assert client.labels() == LABELS
     assert set(signatures["serving_default"].outputs) == {"logits", "probabilities"}
     smooth = signatures["explain_smooth"]
     assert str(smooth.inputs["images"]) == "uint8[?,6,5,3]"
@@ -260,7 +261,8 @@ def test_a_method_that_a_new_version_no_longer_has_is_told_and_then_known(connec
         client = connect(running.target, model=MODEL, timeout=60)
         assert client.explain(IMAGES, method="guided").version == 1
         fewer.rename(base / "2")
-        while {version.version: version.state for version in client.status()}.get(1) != "END":
+        watcher = connect(running.target, model=MODEL)
+        while {version.version: version.state for version in watcher.status()}.get(1) != "END":
             time.sleep(0.02)
 
         with pytest.raises(SignatureNotFound):

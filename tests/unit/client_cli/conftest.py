@@ -23,6 +23,7 @@ def server(_running: ScriptedServer) -> ScriptedServer:
     _running.requests.clear()
     _running.metadata.clear()
     _running.script.clear()
+    _running.hidden.clear()
     _running.tamper = lambda response: None
     return _running
 

@@ -68,10 +68,16 @@ def test_predict_asks_for_no_names_that_a_file_gives(cli: Cli, photo: Path, serv
     assert len(server.requests) == 1
 
 
-def test_predict_names_all_classes_in_one_request(cli: Cli, photo: Path, server: ScriptedServer) -> None:
-    assert cli("predict", photo).code == 0
-    assert len(server.requests) == 2
-    assert server.requests[1].inputs["images"].tensor_shape.dim[0].size == 4
+def test_names_of_classes_cost_no_request(cli: Cli, photo: Path, server: ScriptedServer) -> None:
+    predictions = cli("predict", photo, "--json").record["predictions"]
+    assert [one["label"] for one in predictions] == [f"class {one['class_index']}" for one in predictions]
+    assert [request.model_spec.signature_name for request in server.requests] == ["serving_default"]
+
+
+def test_classes_of_a_model_without_names_go_by_index(cli: Cli, photo: Path, server: ScriptedServer) -> None:
+    server.hidden = {"class_labels"}
+    assert {one["label"] for one in cli("predict", photo, "--json").record["predictions"]} == {None}
+    assert cli("predict", photo, "-q").out == "2\n"
 
 
 def test_predict_fails_by_image(cli: Cli, photo: Path) -> None:
@@ -145,10 +151,17 @@ def test_signatures_tell_inputs_outputs_and_defaults(cli: Cli) -> None:
         "logits": {"dtype": "float32", "shape": [None, 4]},
         "probabilities": {"dtype": "float32", "shape": [None, 4]},
     }
+    names = [f"class {index}" for index in range(4)]
+    assert record["signatures"]["class_labels"]["inputs"]["labels"]["default"] == names
     shown = cli("signatures").out
     for words in ("explain_gradients", "uint8[?,20,20,3]", "relative_error", "0.15"):
         assert words in shown
-    assert cli("signatures", "-q").out.split() == ["explain_gradients", "explain_smooth", "serving_default"]
+    assert cli("signatures", "-q").out.split() == [
+        "class_labels",
+        "explain_gradients",
+        "explain_smooth",
+        "serving_default",
+    ]
 
 
 def test_bench_counts_requests_and_orders_its_percentiles(cli: Cli, server: ScriptedServer) -> None:

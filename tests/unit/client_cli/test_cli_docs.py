@@ -54,13 +54,8 @@ def folder(tmp_path: Path, uncompiled_version: Path) -> Path:
 def test_a_documented_command_runs(
     command: str, folder: Path, server: ScriptedServer, environment: dict[str, str]
 ) -> None:
-    def name_classes(response: object) -> None:
-        if "label" in response.outputs:
-            indices = response.outputs["class_index"].int_val
-            response.outputs["label"].string_val[:] = [NAMES[index].encode() for index in indices]
-
     server.model = known_model()
-    server.tamper = name_classes
+    server.model.names = NAMES
     here = command.replace("localhost:8500", server.target).replace(
         "--model efficientnet-lite0", "--model linear"
     )

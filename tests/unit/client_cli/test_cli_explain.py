@@ -248,9 +248,23 @@ def test_class_index_minus_one_is_the_predicted_class(cli: Cli, photo: Path, ser
     assert (given["class_index"], given["file"]) == (default["class_index"], "cat-gradients.png")
 
 
-def test_a_class_is_given_by_the_name_that_the_server_knows(cli: Cli, photo: Path) -> None:
+def test_a_class_is_given_by_the_name_that_the_server_knows(
+    cli: Cli, photo: Path, server: ScriptedServer
+) -> None:
     record = cli("explain", photo, "--class", "Class 0", "--json").record
     assert (record["class_index"], record["file"]) == (0, "cat-gradients-class-0.png")
+    assert class_indices(server) == [0], "names cost no explanation"
+
+
+def test_a_name_of_a_class_of_a_model_without_names_is_an_error(
+    cli: Cli, photo: Path, server: ScriptedServer
+) -> None:
+    server.hidden = {"class_labels"}
+    run = cli("explain", photo, "--class", "class 0")
+    assert run.code == 1
+    assert "the served model has no class names" in run.err
+    assert "--labels FILE" in run.err
+    assert server.requests == []
 
 
 def test_a_class_is_given_by_a_name_of_a_file(cli: Cli, photo: Path, server: ScriptedServer) -> None:
@@ -270,7 +284,7 @@ def test_a_class_that_no_one_knows_is_an_error(cli: Cli, photo: Path) -> None:
     (cli.folder / "names.txt").write_text("ant\nbee\ncat\ncat\n")
     run = cli("explain", photo, "--class", "zebra")
     assert run.code == 1
-    assert "none of the 4 most probable classes is named 'zebra'" in run.err
+    assert "no class is named 'zebra'" in run.err
     assert "--labels" in run.err
     run = cli("explain", photo, "--class", "be", "--labels", "names.txt")
     assert "no class is named 'be'" in run.err

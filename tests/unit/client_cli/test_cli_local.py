@@ -132,7 +132,7 @@ def test_a_real_server_answers_the_other_commands(real_cli: Cli, pixels: np.ndar
     record = real_cli("signatures", "--json").record
     assert record["methods"] == ["gradients", "guided", "smooth"]
     assert set(record["signatures"]) == {
-        *("serving_default", "explain_gradients", "explain_guided", "explain_smooth")
+        *("class_labels", "serving_default", "explain_gradients", "explain_guided", "explain_smooth")
     }
     assert real_cli("bench", "--requests", 4, "--concurrency", 2, "--json").record["errors"] == {}
 

@@ -25,8 +25,16 @@ def images() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (9, 32, 32, 3), np.uint8)
 
 
-def test_there_are_four_signatures(servable):
-    assert set(servable.signature_defs) - {"__saved_model_init_op"} == {"serving_default", *EXPLAIN}
+def test_there_are_these_signatures(servable):
+    names = {"serving_default", "class_labels", *EXPLAIN}
+    assert set(servable.signature_defs) - {"__saved_model_init_op"} == names
+
+
+def test_the_names_of_all_classes_are_in_the_signature_and_its_answer(servable):
+    names = [b"ant", b"bee", b"cat", b"dog", b"eel"]
+    told = servable.signature_defs["class_labels"].defaults["labels"]
+    assert tf.make_ndarray(told).tolist() == names
+    assert servable.predict("class_labels", {})["labels"].tolist() == names
 
 
 def test_inputs_and_outputs_are_those_of_the_contract(servable):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.manifest import manifest_path
@@ -54,6 +56,19 @@ def test_a_logit_that_differs_is_found(copy):
     )
 
 
+def reverse_class_names(version: Path) -> None:
+    path = version / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    told = model.meta_graphs[0].signature_def["class_labels"].defaults["labels"]
+    told.CopyFrom(tf.make_tensor_proto(tf.make_ndarray(told)[::-1]))
+    path.write_bytes(model.SerializeToString())
+
+
+def test_class_names_that_are_not_the_manifests_are_found(copy):
+    reverse_class_names(copy)
+    assert verify(copy).problems == ("signature class_labels does not tell the class names of the manifest",)
+
+
 def test_another_class_is_found(copy):
     change(copy, "explain_gradients/class_index", lambda value: (value + 1) % 5)
     assert any("class_index is" in problem for problem in verify(copy).problems)
@@ -63,6 +78,7 @@ def test_a_label_that_is_wrong_is_found(copy):
     manifest = json.loads(manifest_path(copy).read_text())
     manifest["labels"].reverse()
     manifest_path(copy).write_text(json.dumps(manifest))
+    reverse_class_names(copy)
     assert any("label is" in problem for problem in verify(copy).problems)
 
 
