@@ -25,9 +25,11 @@ FloatArray = npt.NDArray[np.float32]
 class Explanation:
     """Maps and facts about B images, as the server computed them.
 
-    Arrays of numbers are read-only views of the received bytes: copy one to change it. An attribute is None
-    where the output was not asked for or the signature does not have it; `outputs` holds all that came, by
-    name. `method`, `model` and `version` tell what computed them (`version` None: the server did not say).
+    Shapes and dtypes were checked when the answer came; nothing is decoded before it is asked for. Maps are
+    read-only views of the received bytes, which they keep in memory: copy one to change it, or to keep it
+    alone. Text becomes str when it is first read. An attribute is None where the output was not asked for or
+    the signature does not have it; `outputs` holds all that came, by name. `method`, `model` and `version`
+    tell what computed them (`version` None: the server did not say).
     An explanation is a sequence of its images: `len`, `explanation[i]` and iteration give each with B = 1.
 
     Example:
@@ -39,9 +41,8 @@ class Explanation:
     def __init__(
         self, outputs: Mapping[str, Array], *, method: str, model: str, version: int | None = None
     ) -> None:
-        self.outputs = {
-            name: _text(value) if value.dtype == object else value for name, value in outputs.items()
-        }
+        self._arrays = dict(outputs)
+        self.outputs: Mapping[str, Array] = _Outputs(self._arrays)
         self.method = method
         self.model = model
         self.version = version
@@ -87,7 +88,7 @@ class Explanation:
         return self.outputs.get("relative_error")
 
     def __len__(self) -> int:
-        return len(next(iter(self.outputs.values())))
+        return len(next(iter(self._arrays.values())))
 
     def __getitem__(self, index: int) -> Explanation:
         """The explanation of one image, with B = 1."""
@@ -95,7 +96,7 @@ class Explanation:
         if not -size <= index < size:
             raise IndexError(f"image {index} of {size}")
         at = index % size
-        return self._with({name: value[at : at + 1] for name, value in self.outputs.items()})
+        return self._with({name: value[at : at + 1] for name, value in self._arrays.items()})
 
     def __iter__(self) -> Iterator[Explanation]:
         return (self[index] for index in range(len(self)))
@@ -228,6 +229,31 @@ class Explanation:
 
     def _with(self, outputs: Mapping[str, Array]) -> Explanation:
         return Explanation(outputs, method=self.method, model=self.model, version=self.version)
+
+
+class _Outputs(Mapping[str, Array]):
+    """Arrays by name; text is decoded when it is first asked for."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self._arrays = arrays
+        self._texts: dict[str, Array] = {}
+
+    def __getitem__(self, name: str) -> Array:
+        array = self._arrays[name]
+        if array.dtype != object:
+            return array
+        if name not in self._texts:
+            self._texts[name] = _text(array)
+        return self._texts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
 
 def _text(values: Array) -> Array:

@@ -14,6 +14,7 @@ from saliency_client._errors import AnswerError, InputError
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
 from saliency_client._signatures import Signature, TensorSpec
 from saliency_client._tensors import Array, decode, encode
+from saliency_client._wire import split_answer
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
@@ -297,13 +298,15 @@ def parse_answer(answer: bytes, request: Request) -> Answer:
         AnswerError: it is truncated, lacks an output, or a dtype or shape is not as promised.
     """
     try:
-        response = tfs.PredictResponse.FromString(answer)
+        response, tensors = split_answer(answer)
     except DecodeError as error:
         raise AnswerError("the answer is not a PredictResponse, or is cut short") from error
-    missing = [name for name in request.outputs if name not in response.outputs]
+    missing = [name for name in request.outputs if name not in tensors]
     if missing:
         raise AnswerError(f"the answer lacks {', '.join(missing)}")
-    outputs = {name: decode(response.outputs[name], name) for name in request.outputs}
+    outputs = {
+        name: decode(tensors[name].proto, name, payload=tensors[name].payload) for name in request.outputs
+    }
     for name, array in outputs.items():
         _check_output(array, request.signature.outputs[name], request.batch)
     return Answer(outputs, response.model_spec.version.value)

@@ -8,7 +8,7 @@ No shape that a message claims makes the decoder allocate more than the bytes th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ _DTYPES: dict[str, tuple[tfs.DataType, str, str]] = {
 _NAMES: dict[int, str] = {number: name for name, (number, _, _) in _DTYPES.items()}
 _BYTE_FIELDS = ("float_val", "double_val", "scomplex_val", "dcomplex_val")
 _FILL_LIMIT = 65_536
+# A view keeps the whole answer in memory. Who keeps a score should not keep all maps for it.
+_SMALLEST_VIEW = 4096
 
 
 def dtype_name(number: int) -> str:
@@ -83,12 +85,22 @@ def _shape_proto(shape: Sequence[int]) -> tfs.TensorShapeProto:
     return tfs.TensorShapeProto(dim=[tfs.TensorShapeProto.Dim(size=size) for size in shape])
 
 
-def decode(proto: tfs.TensorProto, name: str, *, fill: bool = False) -> Array:
-    """The array that a TensorProto holds; numbers are read-only views of the received bytes.
+def decode(
+    proto: tfs.TensorProto,
+    name: str,
+    *,
+    payload: Mapping[str, Sequence[memoryview]] | None = None,
+    fill: bool = False,
+) -> Array:
+    """The array that a TensorProto holds; numbers are read-only.
 
-    Strings come as an object array of bytes. `name` is for the error's words. With `fill`, fewer values than
-    the shape holds are completed by repeating the last, as TensorFlow does in constants and defaults, up to
-    64 KiB; without it they are an error, because no server shortens an answer.
+    Numbers of 4 KiB and more are a view of the payload, wherever in the answer it begins, so that they may be
+    unaligned, which costs NumPy next to nothing. Strings come as an object array of bytes.
+
+    `name` is for the error's words. `payload` has the runs of bytes of the fields that `_wire.PAYLOAD_FIELDS`
+    names, where they were cut out of the message; None: the message has them itself. With `fill`, fewer
+    values than the shape holds are completed by repeating the last, as TensorFlow does in constants and
+    defaults, up to 64 KiB; without it they are an error, because no server shortens an answer.
 
     Raises:
         AnswerError: the values do not match the shape or the dtype.
@@ -100,7 +112,7 @@ def decode(proto: tfs.TensorProto, name: str, *, fill: bool = False) -> Array:
     if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise AnswerError(f"{name!r} claims the impossible shape {list(shape)}")
     count = math.prod(shape)
-    values = _values(proto, dtype, name, count)
+    values = _values(proto, payload, dtype, name, count)
     if fill and values.size < count:
         values = _filled(values, count, name)
     if values.size != count:
@@ -114,17 +126,25 @@ def decode(proto: tfs.TensorProto, name: str, *, fill: bool = False) -> Array:
         raise AnswerError(f"{name!r} claims the impossible shape {list(shape)[:8]}") from error
 
 
-def _values(proto: tfs.TensorProto, dtype: str, name: str, count: int) -> Array:
+def _values(
+    proto: tfs.TensorProto,
+    payload: Mapping[str, Sequence[memoryview]] | None,
+    dtype: str,
+    name: str,
+    count: int,
+) -> Array:
     """The values of either encoding, flat."""
     _, wire, field = _DTYPES[dtype]
-    content = proto.tensor_content
+    # Of a field that is not repeated, the last one counts.
+    content = proto.tensor_content if payload is None else payload.get("tensor_content", [b""])[-1]
     if content:
         if dtype == "string":
-            return _strings_of_content(content, count, name)
+            return _strings_of_content(bytes(content), count, name)
         return _from_bytes(content, wire, name)
-    typed = getattr(proto, field)
     if field in _BYTE_FIELDS:
-        return _from_bytes(typed[0] if len(typed) == 1 else b"".join(typed), wire, name)
+        runs = getattr(proto, field) if payload is None else payload.get(field, [])
+        return _from_bytes(runs[0] if len(runs) == 1 else b"".join(runs), wire, name)
+    typed = getattr(proto, field)
     if dtype == "string":
         return _objects(typed)
     if dtype == "float16":
@@ -132,13 +152,13 @@ def _values(proto: tfs.TensorProto, dtype: str, name: str, count: int) -> Array:
     return _integers(typed, np.dtype(wire), name)
 
 
-def _from_bytes(content: bytes, wire: str, name: str) -> Array:
+def _from_bytes(content: bytes | memoryview, wire: str, name: str) -> Array:
     dtype = np.dtype(wire)
     if len(content) % dtype.itemsize:
         raise AnswerError(f"{name!r} holds {len(content)} bytes, not a whole number of {dtype.name} values")
-    if dtype.kind == "b" and content.translate(None, b"\x00\x01"):
+    if dtype.kind == "b" and bytes(content).translate(None, b"\x00\x01"):
         raise AnswerError(f"{name!r} holds bytes that are not booleans")
-    return np.frombuffer(content, dtype)
+    return np.frombuffer(content if len(content) >= _SMALLEST_VIEW else bytes(content), dtype)
 
 
 def _integers(values: Any, dtype: np.dtype[Any], name: str) -> Array:
