@@ -123,13 +123,24 @@ class Explanation:
         return maps.absolute(self._needed("gradients"))
 
     def positive(self) -> FloatArray:
-        """[B, H, W] float32 ≥ 0: sum over channels of max(gradients, 0), where more raises the score."""
+        """[B, H, W] float32 ≥ 0: sum over channels of max(gradients, 0), where more raises the score.
+
+        Example:
+            >>> explanation = client.explain(images, outputs="gradients")
+            >>> numpy.allclose(explanation.positive() - explanation.negative(), explanation.gradients.sum(-1))
+            True
+        """
         from saliency_client import maps
 
         return maps.positive(self._needed("gradients"))
 
     def negative(self) -> FloatArray:
-        """[B, H, W] float32 ≥ 0: sum over channels of max(−gradients, 0), where more lowers the score."""
+        """[B, H, W] float32 ≥ 0: sum over channels of max(−gradients, 0), where more lowers the score.
+
+        Example:
+            >>> bool((client.explain(images, outputs="gradients").negative() >= 0).all())
+            True
+        """
         from saliency_client import maps
 
         return maps.negative(self._needed("gradients"))

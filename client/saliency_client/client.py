@@ -231,7 +231,14 @@ class SaliencyClient(BaseClient[grpc.Channel]):
         _run(self._calls.wait_ready(timeout), self._carry_out)
 
     def close(self) -> None:
-        """Close the connections; calls under way end with Cancelled, later ones raise ClientClosed."""
+        """Close the connections; calls under way end with Cancelled, later ones raise ClientClosed.
+
+        Example:
+            >>> client.close()
+            >>> client.explain(images)
+            Traceback (most recent call last):
+            saliency_client._errors.ClientClosed: this client is closed
+        """
         self._calls.forget()
         for channel in self._channels.close():
             channel.close()

@@ -27,7 +27,16 @@ _WHITE = (255, 255, 255, 255)
 
 
 class ImageError(InputError):
-    """A file that cannot become a model input: missing, not an image, broken, too large, wrong shape."""
+    """A file that cannot become a model input: missing, not an image, broken, too large, wrong shape.
+
+    Example:
+        >>> from saliency_client.images import ImageError, load_image
+        >>> try:
+        ...     load_image("gone.png", size=(224, 224))
+        ... except ImageError as error:
+        ...     print(error)
+        gone.png does not exist
+    """
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,12 @@ class Photo:
             padding it reaches beyond the picture.
         name: where it came from, for messages.
         notes: what was done that a person may want to know, such as taking the first frame of an animation.
+
+    Example:
+        >>> from saliency_client.images import load_image
+        >>> photo = load_image("cat.png", size=(224, 224))  # 300 pixels wide and 250 high
+        >>> photo.array.shape, photo.picture.size, photo.box
+        ((224, 224, 3), (300, 250), (25, 0, 275, 250))
     """
 
     array: npt.NDArray[Any]
@@ -79,6 +94,13 @@ def load_image(
     Raises:
         ImageError: the file is missing, unreadable, not an image, truncated or too large, or `channels` is
             not one of those above.
+
+    Example:
+        >>> from saliency_client.images import load_image
+        >>> height, width = client.signatures()["explain_gradients"].inputs["images"].shape[1:3]
+        >>> photo = load_image("cat.png", size=(height, width))
+        >>> photo.array.dtype, photo.array.shape
+        (dtype('uint8'), (224, 224, 3))
     """
     if channels not in _MODE_OF_CHANNELS:
         raise ImageError(
@@ -109,6 +131,13 @@ def load_array(source: Source, shape: tuple[int, int, int], dtype: npt.DTypeLike
 
     Raises:
         ImageError: not a NumPy file, or of another shape or type, or not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from saliency_client.images import load_array
+        >>> np.save("input.npy", np.zeros((4, 6, 3), np.float32))
+        >>> load_array("input.npy", (4, 6, 3), "float32").picture.size
+        (6, 4)
     """
     name = source_name(source)
     array = _read_array(source, name)
@@ -141,6 +170,13 @@ def array_picture(array: npt.NDArray[Any]) -> Image.Image:
 
     Returns:
         An RGB picture of H x W.
+
+    Example:
+        >>> import numpy as np
+        >>> from saliency_client.images import array_picture
+        >>> picture = array_picture(np.array([[[-1.0], [1.0]]]))
+        >>> picture.getpixel((0, 0)), picture.getpixel((1, 0))
+        ((0, 0, 0), (255, 255, 255))
     """
     values = array
     if values.dtype != np.uint8:
@@ -164,6 +200,11 @@ def input_box(picture_size: tuple[int, int], size: tuple[int, int], resize: Resi
 
     Returns:
         (left, top, right, bottom) in the picture's pixels, whole numbers; beyond the picture for "pad".
+
+    Example:
+        >>> from saliency_client.images import input_box
+        >>> input_box((300, 200), (224, 224), "crop"), input_box((300, 200), (224, 224), "pad")
+        ((50, 0, 250, 200), (0, -50, 300, 250))
     """
     width, height = picture_size
     model_height, model_width = size
@@ -177,7 +218,13 @@ def input_box(picture_size: tuple[int, int], size: tuple[int, int], resize: Resi
 
 
 def source_name(source: Source) -> str:
-    """What to call a source in messages: its path, or the name of the open file."""
+    """What to call a source in messages: its path, or the name of the open file.
+
+    Example:
+        >>> from saliency_client.images import source_name
+        >>> source_name("photos/cat.png"), source_name(b"...")
+        ('photos/cat.png', 'the image')
+    """
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     name = getattr(source, "name", None)

@@ -18,6 +18,11 @@ def absolute(gradients: npt.ArrayLike) -> FloatArray:
 
     Returns:
         float32 [..., H, W], not negative.
+
+    Example:
+        >>> from saliency_client import maps
+        >>> maps.absolute([[[1.0, -2.0, 0.5]]])  # one pixel, three channels
+        array([[3.5]], dtype=float32)
     """
     return _floats(np.abs(_floats(gradients)).sum(axis=-1))
 
@@ -30,6 +35,11 @@ def positive(gradients: npt.ArrayLike) -> FloatArray:
 
     Returns:
         float32 [..., H, W], not negative.
+
+    Example:
+        >>> from saliency_client import maps
+        >>> maps.positive([[[1.0, -2.0, 0.5]]])
+        array([[1.5]], dtype=float32)
     """
     return _floats(np.maximum(_floats(gradients), 0).sum(axis=-1))
 
@@ -42,6 +52,11 @@ def negative(gradients: npt.ArrayLike) -> FloatArray:
 
     Returns:
         float32 [..., H, W], not negative.
+
+    Example:
+        >>> from saliency_client import maps
+        >>> maps.negative([[[1.0, -2.0, 0.5]]])
+        array([[2.]], dtype=float32)
     """
     return _floats(np.maximum(-_floats(gradients), 0).sum(axis=-1))
 
@@ -54,6 +69,11 @@ def signed(gradients: npt.ArrayLike) -> FloatArray:
 
     Returns:
         float32 [..., H, W].
+
+    Example:
+        >>> from saliency_client import maps
+        >>> maps.signed([[[1.0, -2.0, 0.5]]])
+        array([[-0.5]], dtype=float32)
     """
     return _floats(_floats(gradients).sum(axis=-1))
 
@@ -74,6 +94,13 @@ def normalize(values: npt.ArrayLike, *, clip: float = DEFAULT_CLIP, signed: bool
 
     Raises:
         ValueError: `clip` is out of range, the map is empty, or it holds NaN or infinity.
+
+    Example:
+        >>> from saliency_client import maps
+        >>> maps.normalize([[0.0, 1.0, 2.0, 4.0]], clip=100)
+        array([[0.  , 0.25, 0.5 , 1.  ]], dtype=float32)
+        >>> maps.normalize([[-4.0, 0.0, 2.0]], clip=100, signed=True)
+        array([[-1. ,  0. ,  0.5]], dtype=float32)
     """
     low, high = limits(values, clip=clip, signed=signed)
     return rescale(values, low, high)
@@ -94,6 +121,12 @@ def limits(
 
     Raises:
         ValueError: as `normalize`.
+
+    Example:
+        >>> from saliency_client import maps
+        >>> low, high = maps.limits([[3.0, 1.0, 2.0, 5.0]], clip=100)
+        >>> float(low.item()), float(high.item())
+        (1.0, 5.0)
     """
     maps = _checked_maps(values)
     if not 0 < clip <= 100:
@@ -116,6 +149,11 @@ def rescale(values: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike) -> F
 
     Returns:
         float32 [..., H, W].
+
+    Example:
+        >>> from saliency_client import maps
+        >>> maps.rescale([[1.0, 2.0, 3.0, 9.0]], 1, 5)
+        array([[0.  , 0.25, 0.5 , 1.  ]], dtype=float32)
     """
     # In float64, because the span of two float32 values can be infinite or vanish in float32.
     start = np.asarray(low, np.float64)

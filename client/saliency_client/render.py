@@ -52,6 +52,15 @@ def heatmap(
 
     Raises:
         ValueError: unknown color map, `clip` out of range, or a map that is not [H, W] and finite.
+
+    Example:
+        >>> from saliency_client import render
+        >>> from saliency_client.images import load_image
+        >>> photo = load_image("cat.png", size=(224, 224))
+        >>> explanation = client.explain(photo.array)
+        >>> picture = render.heatmap(photo.picture, explanation.saliency[0], photo.box, colormap="viridis")
+        >>> picture.size == photo.picture.size
+        True
     """
     placed = _place(maps.normalize(_one_map(values), clip=clip, signed=signed), picture.size, box)
     return _in_bands(picture.size, lambda rows: _colored(placed.rows(rows), colormap, signed))
@@ -85,6 +94,13 @@ def overlay(
 
     Raises:
         ValueError: as `heatmap`, or `opacity` out of range.
+
+    Example:
+        >>> from saliency_client import maps, render
+        >>> from saliency_client.images import load_image
+        >>> photo = load_image("cat.png", size=(224, 224))
+        >>> gradients = client.explain(photo.array, outputs="gradients").gradients[0]
+        >>> render.overlay(photo.picture, maps.signed(gradients), photo.box, signed=True).save("signed.png")
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity:g}; it must be within [0, 1]")
@@ -120,6 +136,13 @@ def masked(
 
     Raises:
         ValueError: as `heatmap`.
+
+    Example:
+        >>> from PIL import Image
+        >>> from saliency_client import render
+        >>> white = Image.new("RGB", (2, 1), "white")
+        >>> [render.masked(white, [[0.0, 7.0]]).getpixel((x, 0)) for x in (0, 1)]
+        [(0, 0, 0), (255, 255, 255)]
     """
     placed = _place(maps.normalize(_one_map(values), clip=clip), picture.size, box)
     photo = np.asarray(picture.convert("RGB"))
@@ -155,6 +178,14 @@ def panel(
 
     Raises:
         ValueError: as `heatmap`, or the gradient is not [H, W, C].
+
+    Example:
+        >>> from saliency_client import render
+        >>> from saliency_client.images import load_image
+        >>> photo = load_image("cat.png", size=(224, 224))
+        >>> explanation = client.explain(photo.array, outputs="gradients")
+        >>> title = f"{explanation.label[0]}, {explanation.probability[0]:.0%}"
+        >>> render.panel(photo.picture, explanation.gradients[0], photo.box, title=title).save("panel.png")
     """
     signal = np.asarray(gradients, np.float32)
     if signal.ndim != 3:
@@ -179,6 +210,11 @@ def colormap_name(name: str) -> str:
 
     Raises:
         ValueError: there is none of that name; the message lists near ones.
+
+    Example:
+        >>> from saliency_client import render
+        >>> render.colormap_name("viridis_r")
+        'bids:viridis_r'
     """
     from cmap import Catalog
 
