@@ -127,7 +127,8 @@ class Explanation:
 
         Example:
             >>> explanation = client.explain(images, outputs="gradients")
-            >>> numpy.allclose(explanation.positive() - explanation.negative(), explanation.gradients.sum(-1))
+            >>> signed = explanation.positive() - explanation.negative()
+            >>> numpy.allclose(signed, explanation.gradients.sum(axis=-1), atol=1e-5)
             True
         """
         from saliency_client import maps
