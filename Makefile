@@ -47,7 +47,7 @@ lint: $(VENV)/.installed-lint ## Check style (ruff) and the client's types (mypy
 
 bench: $(VENV)/.installed-bench ## Measure, side by side in one run
 	@$(BIN)/python tests/benchmarks/run.py --record
-	@$(BIN)/python tests/benchmarks/client_codec.py
+	@$(BIN)/python tests/benchmarks/client_codec.py --record
 	@$(BIN)/python tests/benchmarks/lowering.py
 
 constraints: ## Resolve the newest versions that pyproject.toml allows (needs uv)

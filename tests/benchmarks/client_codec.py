@@ -1,6 +1,8 @@
-"""What the client costs: codec, import, overhead of a call, and how busy explain_many keeps a server.
+"""What the client costs: codec, import, overhead of a call, how busy explain_many keeps a server, disk.
 
-    python tests/benchmarks/client_codec.py [--json FILE]
+    python tests/benchmarks/client_codec.py [--json FILE] [--record]
+
+`--record` writes the figures as a dated page under tests/benchmarks/results/.
 
 The server is a process of its own that answers with ready-made bytes, so that what is measured is the client.
 """
@@ -8,15 +10,17 @@ The server is a process of its own that answers with ready-made bytes, so that w
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from importlib.metadata import version
 from pathlib import Path
@@ -39,10 +43,13 @@ LIMITS = {
     "decode [8,224,224,3], tensor_content (ms)": 2.0,
     "encode 8 uint8 images (ms)": 1.0,
     "overhead of one explain, 224x224 (ms)": 3.0,
-    "import, first name used (s)": 0.30,
+    "from saliency_client import SaliencyClient (s)": 0.30,
+    "saliency-client --help (s)": 0.20,
     "resident after import (MB)": 60.0,
     "server idle, explain_many of 200, 4 in flight (%)": 5.0,
+    "base install on disk, without TensorFlow (MB)": 150.0,
 }
+ROOT = Path(__file__).parents[2]
 SIGNATURE = Signature(
     "explain_gradients",
     {
@@ -102,10 +109,29 @@ def import_cost() -> dict[str, float]:
     )
     runs = [
         [float(word) for word in subprocess.check_output([sys.executable, "-c", code], text=True).split()]
-        for _ in range(7)
+        for _ in range(15)
     ]
     seconds, resident = (statistics.median(column) for column in zip(*runs, strict=True))
-    return {"import, first name used (s)": seconds, "resident after import (MB)": resident}
+    command = [Path(sys.executable).parent / "saliency-client", "--help"]
+    help_ms = median_ms(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL), 15)
+    return {
+        "from saliency_client import SaliencyClient (s)": seconds,
+        "resident after import (MB)": resident,
+        "saliency-client --help (s)": help_ms / 1000,
+    }
+
+
+def base_install() -> dict[str, float]:
+    """Disk that `pip install saliency-serving` takes in a fresh environment, compiled bytecode included."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        python = Path(folder) / "bin" / "python"
+        files = Path(folder) / "lib"
+        subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "-qq", ROOT], check=True)
+        assert not list(files.rglob("tensorflow")), "the base install brings TensorFlow"
+        subprocess.run([python, "-c", "from saliency_client import SaliencyClient"], check=True)
+        blocks = sum(path.lstat().st_blocks for path in files.rglob("*"))
+    return {"base install on disk, without TensorFlow (MB)": blocks * 512 / 1e6}
 
 
 class Server(grpc.GenericRpcHandler):
@@ -204,11 +230,12 @@ def calls() -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--record", action="store_true")
     parser.add_argument("--serve", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
         return serve(options.serve)
-    figures = {**codec(), **import_cost(), **calls()}
+    figures = {**codec(), **import_cost(), **calls(), **base_install()}
     packages = {name: version(name) for name in ("grpcio", "protobuf", "numpy")}
     where = {"python": platform.python_version(), "cpus": os.cpu_count(), **packages}
     for name, limit in LIMITS.items():
@@ -218,6 +245,23 @@ def main() -> None:
     print(", ".join(f"{name} {value}" for name, value in where.items()))
     if options.json:
         options.json.write_text(json.dumps({"where": where, "figures": figures}, indent=2) + "\n")
+    if options.record:
+        path = ROOT / "tests" / "benchmarks" / "results" / f"{datetime.date.today()}-client.md"
+        path.write_text(as_page(figures, where), encoding="utf-8")
+
+
+def as_page(figures: Mapping[str, float], where: Mapping[str, object]) -> str:
+    width = max(map(len, LIMITS))
+    lines = [
+        f"# What the client costs, {datetime.date.today()}",
+        "",
+        ", ".join(f"{name} {value}" for name, value in where.items()) + ". Made by `make bench`; medians.",
+        "",
+        f"| {'measure':<{width}} | measured | limit |",
+        f"|{'-' * (width + 2)}|---|---|",
+        *(f"| {name:<{width}} | {figures[name]:.3g} | ≤ {limit:g} |" for name, limit in LIMITS.items()),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
