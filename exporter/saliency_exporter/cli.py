@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import subprocess
@@ -17,6 +18,8 @@ from .errors import ExportError
 
 _METHODS = ("gradients", "guided", "smooth")
 _BATCH_SIZES = (1, 2, 4, 8, 16)
+_PREPROCESSINGS = ("auto", "none", "pixels", "tf", "torch", "caffe")
+_MODEL_FILES = (".keras", ".h5", ".hdf5")
 
 
 class _LazyGroup(click.Group):
@@ -134,6 +137,18 @@ class _Held(click.ParamType):
             self.fail(f"{text!r} is not a number, true, false or a .npy file", param, context)
 
 
+class _Preprocessing(click.ParamType):
+    """The name of a preprocessing, or module:callable."""
+
+    name = "NAME"
+
+    def convert(self, value: Any, param: Any, context: Any) -> str:
+        if value not in _PREPROCESSINGS and ":" not in value:
+            known = ", ".join(_PREPROCESSINGS)
+            self.fail(f"{value!r} is not one of {known} or module:callable", param, context)
+        return str(value)
+
+
 class _Names(click.ParamType):
     """Some of the methods, as in gradients,smooth."""
 
@@ -181,21 +196,26 @@ _xla_cache = click.option(
 )
 @click.option(
     "--preprocessing",
+    type=_Preprocessing(),
     default="auto",
     show_default=True,
-    metavar="NAME",
-    help="auto, none, pixels, tf, caffe, torch or module:callable: what happens to pixels before the model.",
+    help="What happens to pixels before the model: tf, torch or caffe, as in keras.applications; pixels, if "
+    "it takes 0..255 itself; none, if clients send float32 model input; or your own module:callable. auto is "
+    "what is known of keras.applications and efficientnet-lite0; of any other model you have to say it.",
 )
 @click.option("--labels", type=click.Path(path_type=Path), help="Class names: a text or JSON file.")
 @click.option(
-    "--methods", type=_Names(), default=_METHODS, show_default=",".join(_METHODS), help="What to export."
+    "--methods",
+    type=_Names(),
+    default=_METHODS,
+    help=f"What to export.  [default: {','.join(_METHODS)}]",
 )
 @click.option(
     "--batch-sizes",
     type=_Numbers(),
     default=_BATCH_SIZES,
-    show_default=",".join(map(str, _BATCH_SIZES)),
-    help="Compiled batch sizes; any other batch is padded or sliced to these.",
+    help="Compiled batch sizes; any other batch is padded or sliced to these.  "
+    f"[default: {','.join(map(str, _BATCH_SIZES))}]",
 )
 @click.option(
     "--compile",
@@ -273,6 +293,7 @@ def export(
     saliency-exporter export my_package.models:build models/mine --preprocessing pixels
     saliency-exporter export ResNet50 models/resnet --weights resnet50.weights.h5 --batch-sizes 1,8
     """
+    _check_without_tensorflow(model, model_dir, version, labels, weights)
     with _Steps() as say:
         say("starting TensorFlow and loading the model")
         _quiet_tensorflow()
@@ -315,6 +336,39 @@ def export(
         verify_step = _verify_in_own_process(xla_cache) if verify_ else None
         final = export_version(job, model_dir, version=version, verify=verify_step, progress=say)
     click.echo(str(final))
+
+
+def _check_without_tensorflow(
+    model: str, model_dir: Path, version: int | None, labels: Path | None, weights: str | None
+) -> None:
+    """Find the mistakes that can be found before TensorFlow is imported, which takes seconds."""
+    from .base_path import refuse_existing
+    from .labels import read_labels
+
+    if ":" not in model and (Path(model).suffix.lower() in _MODEL_FILES or os.sep in model):
+        _check_exists(Path(model), "model")
+    if weights not in (None, "imagenet", "none"):
+        _check_exists(Path(weights), "weights file")
+    if labels is not None:
+        _check_exists(labels, "labels file")
+        read_labels(labels)
+    if version is not None:
+        refuse_existing(model_dir / str(version))
+
+
+def _check_exists(path: Path, what: str) -> None:
+    if path.exists():
+        return
+    folder = path.parent
+    if not folder.is_dir():
+        raise ExportError(f"{what} {path} does not exist", hint=f"there is no directory {folder} either")
+    near = difflib.get_close_matches(path.name, [other.name for other in folder.iterdir()], n=3)
+    raise ExportError(
+        f"{what} {path} does not exist",
+        hint=f"did you mean {' or '.join(str(folder / name) for name in near)}?"
+        if near
+        else f"it was looked for in {folder.resolve()}",
+    )
 
 
 def _classes_of(source: Any) -> int:
@@ -381,7 +435,8 @@ def _verify_in_own_process(xla_cache: Path | None) -> Callable[[Path], dict[str,
 def verify(version_dir: Path, as_json: bool, xla_cache: Path | None) -> None:
     """Check VERSION_DIR: load it as TensorFlow Serving does and run every signature.
 
-    Compares with what the uncompiled model gave when it was exported; exits with 1 on any difference.
+    Compares with what the uncompiled model gave when it was exported; exits with 1 where an answer is not
+    within tolerance of it.
 
     \b
     saliency-exporter verify models/lite0/1
@@ -391,7 +446,8 @@ def verify(version_dir: Path, as_json: bool, xla_cache: Path | None) -> None:
     from .verify import verify as verify_version
 
     table = _Table(err=as_json)
-    report = verify_version(version_dir, progress=table.row)
+    started = time.monotonic()
+    report = verify_version(version_dir, progress=table.row, step=lambda words: click.echo(words, err=True))
     if cache is not None:
         from .xla_cache import vouch_for_entries
 
@@ -401,7 +457,10 @@ def verify(version_dir: Path, as_json: bool, xla_cache: Path | None) -> None:
     if as_json:
         click.echo(json.dumps({**report.to_manifest(), "problems": report.problems}))
     elif not report.problems:
-        click.echo(f"all equal; {report.warmup_records} warmup records run")
+        click.echo(
+            f"every answer is within tolerance of the reference: {len(report.rows)} calls and "
+            f"{report.warmup_records} warmup records in {time.monotonic() - started:.0f} s"
+        )
     sys.exit(1 if report.problems else 0)
 
 

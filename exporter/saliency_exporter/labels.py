@@ -15,14 +15,14 @@ _FORMS = (
 )
 
 
-def read_labels(path: str | Path, classes: int) -> tuple[str, ...]:
+def read_labels(path: str | Path, classes: int | None = None) -> tuple[str, ...]:
     """Read one name per class, in class order.
 
     Args:
         path: a UTF-8 file: one name a line, a JSON list, a JSON object from class index to name
             or to ``[WordNet id, name]`` (as ImageNet's names are commonly given), or one from name
             to class index (Keras's ``class_indices``).
-        classes: how many classes the model has.
+        classes: how many classes the model has, if that is known yet.
 
     Raises:
         ExportError: the file is missing, unreadable, larger than 16 MiB, not UTF-8, not valid JSON,
@@ -35,7 +35,7 @@ def read_labels(path: str | Path, classes: int) -> tuple[str, ...]:
     for index, name in enumerate(names):
         if not name:
             raise ExportError(f"labels file {path} has an empty name for class {index}", hint=_FORMS)
-    if len(names) != classes:
+    if classes is not None and len(names) != classes:
         raise ExportError(
             f"labels file {path} holds {len(names)} names; the model has {classes} classes",
             hint="remove the background class from the file: the model has none"

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version as distribution_version
 from pathlib import Path
@@ -17,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from .activations import Coverage, find_activations
+from .base_path import base_path, next_version, partial_directory, publish, refuse_existing, remove_abandoned
 from .errors import ExportError
 from .folding import fold
 from .forward import Forward, ForwardGraph
@@ -30,8 +26,6 @@ from .sources import Source
 from .sources.source import Kept
 from .tracing import trace
 from .warmup import WarmupRecord, write_warmup
-
-_PARTIAL_PREFIX = ".saliency-export-"
 
 Progress = Callable[[str], None]
 Verify = Callable[[Path], Mapping[str, Any]]
@@ -68,7 +62,8 @@ def export(
     """Export a model to a new version directory of a model base path.
 
     The version is built under a name that no server reads and renamed when it is complete and verified, so a
-    server that polls the base path never sees half a model. What an earlier, killed export left is removed.
+    server that polls the base path never sees half a model. What an earlier, killed export left is removed,
+    and so is a base path that was made for an export that failed.
 
     Args:
         job: what to export.
@@ -84,30 +79,24 @@ def export(
         ExportError: the model is not supported, the version exists, or the directory cannot be written.
     """
     try:
-        model_dir.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(model_dir)
-        number = next_version(model_dir) if version is None else version
-        final = model_dir / str(number)
-        _refuse_existing(final)
-        with _partial_directory(model_dir, number) as partial:
-            record = write_version(job, partial, progress=progress)
-            write_manifest(partial, record)
-            if verify is not None:
-                progress("verifying every signature at every batch size, loaded as TensorFlow Serving does")
-                write_manifest(partial, {**record, "verification": verify(partial)})
-            _publish(partial, final)
+        with base_path(model_dir):
+            remove_abandoned(model_dir)
+            number = next_version(model_dir) if version is None else version
+            final = model_dir / str(number)
+            refuse_existing(final)
+            with partial_directory(model_dir, number) as partial:
+                record = write_version(job, partial, progress=progress)
+                write_manifest(partial, record)
+                if verify is not None:
+                    progress("verifying every signature and batch size, loaded as TensorFlow Serving does")
+                    write_manifest(partial, {**record, "verification": verify(partial)})
+                publish(partial, final)
     except (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
         raise ExportError(
             f"{model_dir} cannot be written: {getattr(error, 'strerror', None) or error}",
             hint="nothing was exported; free some space or name another directory, and export again",
         ) from error
     return final
-
-
-def next_version(model_dir: Path) -> int:
-    """One more than the highest version of a model base path; 1 for an empty one."""
-    versions = [int(path.name) for path in model_dir.iterdir() if path.name.isdigit()]
-    return max(versions, default=0) + 1
 
 
 def write_version(
@@ -249,61 +238,3 @@ def manifest(job: Export, graph: ForwardGraph, coverage: Coverage, **more: Any) 
         "verification": None,
         **more,
     }
-
-
-def _refuse_existing(final: Path) -> None:
-    if final.exists():
-        raise ExportError(
-            f"version {final.name} of {final.parent} exists already",
-            hint="leave --version away for the next number; a served version is never changed in place",
-        )
-
-
-@contextmanager
-def _partial_directory(model_dir: Path, number: int) -> Iterator[Path]:
-    """A directory that no server reads, locked while this process lives; removed unless it was published."""
-    partial = model_dir / f"{_PARTIAL_PREFIX}{number}-{os.getpid()}-{time.monotonic_ns()}"
-    partial.mkdir()
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        os.close(descriptor)
-
-
-def _remove_abandoned(model_dir: Path) -> None:
-    """Remove what killed exports left: partial directories that no living process has locked."""
-    for path in model_dir.glob(f"{_PARTIAL_PREFIX}*"):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(descriptor)
-
-
-def _publish(partial: Path, final: Path) -> None:
-    """Give the complete directory its number."""
-    # Written through to the disk first: a rename can outlive the data of what it renamed.
-    for directory, _, files in os.walk(partial):
-        for name in (*files, "."):
-            _sync(Path(directory, name))
-    try:
-        os.rename(partial, final)
-    except OSError as error:
-        if final.exists():
-            _refuse_existing(final)
-        raise error
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

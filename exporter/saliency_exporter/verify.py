@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2
 
 from .errors import ExportError
 from .kept import kept_problems
@@ -17,6 +18,7 @@ from .manifest import read_manifest
 from .reference import KEPT_OUTPUTS, reference_path
 from .servable import Servable, ServableError, load_servable
 from .signatures import CLASS_LABELS, predictions_signature
+from .tensor_protos import to_array
 from .warmup import read_warmup
 
 SCORE_TOLERANCE = 1e-3
@@ -32,7 +34,7 @@ signal on one side only, and each such unit changes the map by about one over th
 wrong rule, sample or
 class leaves 0.3 and more."""
 
-_MAPS = frozenset({"gradients", "relative_error"})
+_MAPS = frozenset({"gradients", "saliency", "relative_error"})
 _DEFAULTS = {"class_index": -1, "num_samples": 50, "noise_level": 0.15, "seed": 0}
 
 
@@ -66,7 +68,7 @@ class Report:
     Attributes:
         rows: one for each signature and batch size.
         problems: everything that is wrong; empty for a good export.
-        warmup_records: how many warmup records ran.
+        warmup_records: how many warmup records ran; their answers are compared as well.
     """
 
     rows: tuple[Row, ...]
@@ -88,6 +90,7 @@ def verify(
     version_dir: Path,
     *,
     progress: Callable[[Row], None] = lambda row: None,
+    step: Callable[[str], None] = lambda words: None,
 ) -> Report:
     """Verify a version directory.
 
@@ -98,6 +101,7 @@ def verify(
     Args:
         version_dir: the directory of one version.
         progress: called with each row as it is done.
+        step: called with one line before what takes long and has no rows.
 
     Raises:
         ExportError: the directory is not an exported version or cannot be loaded.
@@ -119,8 +123,10 @@ def verify(
         warmed = 0
         if not problems:
             problems += list(_refusal_problems(servable, manifest, reference))
-            warmed, warmup_problems = _replay_warmup(servable, version_dir)
-            problems += warmup_problems
+            requests = list(read_warmup(version_dir))
+            warmed = len(requests)
+            step(f"replaying {warmed} warmup records")
+            problems += list(_warmup_problems(servable, manifest, reference, requests))
     finally:
         servable.close()
     return Report(tuple(rows), tuple(problems), warmed)
@@ -213,12 +219,16 @@ def _row(
         _compare(outputs, signature, rows, reference, manifest, errors)
     except (ServableError, ExportError) as error:
         return Row(signature, size, first_ms, ms, errors["score"], errors["gradient"], str(error))
-    problem = ""
+    return Row(signature, size, first_ms, ms, errors["score"], errors["gradient"], _beyond_tolerance(errors))
+
+
+def _beyond_tolerance(errors: Mapping[str, float]) -> str:
+    """What is wrong with errors as `_compare` measures them, or ""."""
     if not errors["score"] <= SCORE_TOLERANCE:
-        problem = f"scores differ from the reference by {errors['score']:.2g} (bound {SCORE_TOLERANCE:g})"
-    elif not errors["gradient"] <= GRADIENT_TOLERANCE:
-        problem = f"maps differ from the reference by {errors['gradient']:.2g} (bound {GRADIENT_TOLERANCE:g})"
-    return Row(signature, size, first_ms, ms, errors["score"], errors["gradient"], problem)
+        return f"scores differ from the reference by {errors['score']:.2g} (bound {SCORE_TOLERANCE:g})"
+    if not errors["gradient"] <= GRADIENT_TOLERANCE:
+        return f"maps differ from the reference by {errors['gradient']:.2g} (bound {GRADIENT_TOLERANCE:g})"
+    return ""
 
 
 def _timed(
@@ -237,10 +247,15 @@ def _compare(
     manifest: Mapping[str, Any],
     errors: dict[str, float],
 ) -> None:
-    """Update the largest errors; raise where an output is of another kind than the reference."""
-    for name in KEPT_OUTPUTS:
+    """Update the largest errors; raise where an output is of another kind than the reference.
+
+    `outputs` may be some of the signature's. A map without its gradients is held against the reference's.
+    """
+    for name in (*KEPT_OUTPUTS, "saliency"):
         expected = reference.get(f"{signature}/{name}")
-        if expected is None:
+        if name == "saliency" and name in outputs and "gradients" not in outputs:
+            expected = np.abs(reference[f"{signature}/gradients"]).max(axis=-1)
+        if expected is None or name not in outputs:
             continue
         got, want = outputs[name], expected[rows]
         if got.shape != want.shape or got.dtype != want.dtype:
@@ -251,7 +266,7 @@ def _compare(
             continue
         kind = "gradient" if name in _MAPS else "score"
         errors[kind] = max(errors[kind], _error(kind, got, want))
-    if "saliency" in outputs and not np.array_equal(
+    if {"saliency", "gradients"} <= set(outputs) and not np.array_equal(
         outputs["saliency"], np.abs(outputs["gradients"]).max(axis=-1)
     ):
         raise ExportError("saliency is not the maximum over channels of |gradients|")
@@ -291,15 +306,41 @@ def _refusal_problems(
                 yield f"{signature} refuses class_index {manifest['classes']} with: {error.message}"
 
 
-def _replay_warmup(servable: Servable, version_dir: Path) -> tuple[int, list[str]]:
-    count, problems = 0, []
-    for request in read_warmup(version_dir):
+def _warmup_problems(
+    servable: Servable,
+    manifest: Mapping[str, Any],
+    reference: Mapping[str, np.ndarray],
+    requests: Sequence[predict_pb2.PredictRequest],
+) -> Iterator[str]:
+    """Every record must run, and be answered as the reference's examples, which it is made of.
+
+    Those of signatures that the model brought along have to run; `kept_problems` looks at what they answer.
+    """
+    compared = _signatures(manifest)
+    for number, request in enumerate(requests, 1):
         signature = request.model_spec.signature_name
+        inputs = {name: to_array(proto) for name, proto in request.inputs.items()}
         try:
-            outputs = servable.predict(signature, request.inputs, request.output_filter)
-            if not all(np.isfinite(v).all() for k, v in outputs.items() if v.dtype.kind == "f"):
-                problems.append(f"warmup record {count + 1} ({signature}) gives NaN or infinity")
-        except ServableError as error:
-            problems.append(f"warmup record {count + 1} ({signature}) fails: {error}")
-        count += 1
-    return count, problems
+            outputs = servable.predict(signature, inputs, request.output_filter)
+            problem = ""
+            if signature in compared:
+                problem = _warmup_problem(outputs, signature, inputs, manifest, reference)
+        except (ServableError, ExportError) as error:
+            problem = str(error)
+        if problem:
+            yield f"warmup record {number} ({signature}): {problem}"
+
+
+def _warmup_problem(
+    outputs: Mapping[str, np.ndarray],
+    signature: str,
+    inputs: Mapping[str, np.ndarray],
+    manifest: Mapping[str, Any],
+    reference: Mapping[str, np.ndarray],
+) -> str:
+    rows = np.arange(len(inputs["images"])) % len(reference["input/images"])
+    if not all(np.array_equal(value, reference[f"input/{name}"][rows]) for name, value in inputs.items()):
+        return "it asks for other examples than the reference has"
+    errors = {"score": 0.0, "gradient": 0.0}
+    _compare(outputs, signature, rows, reference, manifest, errors)
+    return _beyond_tolerance(errors)

@@ -111,6 +111,16 @@ def read_warmup(version_dir: Path | str) -> Iterator[predict_pb2.PredictRequest]
                 raise ServableError(tf.errors.UNIMPLEMENTED, f"Unsupported log_type for warmup: {other}")
 
 
+def count_warmup(version_dir: Path | str) -> int:
+    """How many warmup records a version directory has.
+
+    Raises:
+        ServableError: the file is damaged.
+    """
+    path = warmup_path(version_dir)
+    return sum(1 for _ in _records(path)) if path.exists() else 0
+
+
 def replay_warmup(
     servable: Servable,
     version_dir: Path | str | None = None,

@@ -105,7 +105,7 @@ def test_the_line_that_explains_leaves_a_picture_of_the_size_of_the_photo(server
 def test_the_snippet_for_apps_runs_and_leaves_its_overlay(server, folder):
     ((_, snippet),) = blocks("README.md", "python")
     assert "localhost:8500" in snippet
-    code = snippet.replace("localhost:8500", server).replace("efficientnet-lite0", "my-model")
+    code = snippet.replace("localhost:8500", server)
     (folder / "app.py").write_text(code, encoding="utf-8")
     printed = run(f"{sys.executable} app.py", folder)
     assert "(1, 224, 224)" in printed

@@ -30,7 +30,7 @@ from saliency_exporter.serving.models import ModelConfig, ModelManager
 from saliency_exporter.serving.services import ModelService, PredictionService
 from saliency_exporter.serving.tls import TlsFiles, server_credentials
 from saliency_exporter.tensor_protos import Encoding
-from saliency_exporter.warmup import replay_warmup
+from saliency_exporter.warmup import count_warmup, replay_warmup
 from saliency_exporter.xla_cache import use_xla_cache, vouch_for_entries
 
 MAX_MESSAGE_BYTES = 2**31 - 1
@@ -212,7 +212,9 @@ class LocalServer:
 
     def _warm_up(self, name: str, version: int, servable: Servable) -> None:
         try:
-            replay_warmup(servable, progress=_WarmupProgress(f"{name} version {version}", self._report))
+            total = count_warmup(servable.version_dir)
+            progress = _WarmupProgress(f"{name} version {version}", total, self._report)
+            replay_warmup(servable, progress=progress)
         except BaseException:
             servable.close()
             raise
@@ -328,8 +330,9 @@ def _signals_to(events: queue.SimpleQueue[BaseException | int | None]) -> Iterat
 class _WarmupProgress:
     """Says which warmup record runs, at most every two seconds."""
 
-    def __init__(self, version: str, report: Callable[[str], None]) -> None:
+    def __init__(self, version: str, total: int, report: Callable[[str], None]) -> None:
         self._version = version
+        self._total = total
         self._report = report
         self._count = 0
         self._said = time.monotonic()
@@ -340,7 +343,8 @@ class _WarmupProgress:
             return
         self._said = time.monotonic()
         self._report(
-            f"{self._version}: warming up, request {self._count} ({request.model_spec.signature_name})"
+            f"{self._version}: warming up, request {self._count} of {self._total} "
+            f"({request.model_spec.signature_name})"
         )
 
 

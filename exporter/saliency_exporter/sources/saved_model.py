@@ -79,7 +79,7 @@ def _kept(loaded: Any) -> Kept:
 
 def _is_ours(key: str) -> bool:
     """Whether a signature is one that an export makes, and makes anew."""
-    return key.startswith("explain_") or key == "serving_images"
+    return key.startswith("explain_") or key in ("serving_images", "class_labels")
 
 
 def _load(path: Path) -> Any:

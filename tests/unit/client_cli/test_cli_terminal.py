@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -115,6 +116,41 @@ def test_a_pipe_gets_no_escape_sequences_and_no_progress(
     assert len(done.stdout.splitlines()) == 3
     assert done.stderr.splitlines()[0] == "error: missing.png does not exist"
     assert len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "cat.png"], ["class 2", "class 1", "%"]),
+        (["status"], ["version", "AVAILABLE"]),
+        (["signatures"], ["explain_smooth", "uint8[?,20,20,3]", "0.15"]),
+        (
+            ["bench", "--requests", "4", "--concurrency", "2"],
+            ["requests", "2 at a time", "throughput", "latency p50", "latency p99"],
+        ),
+    ],
+    ids=lambda value: value[0],
+)
+def test_other_commands_show_the_same_on_a_terminal_and_on_a_pipe(
+    cli: Cli,
+    photo: Path,
+    environment: dict[str, str],
+    program: list[str],
+    arguments: list[str],
+    words: list[str],
+) -> None:
+    code, written = on_terminal([*program, *arguments], cli.folder, environment)
+    assert code == 0, written
+    assert "\x1b[" in written
+    done = on_pipe([*program, *arguments], cli.folder, environment)
+    assert "\x1b" not in done.stdout + done.stderr
+    for word in words:
+        assert word in plain(written)
+        assert word in done.stdout
+    _, written = on_terminal([*program, *arguments, "--json"], cli.folder, environment)
+    piped = on_pipe([*program, *arguments, "--json"], cli.folder, environment)
+    (line,) = [line for line in plain(written).splitlines() if line.startswith("{")]
+    assert set(json.loads(line)) == set(json.loads(piped.stdout))
 
 
 def test_long_paths_are_not_broken_on_a_narrow_terminal(

@@ -120,6 +120,14 @@ def test_a_failed_verification_publishes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_failed_export_leaves_no_directory_that_was_not_there(tmp_path):
+    (tmp_path / "models" / "other").mkdir(parents=True)
+    for model_dir in (tmp_path / "models" / "m", tmp_path / "a" / "b" / "m"):
+        with pytest.raises(ExportError, match="3 labels"):
+            export(job(labels=("a", "b", "c")), model_dir)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["models", "models/other"]
+
+
 def test_a_model_base_path_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "m").write_text("")
     with pytest.raises(ExportError, match=r"m cannot be written: File exists"):
@@ -192,6 +200,6 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path):
         with pytest.raises(ExportError, match="cannot be written") as error:
             export(job(), small / "m")
         assert "nothing was exported" in error.value.hint
-        assert list((small / "m").iterdir()) == []
+        assert list(small.iterdir()) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)

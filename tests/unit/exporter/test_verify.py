@@ -12,7 +12,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 from saliency_exporter.errors import ExportError
 from saliency_exporter.manifest import manifest_path
 from saliency_exporter.reference import reference_path
+from saliency_exporter.servable import Servable
 from saliency_exporter.verify import verify
+from saliency_exporter.warmup import read_warmup, write_warmup
 
 
 @pytest.fixture
@@ -67,6 +69,33 @@ def reverse_class_names(version: Path) -> None:
 def test_class_names_that_are_not_the_manifests_are_found(copy):
     reverse_class_names(copy)
     assert verify(copy).problems == ("signature class_labels does not tell the class names of the manifest",)
+
+
+def test_an_answer_to_a_warmup_record_that_differs_is_found(copy, monkeypatch):
+    """What runs with an output filter goes wrong alone: the rows of the table ask for all outputs."""
+    predict = Servable.predict
+
+    def predict_wrongly(servable, signature, inputs, output_filter=()):
+        outputs = predict(servable, signature, inputs, output_filter)
+        return {**outputs, "saliency": outputs["saliency"] * 1.05} if output_filter else outputs
+
+    monkeypatch.setattr(Servable, "predict", predict_wrongly)
+    report = verify(copy)
+    assert not any(row.problem for row in report.rows)
+    filtered = [request for request in read_warmup(copy) if request.output_filter]
+    light = [problem for problem in report.problems if "maps differ from the reference by 0.05" in problem]
+    full = [problem for problem in report.problems if "not the maximum over channels" in problem]
+    assert len(light) + len(full) == len(report.problems) == len(filtered) == 4
+
+
+def test_a_warmup_record_of_other_examples_is_found(copy):
+    requests = list(read_warmup(copy))
+    inputs = {name: tf.make_ndarray(proto) for name, proto in requests[0].inputs.items()}
+    inputs["images"] = 255 - inputs["images"]
+    write_warmup(copy, [("serving_default", inputs)], "classifier")
+    assert verify(copy).problems == (
+        "warmup record 1 (serving_default): it asks for other examples than the reference has",
+    )
 
 
 def test_another_class_is_found(copy):
