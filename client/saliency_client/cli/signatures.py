@@ -73,9 +73,9 @@ def _default(signature: Signature, name: str) -> Any:
 
 
 def _shown(default: Any) -> str:
-    """A default in a cell of the table: of many values, how many and the first."""
+    """A default in a cell of the table: of many values, how many and the ends."""
     if isinstance(default, list) and len(default) > 4:
-        return f"{len(default)} values: {default[0]}, …, {default[-1]}"
+        return f"{len(default)} values, {default[0]} … {default[-1]}"
     return "" if default is None else str(default)
 
 
@@ -86,7 +86,7 @@ def _table(found: Mapping[str, Signature]) -> Table:
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for header in ("signature", "", "name", "type", "default"):
-        table.add_column(header, overflow="fold")
+        table.add_column(header, overflow="fold", no_wrap=header == "type")
     for name, signature in found.items():
         shown = printable(name)
         for kind, specs in (("in", signature.inputs), ("out", signature.outputs)):
