@@ -4,7 +4,8 @@ A framework writes one activation in many ways: a ReLU with an upper bound is on
 has been written with Erf and with Erfc. So an activation is not matched by its ops. Every part of the graph
 that is an elementwise function of one tensor and scalar constants is evaluated on a grid of numbers and
 compared with the activations by their definitions. The largest part that is a known activation is taken as
-one, so the rectifier inside a hard-swish belongs to the hard-swish and is not a rectifier of its own.
+one, so the rectifier inside a hard-swish belongs to the hard-swish and is not a rectifier of its own. One
+learned array may take part, as the slopes of a PReLU do: the part is then evaluated for several values of it.
 """
 
 from __future__ import annotations
@@ -180,16 +181,21 @@ class _Analysis:
         return names
 
     def inputs(self, node: NodeDef) -> list[str]:
-        """The tensors that a node reads, scalar constants left out."""
+        """The tensors that a node reads and that depend on the model's input."""
         names = (tensor_name(i) for i in node.input)
-        return [name for name in names if name not in self.constants]
+        return [name for name in names if node_name(name) in self.variable]
+
+    def learned(self, part: Sequence[NodeDef]) -> set[str]:
+        """The arrays that a part reads and that do not depend on the model's input."""
+        names = {tensor_name(i) for node in part for i in node.input}
+        return {n for n in names if node_name(n) not in self.variable and n not in self.constants}
 
     def _roots(self, node: NodeDef) -> tuple[str, ...]:
-        """Tensors, nearest first, of which alone (and scalars) this node is an elementwise function."""
+        """Tensors, nearest first, of which alone (and weights) this node is an elementwise function."""
         if node.op not in _ELEMENTWISE and node.op not in _WITH_ATTRIBUTES:
             return ()
         inputs = list(dict.fromkeys(self.inputs(node)))
-        if not inputs or any(node_name(i) not in self.variable for i in inputs):
+        if not inputs:
             return ()
         candidates = [(name, *self.roots.get(name, ())) for name in inputs]
         shared = [name for name in candidates[0] if all(name in other for other in candidates[1:])]
@@ -228,9 +234,19 @@ class _Analysis:
         ) and not any(f"{name}:0" == self.graph.scores for name in names - {end})
 
     def _identify(self, root: str, part: Sequence[NodeDef]) -> tuple[str, float, float] | None:
+        learned = self.learned(part)
+        if len(learned) > 1:
+            return None
         key = self._structure(root, part)
         if key not in self.identified:
-            self.identified[key] = identify(lambda x: self._evaluate(root, part, x))
+            if learned:
+                (slopes,) = learned
+                known = identify_learned(
+                    lambda x, slope: self._evaluate(root, part, x, {slopes: np.float64(slope)})
+                )
+            else:
+                known = identify(lambda x: self._evaluate(root, part, x))
+            self.identified[key] = known
         return self.identified[key]
 
     def _structure(self, root: str, part: Sequence[NodeDef]) -> object:
@@ -242,7 +258,7 @@ class _Analysis:
                 return "x"
             if name in self.constants:
                 return float(self.constants[name])
-            return ("node", numbers[node_name(name)])
+            return ("node", numbers[node_name(name)]) if node_name(name) in numbers else "learned"
 
         return tuple(
             (
@@ -253,8 +269,10 @@ class _Analysis:
             for node in part
         )
 
-    def _evaluate(self, root: str, part: Sequence[NodeDef], x: Array) -> Array:
-        values: dict[str, Array] = {root: x}
+    def _evaluate(
+        self, root: str, part: Sequence[NodeDef], x: Array, learned: Mapping[str, Array] | None = None
+    ) -> Array:
+        values: dict[str, Array] = {root: x, **(learned or {})}
         for node in part:
             operands = [
                 values[name]
@@ -347,6 +365,28 @@ def identify(function: Callable[[Array], Array]) -> tuple[str, float, float] | N
             if _same(values, reference(_GRID)):
                 return (kind, math.nan, math.inf) if is_gate else (kind, 0.0, math.inf)
         return _swish(function, values) or _elu_with_alpha(function, values) or _rectifier(function, values)
+
+
+_SLOPES = (-0.5, 0.0, 0.01, 0.25, 0.75, 1.5)
+
+
+def identify_learned(function: Callable[[Array, float], Array]) -> tuple[str, float, float] | None:
+    """Name the activation that a function of one number and one learned number is.
+
+    The one that is known is PReLU (He et al. 2015, arXiv 1502.01852): x above 0, slope · x below. Whatever
+    slope was learned, the function above 0 is the same.
+
+    Returns:
+        (kind, threshold, upper) as in `Activation`, or None where it is none that is known.
+    """
+    with np.errstate(all="ignore"):
+        for sign in (1.0, -1.0):
+            if all(
+                _same(function(_GRID, sign * slope), np.where(_GRID > 0, _GRID, slope * _GRID))
+                for slope in _SLOPES
+            ):
+                return ("prelu", 0.0, math.inf)
+    return None
 
 
 def _same(values: Array, reference: Array) -> bool:

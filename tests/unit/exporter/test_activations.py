@@ -10,6 +10,7 @@ from saliency_exporter.activations import Coverage, find_activations, identify
 from saliency_exporter.errors import ExportError
 from saliency_exporter.forward import Forward
 from saliency_exporter.rules.guided import guided_replacements
+from saliency_exporter.sources import load_source
 from saliency_exporter.tracing import trace
 
 layers = keras.layers
@@ -52,6 +53,8 @@ def coverage_of(activation) -> Coverage:
         ("selu", "selu"),
         ("hard_silu", "hard_swish"),
         ("hard_sigmoid", "hard_sigmoid"),
+        (layers.PReLU(alpha_initializer="random_normal"), "prelu"),
+        (lambda x: tf.where(x > 0, x, tf.constant([0.1, 0.2, 0.3, 0.4]) * x), "prelu"),
     ],
     ids=str,
 )
@@ -71,7 +74,7 @@ def test_smooth_squashing_functions_are_no_rectifiers(activation):
 @pytest.mark.parametrize(
     ("activation", "op"),
     [
-        (layers.PReLU(), "Relu"),
+        (lambda x: tf.constant([1.0, 2.0, 3.0, 4.0]) * tf.nn.relu(-x), "Relu"),
         ("hard_tanh", "Minimum"),
         ("hard_shrink", "Abs"),
         (lambda x: x * tf.sigmoid(x * tf.constant([1.0, 2.0, 3.0, 4.0])), "self-gated product"),
@@ -115,9 +118,14 @@ def test_a_model_without_rectifier_is_refused_with_the_way_out():
 
 def test_an_uncovered_activation_is_refused_by_name():
     model = keras.Sequential(
-        [keras.Input((8,)), layers.Dense(4), layers.PReLU(name="my_prelu"), layers.Dense(3)]
+        [
+            keras.Input((8,)),
+            layers.Dense(4),
+            layers.Activation("hard_tanh", name="my_hard_tanh"),
+            layers.Dense(3),
+        ]
     )
-    with pytest.raises(ExportError, match="my_prelu"):
+    with pytest.raises(ExportError, match="my_hard_tanh"):
         guided_replacements(find_activations(trace(source_of(model, (8,)))), "net")
 
 
@@ -162,6 +170,21 @@ def one_unit_guided(activation, x: float, upstream: float) -> float:
         (layers.LeakyReLU(negative_slope=0.3), -1.0, 2.0, 0.0),
         (layers.LeakyReLU(negative_slope=0.3), 1.0, 2.0, 2.0),
         (layers.LeakyReLU(negative_slope=0.3), 1.0, -2.0, 0.0),
+        (layers.PReLU(alpha_initializer=keras.initializers.Constant(0.3)), -1.0, 2.0, 0.0),
+        (layers.PReLU(alpha_initializer=keras.initializers.Constant(0.3)), 1.0, 2.0, 2.0),
+        (layers.PReLU(alpha_initializer=keras.initializers.Constant(-1.5)), 1.0, -2.0, 0.0),
+        # elu'(1) = 1; softplus'(1) = σ(1); below 0 nothing passes though both have a slope there.
+        (tf.nn.elu, 1.0, 2.0, 2.0),
+        (tf.nn.elu, -1.0, 2.0, 0.0),
+        (tf.nn.selu, 1.0, 2.0, 2 * 1.050700987),
+        (tf.nn.selu, -1.0, 2.0, 0.0),
+        (tf.nn.softplus, 1.0, 2.0, 2 * 0.731058579),
+        (tf.nn.softplus, -1.0, 2.0, 0.0),
+        # mish'(1) = tanh(sp) + σ(1)(1 − tanh²(sp)) with sp = ln(1 + e) = 1.313261688, tanh(sp) = 0.865098388
+        (keras.activations.mish, 1.0, 1.0, 0.865098388 + 0.731058579 * (1 - 0.865098388**2)),
+        (keras.activations.mish, -1.0, 1.0, 0.0),
+        # A hard-sigmoid is a gate: its own derivative 1/6 for either sign of the signal and of x.
+        (lambda x: tf.nn.relu(keras.ops.hard_sigmoid(x) - 0.2), -1.0, 3.0, 0.5),
         # swish'(1) = s + s(1 − s) with s = 1/(1 + e⁻¹) = 0.731058579
         (tf.nn.silu, 1.0, 2.0, 2 * 0.927670511),
         (tf.nn.silu, 1.0, -2.0, 0.0),
@@ -178,3 +201,35 @@ def one_unit_guided(activation, x: float, upstream: float) -> float:
 )
 def test_the_guided_rule_of_one_unit(activation, x, upstream, expected):
     assert one_unit_guided(activation, x, upstream) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def test_every_way_to_write_a_rectifier_is_found_nested_and_in_a_saved_model_without_source(tmp_path):
+    inner = tf.function(lambda x: tf.nn.relu6(x))
+    ways = {
+        "layer": layers.ReLU(max_value=3.0),
+        "argument": layers.Dense(4, activation="relu"),
+        "keras.ops": layers.Lambda(keras.ops.leaky_relu),
+        "tf.nn in a nested function": layers.Lambda(lambda x: tf.function(lambda y: inner(y))(x)),
+        "nested model": keras.Sequential([keras.Input((4,)), layers.Dense(4, "swish"), layers.PReLU()]),
+        "threshold": layers.ReLU(threshold=0.5, negative_slope=0.1, max_value=2.0),
+    }
+    # With a layer between, or the leaky one behind the ReLU would be no rectifier: it would change nothing.
+    stack = [layer for way in ways.values() for layer in (layers.Dense(4), way)]
+    model = keras.Sequential([keras.Input((2, 2, 3)), layers.Flatten(), *stack, layers.Dense(3)])
+    expected = {
+        "relu(max_value=3)": 1,
+        "relu": 1,
+        "relu(negative_slope=0.2)": 1,
+        "relu6": 1,
+        "swish": 1,
+        "prelu": 1,
+        "relu(negative_slope=0.1, max_value=2, threshold=0.5)": 1,
+    }
+    direct = find_activations(trace(source_of(model, (2, 2, 3))))
+    assert direct.uncovered == ()
+    assert direct.count() == expected
+
+    model.export(tmp_path / "saved", verbose=False)
+    loaded = find_activations(trace(load_source(str(tmp_path / "saved"))))
+    assert loaded.uncovered == ()
+    assert loaded.count() == expected
