@@ -1,0 +1,381 @@
+"""Networks drawn at random: what their signatures answer is held against NumPy, within derived bounds.
+
+The bounds are those of `random_net`: what float32 arithmetic may have changed, for every number on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+from random_net import (
+    FUNCTIONS,
+    Activation,
+    AveragePool,
+    BatchNorm,
+    Chain,
+    Concatenation,
+    Conv,
+    Dense,
+    MaxPool,
+    Mode,
+    Net,
+    Residual,
+    Trace,
+    Value,
+    Windows,
+)
+
+layers = keras.layers
+RECTIFIERS = [*(name for name, f in FUNCTIONS.items() if f.region is not None), "prelu"]
+CLASSES = 3
+
+Shape = tuple[int, int, int]
+
+
+# --- drawing ---------------------------------------------------------------------------------------------
+
+
+class Draw:
+    """Draws layers that fit a shape; weights come from a generator of their own, rounded to float32."""
+
+    def __init__(self, draw: Callable) -> None:
+        self.draw = draw
+        self.rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+
+    def pick(self, *choices: object) -> object:
+        return self.draw(st.sampled_from(choices))
+
+    def weights(self, *shape: int, scale: float = 1.0) -> np.ndarray:
+        return (scale * self.rng.normal(size=shape)).astype(np.float32).astype(np.float64)
+
+    def windows(self, shape: Shape, keep: bool, *, dilated: bool = False, square: bool = False) -> Windows:
+        kernel = (self.pick(1, 2, 3), self.pick(1, 2, 3))
+        strides = (self.pick(1, 2), self.pick(1, 2))
+        strides = (strides[0],) * 2 if square else strides
+        dilation = self.pick(2, 3) if dilated else 1
+        padding = self.pick("same", "valid")
+        # What keeps the shape, and what would not fit the picture otherwise.
+        if keep or dilated:
+            strides = (1, 1)
+        reach = [(k - 1) * dilation + 1 for k in kernel]
+        if keep or any(r > n for r, n in zip(reach, shape[:2], strict=True)):
+            padding = "same"
+        return Windows(kernel, strides, dilation, padding)
+
+    def conv(self, shape: Shape, keep: bool, kind: str, channels: int | None = None) -> Conv:
+        windows = self.windows(shape, keep, dilated=kind == "dilated", square=kind == "depthwise")
+        groups = {"depthwise": shape[2], "grouped": 2}.get(kind, 1)
+        if kind == "depthwise":
+            outer = shape[2] * (1 if keep else self.pick(1, 2))
+        else:
+            outer = channels or (shape[2] if keep else self.pick(2, 4, 6))
+        fan_in = windows.kernel[0] * windows.kernel[1] * shape[2] // groups
+        # A gain of 3 drives some inputs of a ReLU6 above 6.
+        weight = self.weights(
+            *windows.kernel, shape[2] // groups, outer, scale=self.pick(1.0, 3.0) / fan_in**0.5
+        )
+        use_bias = self.pick(True, False)
+        bias = self.weights(outer) if use_bias else np.zeros(outer)
+        return Conv(windows, weight, bias, groups, kind, use_bias)
+
+    def batch_norm(self, channels: int) -> BatchNorm:
+        variance = self.rng.uniform(0.1, 2, channels).astype(np.float32).astype(np.float64)
+        return BatchNorm(*(self.weights(channels) for _ in range(3)), variance)
+
+    def activation(self, shape: Shape, names: list[str]) -> Activation:
+        name = self.pick(*names)
+        if name != "prelu":
+            return Activation(name, self.pick("layer", "function", "nested function"))
+        return Activation(name, "layer", self.weights(*self.pick((1, 1), shape[:2]), shape[2], scale=0.3))
+
+    def layer(self, shape: Shape, keep: bool, depth: int) -> list[object]:
+        kinds = ["conv", "depthwise", "dilated", "separable", "norm", "activation", "max", "mean"]
+        kinds += ["grouped"] if shape[2] % 2 == 0 else []
+        kinds += ["residual", "nested", "shared"] if depth else []
+        kinds += ["concatenation"] if depth and not keep and shape[2] <= 6 else []
+        kind = self.pick(*kinds)
+        if kind == "separable":
+            depthwise = self.conv(shape, keep, "depthwise")
+            middle = shape_after([depthwise], shape)
+            point = self.conv(middle, True, "point", shape[2] if keep else 4)
+            return [depthwise, point]
+        if kind in ("conv", "depthwise", "dilated", "grouped"):
+            return [self.conv(shape, keep, kind)]
+        if kind == "norm":
+            return [self.batch_norm(shape[2])]
+        if kind == "activation":
+            return [self.activation(shape, [*FUNCTIONS, "prelu"])]
+        if kind in ("max", "mean"):
+            windows = self.windows(shape, keep)
+            return [MaxPool(windows) if kind == "max" else AveragePool(windows)]
+        if kind == "shared":
+            once = self.chain(shape, True, depth - 1, nested=self.pick(True, False))
+            return [once, once]
+        if kind == "residual":
+            return [Residual(self.chain(shape, True, depth - 1))]
+        if kind == "concatenation":
+            return [Concatenation(self.chain(shape, True, depth - 1))]
+        return [self.chain(shape, keep, depth - 1, nested=True)]
+
+    def chain(self, shape: Shape, keep: bool, depth: int, nested: bool = False) -> Chain:
+        chosen: list[object] = []
+        for _ in range(self.draw(st.integers(1, 2))):
+            drawn = self.layer(shape, keep, depth)
+            chosen += drawn
+            shape = shape_after(drawn, shape)
+        return Chain(chosen, nested)
+
+
+def shape_after(chosen: list[object], shape: tuple[int, ...]) -> tuple[int, ...]:
+    zeros = np.zeros(shape)
+    return Chain(chosen).forward(Value(zeros, zeros), Trace())[0].value.shape
+
+
+@st.composite
+def nets(draw: Callable) -> Net:
+    """conv → 1 or 2 drawn layers → activation that rectifies → 1 or 2 drawn layers → head → 3 scores."""
+    d = Draw(draw)
+    shape = (draw(st.integers(4, 9)), draw(st.integers(4, 9)), draw(st.integers(1, 3)))
+    chosen: list[object] = [d.conv(shape, False, "conv")]
+    after = shape_after(chosen, shape)
+    for part in (
+        lambda shape: d.chain(shape, False, 2).layers,
+        lambda shape: [d.activation(shape, RECTIFIERS)],
+        lambda shape: d.chain(shape, False, 2).layers,
+        lambda shape: d.pick([], [AveragePool(None)], [MaxPool(None)]),
+    ):
+        drawn = list(part(after))
+        chosen += drawn
+        after = shape_after(drawn, after)
+    features = int(np.prod(after))
+    chosen.append(Dense(d.weights(features, CLASSES, scale=features**-0.5), d.weights(CLASSES)))
+    return Net(shape, Chain(chosen))
+
+
+# --- the same network in Keras -----------------------------------------------------------------------------
+
+
+class Function(layers.Layer):
+    """A layer that calls a function, through a function of its own."""
+
+    def __init__(self, function: Callable) -> None:
+        super().__init__()
+        self.function = function
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.function(x)
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return shape
+
+
+def _relu_all(x: tf.Tensor) -> tf.Tensor:
+    return tf.where(x >= 2.0, 2.0, tf.where(x >= 0.25, x, 0.1 * (x - 0.25)))
+
+
+# Each activation as a layer (or as the name of one) and as a function of TensorFlow or keras.ops.
+WAYS: dict[str, tuple[Callable[[], layers.Layer], Callable]] = {
+    "relu": (layers.ReLU, tf.nn.relu),
+    "relu6": (lambda: layers.ReLU(max_value=6.0), tf.nn.relu6),
+    "relu_max": (lambda: layers.ReLU(max_value=1.5), lambda x: tf.clip_by_value(x, 0.0, 1.5)),
+    "leaky": (lambda: layers.LeakyReLU(negative_slope=0.3), lambda x: tf.nn.leaky_relu(x, 0.3)),
+    "thresholded": (lambda: layers.ReLU(threshold=0.5), lambda x: tf.where(x >= 0.5, x, 0.0)),
+    "relu_all": (lambda: layers.ReLU(2.0, negative_slope=0.1, threshold=0.25), _relu_all),
+    "swish": (lambda: layers.Activation("silu"), tf.nn.silu),
+    "swish_beta": (lambda: Function(lambda x: x * keras.ops.sigmoid(1.7 * x)), lambda x: tf.nn.silu(x, 1.7)),
+    "gelu": (lambda: layers.Activation("gelu"), lambda x: tf.nn.gelu(x, approximate=False)),
+    "gelu_tanh": (
+        lambda: Function(lambda x: keras.ops.gelu(x, approximate=True)),
+        lambda x: tf.nn.gelu(x, approximate=True),
+    ),
+    "mish": (lambda: layers.Activation("mish"), lambda x: x * tf.tanh(tf.nn.softplus(x))),
+    "softplus": (lambda: layers.Activation("softplus"), tf.nn.softplus),
+    "elu": (layers.ELU, tf.nn.elu),
+    "elu_alpha": (lambda: layers.ELU(alpha=0.5), lambda x: keras.ops.elu(x, alpha=0.5)),
+    "selu": (lambda: layers.Activation("selu"), tf.nn.selu),
+    "hard_swish": (lambda: layers.Activation("hard_silu"), lambda x: x * tf.nn.relu6(x + 3) / 6),
+    "hard_sigmoid": (lambda: layers.Activation("hard_sigmoid"), lambda x: tf.nn.relu6(x + 3) / 6),
+    "sigmoid": (lambda: layers.Activation("sigmoid"), tf.sigmoid),
+    "tanh": (lambda: layers.Activation("tanh"), tf.tanh),
+}
+
+
+class KerasTwin:
+    """Builds the network of Keras layers; a layer that is used twice is one layer."""
+
+    def __init__(self) -> None:
+        self.made: dict[int, tuple[object, Callable]] = {}
+
+    def model(self, net: Net) -> keras.Model:
+        x = keras.Input(net.input_shape)
+        return keras.Model(x, self.apply(net.chain, x))
+
+    def apply(self, part: object, x: object) -> object:
+        if isinstance(part, Residual):
+            return layers.Add()([x, self.apply(part.inner, x)])
+        if isinstance(part, Concatenation):
+            return layers.Concatenate()([x, self.apply(part.inner, x)])
+        if isinstance(part, Chain) and not part.nested:
+            for inner in part.layers:
+                x = self.apply(inner, x)
+            return x
+        if id(part) not in self.made:
+            self.made[id(part)] = (part, self.make(part, x))
+        return self.made[id(part)][1](x)
+
+    def make(self, part: object, x: object) -> Callable:
+        if isinstance(part, Chain):
+            inner = keras.Input(x.shape[1:])
+            return keras.Model(inner, self.apply(Chain(part.layers), inner))
+        layer, weights = self.layer(part)
+        if isinstance(layer, list):
+            return keras.Sequential([keras.Input(x.shape[1:]), *layer])
+        layer.build(x.shape)
+        layer.set_weights(weights)
+        return layer
+
+    def layer(self, part: object) -> tuple[object, list[np.ndarray]]:
+        if isinstance(part, Conv):
+            return self.conv(part)
+        if isinstance(part, BatchNorm):
+            return layers.BatchNormalization(), [part.gamma, part.beta, part.mean, part.variance]
+        if isinstance(part, Dense):
+            return self.dense(part)
+        if isinstance(part, Activation):
+            return self.activation(part)
+        assert isinstance(part, MaxPool | AveragePool)
+        largest = isinstance(part, MaxPool)
+        if part.windows is None:
+            return (layers.GlobalMaxPooling2D if largest else layers.GlobalAveragePooling2D)(), []
+        w = part.windows
+        return (layers.MaxPool2D if largest else layers.AvgPool2D)(w.kernel, w.strides, w.padding), []
+
+    def conv(self, part: Conv) -> tuple[object, list[np.ndarray]]:
+        w = part.windows
+        options = {"strides": w.strides, "padding": w.padding, "use_bias": part.use_bias}
+        weights = [part.weight, *([part.bias] if part.use_bias else [])]
+        if part.kind == "depthwise":
+            rows, columns, _, outer = part.weight.shape
+            layer = layers.DepthwiseConv2D(w.kernel, depth_multiplier=outer // part.groups, **options)
+            weights[0] = part.weight.reshape(rows, columns, part.groups, outer // part.groups)
+            return layer, weights
+        options |= {"dilation_rate": w.dilation, "groups": part.groups}
+        return layers.Conv2D(part.weight.shape[3], w.kernel, **options), weights
+
+    def dense(self, part: Dense) -> tuple[object, list[np.ndarray]]:
+        dense = layers.Dense(CLASSES)
+        dense.build((None, len(part.weight)))
+        dense.set_weights([part.weight, part.bias])
+        return [layers.Flatten(), dense], []
+
+    def activation(self, part: Activation) -> tuple[object, list[np.ndarray]]:
+        if part.slopes is not None:
+            shared = [1, 2] if part.slopes.shape[:2] == (1, 1) else None
+            return layers.PReLU(shared_axes=shared), [part.slopes]
+        make, function = WAYS[part.name]
+        if part.way == "layer":
+            return make(), []
+        return Function(tf.function(function) if part.way == "nested function" else function), []
+
+
+# --- comparing ---------------------------------------------------------------------------------------------
+
+
+def check(net: Net, signatures_of: Callable, seed: int, **options: object) -> None:
+    """Hold scores, gradients and guided maps of two random images against the written-out passes."""
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(2, *net.input_shape)).astype(np.float32)
+    directions = rng.normal(size=images.shape)
+    expected = []
+    for c, x in enumerate(images.astype(np.float64)):
+        scores, back, trace = net.run(x)
+        assume(not trace.ambiguous)
+        answers = []
+        for guided in (False, True):
+            first, last = (net.signal(back, scores, c, Mode(guided, last)) for last in (False, True))
+            # A maximum that two positions may win: the answer may depend on which.
+            assume(np.all(np.abs(first.value - last.value) <= first.error))
+            assume(meaningful(first))
+            answers.append(first)
+        difference = net.directional_difference(x, directions[c], c)
+        assume(difference is not None)
+        expected.append((scores, *answers, difference))
+    signatures = signatures_of(
+        KerasTwin().model(net), net.input_shape, methods=("gradients", "guided"), batch_sizes=(2,), **options
+    )
+    plain = signatures("explain_gradients", images, class_index=[0, 1])
+    guided = signatures("explain_guided", images, class_index=[0, 1])
+    for c, (scores, gradient, signal, (slope, slope_error)) in enumerate(expected):
+        for answer in (plain, guided):
+            assert abs(answer["score"][c] - scores.value[c]) <= scores.error[c]
+        within(plain["gradients"][c], gradient)
+        within(guided["gradients"][c], signal)
+        got = float(np.sum(plain["gradients"][c] * directions[c]))
+        assert abs(got - slope) <= np.sum(gradient.error * np.abs(directions[c])) + slope_error
+
+
+def meaningful(expected: Value) -> bool:
+    """Whether the bound is at most 1 % of the map, so that a wrong mask cannot hide in it.
+
+    Worst cases multiply with depth: behind a dozen layers the bound may be larger than the map.
+    """
+    return bool(np.linalg.norm(expected.error) <= 1e-2 * np.linalg.norm(expected.value))
+
+
+def within(got: np.ndarray, expected: Value) -> None:
+    excess = np.abs(got - expected.value) - expected.error
+    assert excess.max() <= 0, f"beyond its bound by {excess.max():.3g}, at size {np.abs(expected.value).max():.3g}"
+
+
+_SETTINGS = {
+    "deadline": None,
+    "database": None,
+    "derandomize": True,
+    # Shrinking would build hundreds of networks more; a drawn one is small enough to be read.
+    "phases": (Phase.explicit, Phase.generate),
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+}
+_OPTIONS = st.fixed_dictionaries({"target": st.sampled_from(["cpu", "gpu"]), "lowering": st.booleans()})
+
+
+@settings(max_examples=8, **_SETTINGS)
+@given(net=nets(), seed=st.integers(0, 2**32 - 1), options=_OPTIONS)
+def test_signatures_of_a_few_random_architectures_equal_the_passes_written_out(
+    signatures_of, net, seed, options
+):
+    check(net, signatures_of, seed, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@settings(max_examples=300, **_SETTINGS)
+@given(net=nets(), seed=st.integers(0, 2**32 - 1), options=_OPTIONS)
+def test_signatures_of_many_random_architectures_equal_the_passes_written_out(
+    signatures_of, net, seed, options
+):
+    check(net, signatures_of, seed, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@settings(max_examples=25, **_SETTINGS)
+@given(net=nets(), seed=st.integers(0, 2**32 - 1))
+def test_compiled_signatures_of_random_architectures_equal_the_passes_written_out(signatures_of, net, seed):
+    check(net, signatures_of, seed, compile="xla", target="cpu")
+
+
+@settings(max_examples=50, **_SETTINGS)
+@given(net=nets(), seed=st.integers(0, 2**32 - 1))
+def test_the_passes_written_out_agree_with_central_differences(net, seed):
+    x, direction = np.random.default_rng(seed).normal(size=(2, *net.input_shape))
+    scores, back, _ = net.run(x)
+    difference = net.directional_difference(x, direction, 1)
+    assume(difference is not None)
+    gradient = net.signal(back, scores, 1, Mode())
+    assert abs(np.sum(gradient.value * direction) - difference[0]) <= difference[1]
