@@ -223,9 +223,22 @@ class _Analysis:
                 continue
             identity = self._identify(root, part)
             if identity is not None:
-                kind, threshold, upper = identity
-                return Activation(kind, names, root, f"{end}:0", threshold, upper)
+                kind, *region = identity
+                activation = Activation(kind, names, root, f"{end}:0", *region)
+                # A rectifier behind a gate changes nothing of its values, and is a rectifier all the same.
+                if not (activation.is_gate and self._holds_gate(activation)):
+                    return activation
         return None
+
+    def _holds_gate(self, gate: Activation) -> bool:
+        """Whether a smaller part of a gate is a gate already."""
+        inner = (name for name in gate.nodes if f"{name}:0" != gate.output)
+        return any(
+            math.isnan(identity[1])
+            for name in inner
+            if gate.input in self.roots[f"{name}:0"]
+            and (identity := self._identify(gate.input, self.part(gate.input, name)))
+        )
 
     def _is_closed(self, names: frozenset[str], end: str) -> bool:
         """Whether nothing outside the part reads what is inside it, its end aside."""

@@ -5,16 +5,16 @@ number carries a bound of the error that float32 arithmetic can have put into it
 (running error analysis: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 3.1 and
 3.3). With the unit roundoff u = 2⁻²⁴ and γ(n) = nu/(1 − nu):
 
-- a linear map y = Wx + b with n terms: |ŷ − y| ≤ |W|·E(x) + γ(n + 8)·(|W|(|x| + E(x)) + |b|). The 8 is for weights
-  that were rounded before: a batch normalization folded into a convolution is a handful of roundings;
-- an activation: |ŷ − y| ≤ l·E(x) + 16u·(|x| + |y|), with l = |f′(x)| + sup|f″|·E(x) for the slope at x and near it; its
-  formula is a few operations on numbers no larger than 1 + |x|, each within a few u (exp, erf and tanh are
-  within 4 units);
-- the way back through it: |d̂ − f′(x)·s| ≤ l·E(s) + sup|f″|·E(x)·|s| + 16u·κ(x)·(|s| + E(s)), where κ, the size of
-  the formula's terms, is 1 + |x| (the cubic inside the tanh form of GELU: (1 + |x|)³).
+- a linear map y = Wx + b with n terms: |ŷ − y| ≤ |W|·E(x) + γ(n + 8)·(|W|(|x| + E(x)) + |b|). The 8 is for
+  weights that were rounded before: a batch normalization in a convolution is a handful of roundings;
+- an activation: |ŷ − y| ≤ l·E(x) + 16u·(|x| + |y|), with l = |f′(x)| + sup|f″|·E(x) for the slope at x and
+  near it; its formula is a few operations on numbers no larger than 1 + |x|, each within a few u (exp, erf
+  and tanh are within 4 units);
+- the way back through it: |d̂ − f′(x)·s| ≤ l·E(s) + sup|f″|·E(x)·|s| + 16u·κ(x)·(|s| + E(s)), where κ, the
+  size of the formula's terms, is 1 + |x| (the cubic inside the tanh form of GELU: (1 + |x|)³).
 
-The derivative jumps at a kink, and no bound holds across one: an input whose float32 value may lie on the other
-side of a kink than its exact value is `ambiguous`, and so is a maximum that two positions may win.
+The derivative jumps at a kink, and no bound holds across one: an input whose float32 value may lie on the
+other side of a kink than its exact value is `ambiguous`, and so is a maximum that two positions may win.
 """
 
 from __future__ import annotations
@@ -405,9 +405,7 @@ FUNCTIONS: dict[str, Function] = {
         (-3.0, 0.0, 3.0),
         (0.0, math.inf),
     ),
-    "hard_sigmoid": Function(
-        _hard_sigmoid, lambda x: np.where(np.abs(x) < 3, 1 / 6, 0.0), (-3.0, 3.0), None
-    ),
+    "hard_sigmoid": Function(_hard_sigmoid, lambda x: np.where(np.abs(x) < 3, 1 / 6, 0.0), (-3.0, 3.0), None),
     "sigmoid": Function(sigmoid, lambda x: sigmoid(x) * (1 - sigmoid(x)), (), None),
     "tanh": Function(np.tanh, lambda x: 1 - np.tanh(x) ** 2, (), None),
 }

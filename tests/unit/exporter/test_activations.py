@@ -94,6 +94,12 @@ def test_a_rectifier_in_a_loop_body_is_reported():
     assert coverage.uncovered[0][0].startswith("Relu inside")
 
 
+def test_a_rectifier_behind_a_gate_is_one_of_its_own():
+    coverage = coverage_of(lambda x: tf.nn.relu(keras.ops.hard_sigmoid(x)))
+    assert coverage.count() == {"hard_sigmoid": 1, "relu": 1}
+    assert coverage.uncovered == ()
+
+
 def test_two_rectifiers_in_a_row_with_a_layer_between_are_two():
     model = keras.Sequential(
         [keras.Input((8,)), layers.Dense(4, "relu"), layers.Dense(4, "relu6"), layers.Dense(3)]

@@ -330,7 +330,8 @@ def meaningful(expected: Value) -> bool:
 
 def within(got: np.ndarray, expected: Value) -> None:
     excess = np.abs(got - expected.value) - expected.error
-    assert excess.max() <= 0, f"beyond its bound by {excess.max():.3g}, at size {np.abs(expected.value).max():.3g}"
+    size = np.abs(expected.value).max()
+    assert excess.max() <= 0, f"beyond its bound by {excess.max():.3g}, at size {size:.3g}"
 
 
 _SETTINGS = {
