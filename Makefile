@@ -6,10 +6,10 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all mutants conformance docker-smoke lint bench constraints clean
+.PHONY: help demo test test-all mutants coverage-table conformance docker-smoke lint bench constraints clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # One stamp for each set of extras: an install is repeated only when what it depends on has changed.
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.made
@@ -33,6 +33,9 @@ test-all: $(VENV)/.installed-test ## Run the tests and the long matrices
 
 mutants: $(VENV)/.installed-test ## Break the exporter on purpose and show that tests notice
 	@$(BIN)/python tests/mutants/run.py
+
+coverage-table: $(VENV)/.installed-test ## Write exporter/COVERAGE.md: the activations of keras.applications
+	@$(BIN)/python tests/matrix/keras_applications.py
 
 conformance: $(VENV)/.installed-test ## Hold a server to the contract: make conformance SERVER=host:port MODEL=name
 	@$(PYTEST) tests/conformance $(if $(SERVER),--server $(SERVER)) $(if $(MODEL),--model $(MODEL))

@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -115,6 +116,15 @@ class Activation:
         """Whether it is a gate and not a rectifier: hard-sigmoid."""
         return math.isnan(self.threshold)
 
+    @property
+    def guided(self) -> str:
+        """What the guided rule does with it, in words."""
+        if self.is_gate:
+            return "plain derivative (a gate)"
+        if math.isinf(self.upper):
+            return f"passes x > {self.threshold:.4g}"
+        return f"passes {self.threshold:.4g} < x < {self.upper:.4g}"
+
 
 @dataclass(frozen=True)
 class Coverage:
@@ -136,6 +146,16 @@ class Coverage:
     def count(self) -> dict[str, int]:
         """Number of activations by kind."""
         return dict(Counter(activation.kind for activation in self.activations))
+
+    def to_manifest(self) -> dict[str, Any]:
+        """Each kind with its count and rule, and every op that has none, as JSON values."""
+        rules = {activation.kind: activation.guided for activation in self.activations}
+        return {
+            "recognised": [
+                {"kind": kind, "count": count, "guided": rules[kind]} for kind, count in self.count().items()
+            ],
+            "refused": [list(part) for part in self.uncovered],
+        }
 
 
 def find_activations(graph: ForwardGraph) -> Coverage:

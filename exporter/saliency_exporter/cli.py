@@ -490,54 +490,20 @@ class _Table:
 @click.argument("version_dir", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="The whole manifest as JSON.")
 def inspect(version_dir: Path, as_json: bool) -> None:
-    """Show what VERSION_DIR holds: model, input, signatures, activations, batch sizes.
+    """Show what VERSION_DIR holds: model, input, preprocessing, activations, signatures.
 
     \b
     saliency-exporter inspect models/lite0/1
     """
+    from .inspection import summary
     from .manifest import read_manifest
 
     manifest = read_manifest(version_dir)
     if as_json:
         click.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
         return
-    for name, value in _summary(version_dir, manifest):
+    for name, value in summary(version_dir, manifest):
         click.echo(f"{click.style(f'{name:<15}', bold=True)}{value}")
-
-
-def _summary(version_dir: Path, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    score = manifest["score"]
-    image = manifest["input"]
-    shape = " × ".join(str(n) for n in image["shape"][1:])
-    labels = manifest["labels"]
-    lines = [
-        ("model", f"{manifest['model']}, from {manifest['source']}"),
-        ("images", f"{image['dtype']} [batch, {shape}]"),
-        ("preprocessing", json.dumps(manifest["preprocessing"])),
-        ("classes", f"{manifest['classes']}" + (f", from {labels[0]} to {labels[-1]}" if labels else "")),
-        (
-            "score",
-            f"{score['tensor']}, probabilities by {score['head']}"
-            + (" (assumed: the model ends in neither softmax nor sigmoid)" if score["head_assumed"] else ""),
-        ),
-        ("compile", f"{manifest['compile']} for {manifest['target']}, batch sizes {manifest['batch_sizes']}"),
-        ("lowered ops", ", ".join(manifest["lowering"]) or "none"),
-    ]
-    for method, facts in manifest["methods"].items():
-        if "activations" in facts:
-            counts = ", ".join(f"{count} × {kind}" for kind, count in facts["activations"].items())
-            detail = f"explain_{method}, activations covered: {counts}"
-        else:
-            detail = f"explain_{method}" + "".join(f", {k} {v}" for k, v in facts.items())
-        lines.append(("signature", detail))
-    size = sum(path.stat().st_size for path in version_dir.rglob("*") if path.is_file())
-    verification = manifest["verification"]
-    lines += [
-        ("verified", "no" if verification is None else f"{len(verification['rows'])} calls equal"),
-        ("made by", f"saliency-serving {manifest['exporter']}, TensorFlow {manifest['tensorflow']}"),
-        ("size", f"{size / 2**20:.1f} MiB"),
-    ]
-    return lines
 
 
 def _quiet_tensorflow() -> None:

@@ -231,6 +231,7 @@ def manifest(job: Export, graph: ForwardGraph, coverage: Coverage, **more: Any) 
         "compile": settings.compile,
         "target": settings.target,
         "lowering": sorted(settings.rules()),
+        "activations": coverage.to_manifest(),
         "methods": methods,
         "max_samples": settings.max_samples,
         "tensorflow": tf.__version__,

@@ -132,6 +132,14 @@ MUTANTS = (
         "test_activations.py::test_mobilenet_v3_has_no_rectifier_inside_its_gates",
     ),
     Mutant(
+        "a smooth rectifier's own derivative is left out",
+        "rules/guided.py",
+        "return tf.where(passing, true_gradient, tf.zeros_like(true_gradient))",
+        "return tf.where(passing, dy, tf.zeros_like(true_gradient))",
+        "test_random_architectures.py::"
+        "test_signatures_of_a_few_random_architectures_equal_the_passes_written_out",
+    ),
+    Mutant(
         "an unknown activation passes silently",
         "rules/guided.py",
         "if coverage.uncovered:",

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from saliency_exporter.inspection import describe_activations, describe_preprocessing
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        ({"name": "tf", "steps": [{"divide": 127.5}, {"subtract": 1.0}]}, "tf: x / 127.5 − 1"),
+        (
+            {"name": "torch", "steps": [{"divide": 255.0}, {"subtract": [0.5, 0.4]}, {"divide": [0.2, 0.3]}]},
+            "torch: (x / 255 − (0.5, 0.4)) / (0.2, 0.3)",
+        ),
+        (
+            {"name": "caffe", "steps": [{"reverse_channels": True}, {"subtract": [103.939, 1.0]}]},
+            "caffe: BGR(x) − (103.939, 1)",
+        ),
+        ({"name": "none", "steps": []}, "none: clients send float32 model input"),
+        ({"name": "mine:scale", "callable": "mine:scale"}, "mine:scale, a function of your own"),
+    ],
+)
+def test_preprocessing_reads_as_a_formula(manifest, words):
+    assert describe_preprocessing(manifest) == words
+
+
+def test_activations_name_what_has_no_rule():
+    assert describe_activations(
+        {
+            "recognised": [{"kind": "relu6", "count": 35, "guided": "passes 0 < x < 6"}],
+            "refused": [["Minimum", "net/hard_tanh/Minimum"]],
+        }
+    ) == ["35 × relu6, guided: passes 0 < x < 6", "Minimum of net/hard_tanh/Minimum: no guided rule"]
+    assert describe_activations({"recognised": [], "refused": []}) == ["none that rectifies"]
+
+
+def test_inspect_is_for_people_and_names_every_signature(uncompiled_version):
+    command = [sys.executable, "-m", "saliency_exporter", "inspect", str(uncompiled_version)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "tf: x / 127.5 − 1" in shown
+    # tests/models.py holds these three.
+    for line in (
+        "1 × relu, guided: passes x > 0",
+        "1 × relu6, guided: passes 0 < x < 6",
+        "1 × swish, guided: passes x > 0",
+    ):
+        assert line in shown
+    for name in ("serving_default", "explain_gradients", "explain_guided", "explain_smooth, max_samples 200"):
+        assert f"signature      {name}" in shown
+    assert "{" not in shown
