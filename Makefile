@@ -58,4 +58,4 @@ constraints: ## Resolve the newest versions that pyproject.toml allows (needs uv
 	  --no-annotate --no-header --constraint constraints.txt pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
 
 clean: ## Remove what make made
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) demo-output example-output
