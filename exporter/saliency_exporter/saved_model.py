@@ -141,6 +141,7 @@ def write_version(
         job,
         graph,
         find_activations(graph),
+        predictions=predictions,
         kept_signatures=describe_kept(kept.signatures) if kept else {},
         warmup_records=count,
     )

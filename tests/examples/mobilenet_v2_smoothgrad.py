@@ -36,7 +36,7 @@ def main() -> None:
                 for file in photos(options):
                     photo = load_image(file, size=(height, width))
                     sigma = NOISE / 2
-                    level = sigma / model_input_range(photo.array, preprocessing)
+                    level = sigma / model_input_range(photo.array[None], preprocessing)
                     plain = client.explain(photo.array, method="gradients", outputs="gradients")
                     smooth = client.explain(
                         photo.array,

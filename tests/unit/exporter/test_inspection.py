@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from saliency_exporter.inspection import describe_activations, describe_preprocessing
+from saliency_exporter.inspection import describe_activations, describe_preprocessing, summary
+from saliency_exporter.manifest import read_manifest
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,13 @@ def test_activations_name_what_has_no_rule():
         }
     ) == ["35 × relu6, guided: passes 0 < x < 6", "Minimum of net/hard_tanh/Minimum: no guided rule"]
     assert describe_activations({"recognised": [], "refused": []}) == ["none that rectifies"]
+
+
+def test_a_signature_that_the_model_brought_is_told_from_the_exports_own(uncompiled_version):
+    manifest = read_manifest(uncompiled_version)
+    manifest |= {"kept_signatures": {"serving_default": {}}, "predictions": "serving_images"}
+    signatures = [value for name, value in summary(uncompiled_version, manifest) if name == "signature"]
+    assert signatures[:2] == ["serving_default, as the model brought it", "serving_images, the predictions"]
 
 
 def test_inspect_is_for_people_and_names_every_signature(uncompiled_version):
