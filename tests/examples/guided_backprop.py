@@ -54,7 +54,7 @@ def main() -> None:
                                 explanation.gradients[0],
                                 photo.box,
                                 title=f"{file.stem}: class {explanation.class_index[0]} {label}",
-                                subtitle=f"{method} · {served.title}",
+                                subtitle=f"{method}, {served.title}",
                             )
                         )
                     stack(panels, options.output / f"{served.name}-{file.stem}.png")

@@ -48,7 +48,7 @@ def main() -> None:
                     label = smooth.label[0] if smooth.label is not None else ""
                     found = f"{file.stem}: class {smooth.class_index[0]} {label}"
                     how = (
-                        f"SmoothGrad, {options.samples} samples, σ = {sigma} (noise_level {level[0]:.3f}), "
+                        f"SmoothGrad, {options.samples} samples, sigma {sigma} (noise_level {level[0]:.3f}), "
                         f"relative error {smooth.relative_error[0]:.2f}"
                     )
                     panels = [
@@ -57,7 +57,7 @@ def main() -> None:
                             explanation.gradients[0],
                             photo.box,
                             title=f"{found}, p = {explanation.probability[0]:.2f}",
-                            subtitle=f"{text} · {served.title}",
+                            subtitle=f"{text}, {served.title}",
                         )
                         for explanation, text in ((plain, "gradients"), (smooth, how))
                     ]
