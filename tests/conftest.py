@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-TESTS = Path(__file__).parent
+from exports import export_classifier
 
 
 @pytest.fixture(scope="session")
 def xla_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compiled programs that processes of this session share."""
     return tmp_path_factory.mktemp("xla-cache")
-
-
-def export_classifier(model_dir: Path, *options: str) -> Path:
-    """Export the small classifier of tests/models.py to a model base path by the command line."""
-    labels = model_dir.parent / "labels.txt"
-    labels.write_text("ant\nbee\ncat\ndog\neel\n")
-    command = [sys.executable, "-m", "saliency_exporter", "export", "models:classifier", str(model_dir)]
-    command += ["--preprocessing", "tf", "--batch-sizes", "1,4", "--target", "cpu", "--labels", str(labels)]
-    command += ["--max-samples", "200", *options]
-    done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return model_dir
 
 
 @pytest.fixture(scope="session")

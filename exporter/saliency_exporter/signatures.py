@@ -281,7 +281,8 @@ class _Builder:
     ) -> dict[str, tf.Tensor]:
         """Validate, run the core in slices, add the labels."""
         checks = image_checks(images)
-        batch = tf.shape(images)[0]
+        with tf.control_dependencies(checks):
+            batch = tf.shape(images)[0]
         broadcast = {name: broadcast_parameter(name, value, batch) for name, value in parameters.items()}
         checks += parameter_checks(broadcast, self.graph.classes, self.settings.max_samples)
         with tf.control_dependencies(checks):
@@ -341,8 +342,24 @@ def run_in_slices(core: Core, inputs: Tensors, batch_sizes: Sequence[int]) -> di
 
 
 def image_checks(images: tf.Tensor) -> list[tf.Operation]:
-    """Assertions that there are images and that floats are finite."""
-    checks = [_assert(tf.shape(images)[0] > 0, ["images has batch size 0; it must hold at least 1 image"])]
+    """Assertions that images have the signature's shape, that there are any and that floats are finite.
+
+    A server feeds whatever shape a request has, and some kernels do not survive another rank: they end the
+    process. Nothing that computes may see images before these assertions hold.
+    """
+    # Behind a placeholder of unknown shape, so that no optimizer takes the signature's word for the shape.
+    shape = tf.shape(tf.compat.v1.placeholder_with_default(images, shape=None))
+    expected = images.shape.as_list()[1:]
+    fits = tf.cond(
+        tf.equal(tf.size(shape), len(expected) + 1),
+        lambda: tf.reduce_all(tf.equal(shape[1:], expected)),
+        lambda: tf.constant(False),
+    )
+    given = tf.strings.reduce_join(tf.as_string(shape), separator=", ")
+    message = ["images has shape [", given, f"]; it must be [B, {', '.join(map(str, expected))}]"]
+    with tf.control_dependencies([_assert(fits, message)]):
+        images, shape = tf.identity(images), tf.identity(shape)
+    checks = [_assert(shape[0] > 0, ["images has batch size 0; it must hold at least 1 image"])]
     if images.dtype.is_floating:
         finite = tf.reduce_all(tf.math.is_finite(images), axis=list(range(1, images.shape.rank)))
         example = tf.argmin(tf.cast(finite, tf.int32))

@@ -21,6 +21,13 @@ def servable(exported_version):
 
 
 @pytest.fixture(scope="module")
+def uncompiled(uncompiled_version):
+    loaded = load_servable(uncompiled_version)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="module")
 def images() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (9, 32, 32, 3), np.uint8)
 
@@ -185,6 +192,18 @@ def test_an_empty_batch_is_an_invalid_argument(servable, images, signature):
     with pytest.raises(ServableError, match="images has batch size 0") as error:
         servable.predict(signature, {"images": images[:0]})
     assert error.value.code == tf.errors.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("signature", ["serving_default", *EXPLAIN])
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (0,), (32, 32, 3), (1, 32, 32), (1, 16, 16, 3), (1, 32, 32, 4), (1, 1, 32, 32, 3)]
+)
+def test_images_of_another_shape_are_refused_before_a_kernel_sees_them(uncompiled, signature, shape):
+    # Fed to the uncompiled kernels, images of rank 3 ended the process.
+    with pytest.raises(ServableError, match=r"it must be \[B, 32, 32, 3\]") as error:
+        uncompiled.predict(signature, {"images": np.zeros(shape, np.uint8)})
+    assert error.value.code == tf.errors.INVALID_ARGUMENT
+    assert f"images has shape [{', '.join(map(str, shape))}]" in str(error.value)
 
 
 def test_non_finite_float_images_are_refused_by_position(signatures_of):
