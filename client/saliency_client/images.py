@@ -21,6 +21,9 @@ Source = str | os.PathLike[str] | bytes | BinaryIO
 DEFAULT_MAX_PIXELS = 2 * 89_478_485
 """The size at which Pillow itself refuses a file: 0.5 GB as RGB."""
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "AVIF", "TGA", "ICO", "PPM")
+"""Pillow's names of the formats that are read. It knows more; EPS among them is a program, which it runs."""
+
 _MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 _PADDING_GRAY = 127
 _WHITE = (255, 255, 255, 255)
@@ -234,9 +237,11 @@ def source_name(source: Source) -> str:
 def _decode(source: Source, name: str, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
     stream = _open(source, name)
     try:
-        picture = Image.open(stream)
+        picture = _identify(stream)
         _check_pixels(picture.size, name, max_pixels)
         picture.load()
+        # The picture inside an icon may be larger than the icon's directory says.
+        _check_pixels(picture.size, name, max_pixels)
         notes = _notes(picture)
         return _eight_bits(_upright(picture), name), notes
     except SaliencyError:
@@ -244,7 +249,7 @@ def _decode(source: Source, name: str, max_pixels: int) -> tuple[Image.Image, tu
     except UnidentifiedImageError:
         raise ImageError(
             f"{name} is not an image" if _has_content(stream) else f"{name} is empty",
-            hint="the formats are those of Pillow: JPEG, PNG, WebP, GIF, TIFF, BMP and more",
+            hint="the formats are JPEG, PNG, WebP, GIF, TIFF, BMP, JPEG 2000, AVIF, TGA, ICO and PNM",
         ) from None
     except Image.DecompressionBombError as error:
         raise _too_large(name, str(error)) from None
@@ -256,6 +261,17 @@ def _decode(source: Source, name: str, max_pixels: int) -> tuple[Image.Image, tu
     finally:
         if stream is not source:
             stream.close()
+
+
+def _identify(stream: BinaryIO) -> Image.Image:
+    """Open a picture, not decoded yet, of those of the formats that this Pillow can read."""
+    Image.preinit()
+    try:
+        return Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        stream.seek(0)
+    Image.init()  # every format; that takes a while, and the common ones are known before
+    return Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def _open(source: Source, name: str) -> BinaryIO:
@@ -381,7 +397,8 @@ def _read_array(source: Source, name: str) -> npt.NDArray[Any]:
     stream = _open(source, name)
     try:
         array = np.load(stream, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    # A header that lies meets NumPy with MemoryError, OverflowError, tokenize.TokenError and others.
+    except Exception as error:
         raise ImageError(
             f"{name} is not a NumPy array file: {error}", hint="write it with numpy.save(path, array)"
         ) from error

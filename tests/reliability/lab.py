@@ -54,7 +54,9 @@ class Outcome:
         """The rows as a Markdown table."""
         rows = [(self.name, "figure", "bound"), *self.rows]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+        lines = [
+            "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows
+        ]
         lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
         return "\n".join(lines)
 

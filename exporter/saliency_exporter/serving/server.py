@@ -27,6 +27,7 @@ from saliency_exporter.servable import Servable, load_servable
 from saliency_exporter.serving.admission import Admission
 from saliency_exporter.serving.batching import BatchingParameters, BatchingSession
 from saliency_exporter.serving.models import ModelConfig, ModelManager
+from saliency_exporter.serving.parsing import ParseRequests
 from saliency_exporter.serving.services import ModelService, PredictionService
 from saliency_exporter.serving.tls import TlsFiles, server_credentials
 from saliency_exporter.tensor_protos import Encoding
@@ -175,7 +176,7 @@ class LocalServer:
             "grpc.so_reuseport": 0,
             **grpc_arguments,
         }
-        server = grpc.server(self._threads, options=tuple(options.items()))
+        server = grpc.server(self._threads, interceptors=[ParseRequests()], options=tuple(options.items()))
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             PredictionService(self._models, self._admission, encoding), server
         )
@@ -248,7 +249,7 @@ def serve(
         ExportError: a model cannot be served, or the port cannot be had.
     """
     out = out or _print_line
-    # It would log a traceback for every request that is no protocol buffer; the caller is told INTERNAL.
+    # It would log a traceback for every reflection request that is no protocol buffer.
     logging.getLogger("grpc._common").setLevel(logging.CRITICAL)
     if not _is_loopback(host):
         print(

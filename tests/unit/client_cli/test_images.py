@@ -456,3 +456,37 @@ def test_arrays_that_do_not_fit_are_clear_errors() -> None:
         load_array(b"PK nothing", (1, 1, 1), "float32")
     with pytest.raises(ImageError, match="not a NumPy array file"):
         load_array(saved(np.array([{}], dtype=object)), (1,), "float32")  # never unpickled
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (32, 32, 1099511627776)}\n",
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (9223372036854775807,)}\n",
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (32, 32, 3\n",
+    ],
+)
+def test_an_array_file_with_a_header_that_lies_is_a_clear_error(tmp_path, header):
+    path = tmp_path / "input.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(ImageError, match=r"input\.npy is not a NumPy array file"):
+        load_array(path, (32, 32, 3), "uint8")
+
+
+def test_a_format_that_is_a_program_is_not_run(tmp_path):
+    # Pillow gives EPS to Ghostscript; nothing here may.
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n%%EOF\n")
+    with pytest.raises(ImageError, match=r"photo\.jpg is not an image"):
+        load_image(path, (32, 32))
+
+
+def test_a_picture_larger_than_its_icon_says_is_refused_by_the_bound(tmp_path):
+    inner = io.BytesIO()
+    Image.new("RGB", (400, 300)).save(inner, "PNG")
+    entry = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inner.getvalue()), 22)
+    path = tmp_path / "small.ico"
+    path.write_bytes(entry + inner.getvalue())
+    with pytest.raises(ImageError, match="too large"):
+        load_image(path, (32, 32), max_pixels=400 * 300 - 1)
+    assert load_image(path, (32, 32), max_pixels=400 * 300).picture.size == (400, 300)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
+from pathlib import Path
+
 import grpc
 import numpy as np
 import pytest
@@ -221,3 +225,41 @@ def test_the_metadata_of_an_unknown_model_is_not_found(stubs):
         grpc.StatusCode.NOT_FOUND,
         "Servable not found for request: Latest(nobody)",
     )
+
+
+def test_bytes_that_are_no_message_are_told_so_by_every_method(shared_server):
+    methods = [
+        "PredictionService/Predict",
+        "PredictionService/GetModelMetadata",
+        "ModelService/GetModelStatus",
+    ]
+    with grpc.insecure_channel(shared_server.target) as channel:
+        for path in [f"/tensorflow.serving.{method}" for method in methods] + [
+            "/grpc.health.v1.Health/Check"
+        ]:
+            with pytest.raises(grpc.RpcError) as raised:
+                channel.unary_unary(path)(b"\xff" * 9, timeout=10)
+            assert raised.value.code() is grpc.StatusCode.INTERNAL
+            assert raised.value.details() == "The request is not a message of this method"
+        stream = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"\xff" * 9, timeout=10)
+        assert stream.code() is grpc.StatusCode.INTERNAL
+
+
+def test_bytes_that_are_no_message_leave_nothing_behind(shared_server):
+    def resident() -> int:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    with grpc.insecure_channel(shared_server.target) as channel:
+        predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+
+        def send(count: int) -> None:
+            for _ in range(count):
+                with pytest.raises(grpc.RpcError):
+                    predict(b"\xff" * 3000, timeout=30)
+
+        send(500)
+        before = resident()
+        send(1000)
+        # grpcio's own parsing would keep 20 MB of them.
+        assert (resident() - before) * os.sysconf("SC_PAGE_SIZE") < 8 << 20
