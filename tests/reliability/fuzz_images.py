@@ -282,7 +282,7 @@ def _run_command(
     outcome.check("bugs told", told.count("report"), "0", "report" not in told)
     outcome.check("pictures written", len(written), "> 0, each whole", _whole(written))
     outcome.check("file behind a link", victim.read_bytes(), "untouched", victim.read_bytes() == b"untouched")
-    stray = [path for path in scratch.rglob("pwned*")] + [path for path in out.rglob("*.part")]
+    stray = [*scratch.rglob("pwned*"), *out.rglob("*.part")]
     outcome.check("files elsewhere or left over", stray or "none", "none", not stray)
 
 

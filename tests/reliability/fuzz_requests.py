@@ -60,7 +60,7 @@ def another_dtype(rng: random.Random, request: tfs.PredictRequest) -> set[grpc.S
     name = rng.choice(sorted(request.inputs))
     tensor = request.inputs[name]
     # Same values in another dtype, or the same bytes under another name.
-    other = rng.choice([dtype for dtype in ("float64", "int64", "int8", "bool", "str", "complex64")])
+    other = rng.choice(["float64", "int64", "int8", "bool", "str", "complex64"])
     if rng.random() < 0.5:
         tensor.CopyFrom(encode(decode(tensor, name).astype(other)))
     else:

@@ -1,7 +1,7 @@
 """What the campaigns share: models, servers, memory figures, and a table that says what held.
 
-A campaign is a module with a function `campaign(lab, *, count=…, seconds=…) -> Outcome`; its keyword arguments
-become the options of the script. Everything listens on loopback and everything is bounded.
+A campaign is a module with a function `campaign(lab, *, count=…, seconds=…) -> Outcome`; its keyword
+arguments become the options of the script. Everything listens on loopback and everything is bounded.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ class Lab:
     @contextlib.contextmanager
     def server(self, version: Path, *options: str | Path) -> Iterator[ServerProcess]:
         """A server of one model base path, as a process; killed at the end if it still runs."""
-        process = ServerProcess(f"{MODEL}={version.parent}", *options)
+        process = ServerProcess(f"{MODEL}={version.parent}", "--no-warmup", *options)
         try:
-            process.wait_for("^listening on", 120)
+            process.wait_for("^listening on", 300)
             yield process
         finally:
             process.process.kill()

@@ -1,4 +1,4 @@
-"""Parses requests after gRPC has handed them over, because gRPC for Python leaks those that it cannot parse."""
+"""Parses requests after gRPC has handed them over: gRPC for Python leaks those that it cannot parse."""
 
 from __future__ import annotations
 

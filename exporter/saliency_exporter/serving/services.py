@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import grpc
 import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -20,9 +21,12 @@ from tensorflow_serving.apis import (
 from saliency_exporter.servable import DEFAULT_SIGNATURE, ServableError
 from saliency_exporter.serving.admission import Admission
 from saliency_exporter.serving.models import ModelManager
-from saliency_exporter.tensor_protos import Encoding, write_tensor
+from saliency_exporter.tensor_protos import Encoding, to_array, write_tensor
 
 MESSAGE_LIMIT = 1024
+
+LARGE = 1000
+"""Images times samples from which on a request is large: others come first to one of the running places."""
 
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _Answer = TypeVar("_Answer")
@@ -53,11 +57,16 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     ) -> predict_pb2.PredictResponse:
         name, version, label = _requested(request)
         response = predict_pb2.PredictResponse()
-        with self._admission.place(), self._models.servable(name, version, label) as (number, servable):
+        signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        with self._models.servable(name, version, label) as (_, servable):
+            large = is_large(request, servable.signature_defs.get(signature_name))
+        with (
+            self._admission.place(context.peer(), large=large),
+            self._models.servable(name, version, label) as (number, servable),
+        ):
             if not context.is_active():
                 # The caller gave up while the request was waiting.
                 raise ServableError(tf.errors.CANCELLED, "The caller has gone")
-            signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
             outputs = servable.predict(signature_name, request.inputs, request.output_filter)
         response.model_spec.name = name
         response.model_spec.version.value = number
@@ -113,6 +122,22 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             status.status.error_code = known.code
             status.status.error_message = known.message
         return response
+
+
+def is_large(request: predict_pb2.PredictRequest, signature: meta_graph_pb2.SignatureDef | None) -> bool:
+    """Whether a request is of LARGE or more images times samples; what cannot be read counts as 1."""
+    images = request.inputs["images"].tensor_shape.dim if "images" in request.inputs else ()
+    if "num_samples" in request.inputs:
+        samples = request.inputs["num_samples"]
+    elif signature is not None and "num_samples" in signature.defaults:
+        samples = signature.defaults["num_samples"]
+    else:
+        return bool(images) and images[0].size >= LARGE
+    try:
+        most = int(to_array(samples).max(initial=1))
+    except (ValueError, TypeError):
+        most = 1
+    return bool(images) and images[0].size * most >= LARGE
 
 
 def _requested(request: Any) -> tuple[str, int | None, str | None]:
