@@ -123,7 +123,7 @@ def test_a_place_is_given_back_when_the_request_fails():
 
 
 def run_in_order(admission: Admission, requests: list[tuple[str, bool]]) -> list[str]:
-    """Has one client hold every running place while the requests line up; the order in which they then run."""
+    """The order in which requests run that lined up while one client held every running place."""
     order: list[str] = []
     lock, leave = threading.Lock(), threading.Event()
 
