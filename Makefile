@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all mutants coverage-table conformance docker-smoke lint bench constraints clean
+.PHONY: help demo test test-all soak mutants coverage-table conformance docker-smoke lint audit bench constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: $(VENV)/.installed-test ## Run the tests
 test-all: $(VENV)/.installed-test ## Run the tests and the long matrices
 	@$(PYTEST)
 
+soak: $(VENV)/.installed-test ## Kill, starve, flood and disturb it for an hour, and record what held (SOAK="--scale 0.1 overload")
+	@$(BIN)/python tests/reliability/run.py --record $(SOAK)
+
 mutants: $(VENV)/.installed-test ## Break the exporter on purpose and show that tests notice
 	@$(BIN)/python tests/mutants/run.py
 
@@ -47,6 +50,9 @@ lint: $(VENV)/.installed-lint ## Check style (ruff) and the client's types (mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+audit: $(VENV)/.installed-audit ## List known vulnerabilities of the pinned dependencies
+	@$(BIN)/python tests/audit.py
 
 bench: $(VENV)/.installed-bench ## Measure, side by side in one run
 	@$(BIN)/python tests/benchmarks/run.py --record

@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, TypeVar
 
@@ -76,7 +76,8 @@ class Send:
     path: str
     payload: bytes
     timeout: float | None
-    metadata: CallMetadata
+    # A token may be in it, and error reports show the variables of every frame.
+    metadata: CallMetadata = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -39,7 +39,7 @@ class TLS:
 
     ca: Pem = None
     certificate: Pem = None
-    key: Pem = None
+    key: Pem = field(default=None, repr=False)
     server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:

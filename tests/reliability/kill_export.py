@@ -83,20 +83,27 @@ def shown(model_dir: Path) -> list[Path]:
     return [path for path in model_dir.iterdir() if path.name.isdigit()] if model_dir.is_dir() else []
 
 
-def campaign(lab: Lab, *, count: int = 50, seed: int = 7) -> Outcome:
-    """Kill so many exports, then run one; export onto a full file system and with a bound on file sizes."""
+def campaign(
+    lab: Lab, *, count: int = 50, seconds: float = 3600.0, file_system: int = 1, seed: int = 7
+) -> Outcome:
+    """Kill so many exports, or as many as the time allows; fail one for want of room; then run one.
+
+    With `file_system`, the same on a file system of its own that is full.
+    """
     outcome = Outcome("kill -9 of an export")
     rng = random.Random(seed)
     exports = Exports()
     with tempfile.TemporaryDirectory() as scratch:
-        seconds = _whole(outcome, exports, Path(scratch, "timed"), "an undisturbed export")
+        end = time.monotonic() + seconds
+        whole = _whole(outcome, exports, Path(scratch, "timed"), "an undisturbed export")
         model_dir = Path(scratch, "killed")
         broken: list[str] = []
-        left = published = 0
-        for _ in range(count):
+        left = killed = 0
+        while killed < count and time.monotonic() < end:
+            killed += 1
             process = exports.start(model_dir)
             # Mostly while it works, sometimes in its last moments, when files move.
-            moment = rng.uniform(0, seconds) if rng.random() < 0.7 else seconds * rng.uniform(0.85, 1.1)
+            moment = rng.uniform(0, whole) if rng.random() < 0.7 else whole * rng.uniform(0.85, 1.1)
             process.join(moment)
             process.kill()
             process.join(30)
@@ -104,15 +111,15 @@ def campaign(lab: Lab, *, count: int = 50, seed: int = 7) -> Outcome:
             left += (
                 any(path.name.startswith(".") for path in model_dir.glob(".*")) if model_dir.is_dir() else 0
             )
-            published = len(shown(model_dir))
-        outcome.fact("exports killed, of these too late", f"{count}, {published}")
+        outcome.fact("exports killed, of these too late", f"{killed}, {len(shown(model_dir))}")
         outcome.fact("kills that left a partial directory, which no server reads", left)
         outcome.check("versions shown that are not complete", broken or "none", "none", not broken)
+        _no_room(outcome, exports, model_dir, bound=20_000)
         _whole(outcome, exports, model_dir, "the next export")
         rest = [path.name for path in model_dir.iterdir() if not path.name.isdigit()]
         outcome.check("left over after it", rest or "none", "none", not rest)
-        _full_disk(outcome, exports, Path(scratch, "limited"), bound=20_000)
-        _tmpfs(outcome, exports, Path(scratch, "small"))
+        if file_system:
+            _tmpfs(outcome, exports, Path(scratch, "small"))
     return outcome
 
 
@@ -128,15 +135,15 @@ def _whole(outcome: Outcome, exports: Exports, model_dir: Path, what: str) -> fl
     return seconds
 
 
-def _full_disk(outcome: Outcome, exports: Exports, model_dir: Path, bound: int) -> None:
+def _no_room(outcome: Outcome, exports: Exports, model_dir: Path, bound: int) -> None:
+    before = len(shown(model_dir))
     process = exports.start(model_dir, file_bytes=bound)
     process.join(120)
-    inside = [path.name for path in model_dir.iterdir()]
-    held = process.exitcode not in (0, None) and not inside
+    partial = [path.name for path in model_dir.iterdir() if not path.name.isdigit()]
+    held = process.exitcode not in (0, None) and not partial and len(shown(model_dir)) == before
     outcome.check(
-        f"files of at most {bound} bytes", f"exit {process.exitcode}, left {inside}", "refused", held
+        f"files of at most {bound} bytes", f"exit {process.exitcode}, left {partial}", "refused", held
     )
-    _whole(outcome, exports, model_dir, "the export after that")
 
 
 def _tmpfs(outcome: Outcome, exports: Exports, mount: Path) -> None:

@@ -60,13 +60,15 @@ class Replicas:
         return ServerProcess(f"{MODEL}={self._version.parent}", "--port", str(port), "--no-warmup")
 
 
-def campaign(lab: Lab, *, count: int = 50, command_rounds: int = 5, seed: int = 7) -> Outcome:
-    """So many kills under the library's bulk calls, then some under the command."""
+def campaign(
+    lab: Lab, *, count: int = 50, seconds: float = 3600.0, command_rounds: int = 5, seed: int = 7
+) -> Outcome:
+    """So many kills under the library's bulk calls, or as many as the time allows; then some under the command."""
     outcome = Outcome("kill -9 of a replica")
     rng = random.Random(seed)
     replicas = Replicas(lab.uncompiled)
     try:
-        _bulk(outcome, replicas, rng, count)
+        _bulk(outcome, replicas, rng, count, time.monotonic() + seconds)
         if command_rounds:
             _command(outcome, replicas, rng, command_rounds)
     finally:
@@ -74,7 +76,7 @@ def campaign(lab: Lab, *, count: int = 50, command_rounds: int = 5, seed: int = 
     return outcome
 
 
-def _bulk(outcome: Outcome, replicas: Replicas, rng: random.Random, count: int) -> None:
+def _bulk(outcome: Outcome, replicas: Replicas, rng: random.Random, count: int, end: float) -> None:
     pictures = images(ROUND)
     with SaliencyClient(replicas.targets, model=MODEL, timeout=60, retry=RetryPolicy(attempts=8)) as client:
         # One image a request, so that an answer does not depend on which others it came with.
@@ -84,8 +86,9 @@ def _bulk(outcome: Outcome, replicas: Replicas, rng: random.Random, count: int) 
         round_seconds = time.monotonic() - started
         seen: Counter[str] = Counter()
         wrong: list[str] = []
-        during = 0
-        for _ in range(count):
+        during = kills = 0
+        while kills < count and time.monotonic() < end:
+            kills += 1
             which = rng.randrange(2)
             taken = [0]
             killer = threading.Timer(rng.uniform(0, round_seconds), replicas.kill, [which])
@@ -110,8 +113,8 @@ def _bulk(outcome: Outcome, replicas: Replicas, rng: random.Random, count: int) 
             if indices != list(range(ROUND)):
                 wrong.append(f"{ROUND} images gave {len(indices)} results, out of order or not once each")
             replicas.restart(which)
-    outcome.fact("kills, of these while images were under way", f"{count}, {during}")
-    outcome.fact("images", count * ROUND)
+    outcome.fact("kills, of these while images were under way", f"{kills}, {during}")
+    outcome.fact("images", kills * ROUND)
     outcome.fact("results", ", ".join(f"{what} {n}" for what, n in seen.most_common()))
     outcome.check("wrong, missing, twice or untyped", wrong[:3] or "none", "none", not wrong)
 
@@ -153,7 +156,8 @@ def _command(outcome: Outcome, replicas: Replicas, rng: random.Random, rounds: i
                         picture.load()
                 except OSError as error:
                     torn.append(f"{path.name}: {error}")
-            replicas.restart(which)
+            if round_number < rounds - 1:
+                replicas.restart(which)
     outcome.fact("command: pictures, failures told", f"{written}, {failed}")
     outcome.check("command: torn, left over, missing or untold", torn[:3] or "none", "none", not torn)
 

@@ -31,7 +31,7 @@ def held(outcome: Outcome) -> None:
 
 
 def test_mutated_requests_get_right_codes_and_leave_the_server_as_it_was(lab):
-    held(fuzz_requests.campaign(lab, count=600))
+    held(fuzz_requests.campaign(lab, count=600, merged=0))
 
 
 def test_mutated_images_give_a_picture_or_a_clear_error(lab):
@@ -43,7 +43,7 @@ def test_a_killed_replica_costs_no_image_and_tears_no_file(lab):
 
 
 def test_a_killed_export_shows_no_broken_version(lab):
-    held(kill_export.campaign(lab, count=2))
+    held(kill_export.campaign(lab, count=2, file_system=0))
 
 
 @pytest.mark.slow

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Labels = tuple[str, ...]
 
+MAX_BYTES = 16 << 20
+"""Of a file of class names."""
+
 
 def class_names(path: Path | None, client: SaliencyClient) -> Labels | None:
     """The names of all classes: those of a file, else the model's own; None where it has none.
@@ -33,14 +36,18 @@ def read_labels(path: Path) -> Labels:
         CommandError: it cannot be read or is neither.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # not stat: the file may be a pipe or a device
+        if len(content) > MAX_BYTES:
+            raise CommandError(f"labels {printable(str(path))} has more than {MAX_BYTES} bytes")
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"labels {printable(str(path))} cannot be read: {error}") from error
     if not text.lstrip().startswith(("[", "{")):
         return tuple(line.strip() for line in text.splitlines())
     try:
         names = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CommandError(f"labels {printable(str(path))} is not JSON: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CommandError(

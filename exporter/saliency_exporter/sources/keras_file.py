@@ -37,6 +37,8 @@ def load(path: Path, choices: Choices = NO_CHOICES, *, unsafe: bool = False) -> 
     require_tensorflow_backend()
     _check_file(path)
     try:
+        if not unsafe and path.is_file() and h5py.is_hdf5(path):
+            _check_stays_inside(path)
         model = _load(path, unsafe)
     except ExportError:
         raise
@@ -76,6 +78,32 @@ def _check_file(path: Path) -> None:
             hint="save the whole model with model.save('name.keras'), or give the file to a "
             "keras.applications model with --weights",
         )
+
+
+def _check_stays_inside(path: Path) -> None:
+    """Refuse an HDF5 file that reads from other files; not every Keras that may load it does."""
+    seen = set()
+
+    def walk(group: h5py.Group) -> None:
+        for name in group:
+            if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
+                raise _points_elsewhere(path, f"{group.name}/{name}".replace("//", "/"))
+            member = group.get(name)
+            if isinstance(member, h5py.Dataset) and member.external:
+                raise _points_elsewhere(path, member.name)
+            if isinstance(member, h5py.Group) and member.id not in seen:  # links can make circles
+                seen.add(member.id)
+                walk(member)
+
+    with h5py.File(path) as file:
+        walk(file)
+
+
+def _points_elsewhere(path: Path, name: str) -> ExportError:
+    return ExportError(
+        f"{path} takes {name} from another file, whatever that file is",
+        hint="pass --unsafe if you trust where the file comes from",
+    )
 
 
 def _explain(path: Path, error: Exception) -> ExportError:

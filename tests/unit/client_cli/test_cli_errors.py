@@ -306,3 +306,24 @@ def test_a_wrong_command_or_option_is_2(cli: Cli) -> None:
     run = cli("explain", "--color", "red")
     assert (run.code, "No such option" in run.err) == (2, True)
     assert "hint: `saliency-client explain --help` lists the options" in run.err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"x" * (16 << 20) + b"x", "has more than 16777216 bytes"),
+        (b"[" * 100_000, "is not JSON"),
+        (b'["\xff"]', "cannot be read"),
+        (b'{"0": "ant"}', "is not a list of names"),
+        (b"[1, 2]", "is not a list of names"),
+    ],
+)
+def test_a_labels_file_of_any_size_or_content_is_an_error(
+    cli: Cli, photo: Path, content: bytes, words: str
+) -> None:
+    (cli.folder / "labels\x1b[2J").write_bytes(content)
+    run = cli("explain", photo, "--labels", "labels\x1b[2J")
+    assert run.code != 0
+    assert words in run.err
+    assert is_plain(run)
+    assert "Traceback" not in run.err

@@ -46,13 +46,13 @@ class Authority:
             self.certificate,
         )
 
-    def sign(self, name: str, subject_alternative: str) -> tuple[Path, Path]:
+    def sign(self, name: str, subject_alternative: str, days: str = "2") -> tuple[Path, Path]:
         key, request, certificate = (self.directory / f"{name}.{end}" for end in ("key", "csr", "pem"))
         ec = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
         openssl("req", *ec, "-subj", f"/CN={name}", "-keyout", key, "-out", request)
         extensions = self.directory / f"{name}.ext"
         extensions.write_text(f"subjectAltName={subject_alternative}\n")
-        signing = ("-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial", "-days", "2")
+        signing = ("-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial", "-days", days)
         openssl("x509", "-req", "-in", request, *signing, "-extfile", extensions, "-out", certificate)
         return certificate, key
 
@@ -96,6 +96,16 @@ def test_over_mutual_tls_only_clients_of_the_authority_are_let_in(
     assert stubs_to(server.target, client(authority, known)).predict(REQUEST, timeout=20).outputs
     assert refused(stubs_to(server.target, client(authority)))
     assert refused(stubs_to(server.target, client(authority, stranger.sign("client", "DNS:client"))))
+
+
+def test_an_expired_certificate_is_refused_on_either_side(model_dir, start_local, stubs_to, authority):
+    expired = authority.sign("expired", "IP:127.0.0.1", days="-1")
+    valid = authority.sign("valid", "IP:127.0.0.1")
+    server = start_local({"small": model_dir}, tls=TlsFiles(*expired))
+    assert refused(stubs_to(server.target, client(authority)))
+    mutual = start_local({"small": model_dir}, tls=TlsFiles(*valid, authority.certificate))
+    assert refused(stubs_to(mutual.target, client(authority, expired)))
+    assert stubs_to(mutual.target, client(authority, valid)).predict(REQUEST, timeout=20).outputs
 
 
 def test_a_certificate_for_another_host_is_refused(model_dir, start_local, stubs_to, authority):

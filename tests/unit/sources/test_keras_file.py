@@ -121,6 +121,24 @@ def test_python_code_in_the_file_is_loaded_only_when_asked_for(images, tmp_path,
     np.testing.assert_allclose(source.call(tf.constant(images)), images.max((1, 2)) * 3, rtol=1e-6)
 
 
+@pytest.mark.parametrize("how", ["link", "storage"])
+def test_a_file_that_points_to_other_files_is_refused(small_model, tmp_path, how) -> None:
+    path, other = tmp_path / "my.h5", tmp_path / "secret"
+    small_model.save(path)
+    with h5py.File(other, "w") as secret:
+        secret["w"] = np.zeros(4, np.float32)
+    with h5py.File(path, "r+") as file:
+        group = file["model_weights"]
+        group["loop"] = file["/"]  # a circle is no reason to hang
+        if how == "link":
+            group["stolen"] = h5py.ExternalLink(str(other), "w")
+        else:
+            group.create_dataset("stolen", (4,), np.float32, external=[(str(other), 0, 16)])
+    with pytest.raises(ExportError, match="takes /model_weights/stolen from another file") as error:
+        load_source(str(path))
+    assert "--unsafe" in error.value.hint
+
+
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_damaged_files_are_refused(small_model, tmp_path, suffix) -> None:
     path = tmp_path / f"my{suffix}"
