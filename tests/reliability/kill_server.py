@@ -63,7 +63,7 @@ class Replicas:
 def campaign(
     lab: Lab, *, count: int = 50, seconds: float = 3600.0, command_rounds: int = 5, seed: int = 7
 ) -> Outcome:
-    """So many kills under the library's bulk calls, or as many as the time allows; then some under the command."""
+    """So many kills under bulk calls, or as many as the time allows; then some under the command."""
     outcome = Outcome("kill -9 of a replica")
     rng = random.Random(seed)
     replicas = Replicas(lab.uncompiled)
