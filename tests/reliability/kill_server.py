@@ -34,7 +34,7 @@ class Replicas:
     def __init__(self, version: Path) -> None:
         self._version = version
         self._servers = [self._start(0), self._start(0)]
-        self.targets = [server.target for server in self._servers]
+        self.targets = [server.wait_for(r"^listening on (\S+)", 300)[1] for server in self._servers]
 
     def kill(self, which: int) -> None:
         """Kill one at once."""
@@ -46,7 +46,7 @@ class Replicas:
     def restart(self, which: int) -> None:
         """Start the one that was killed, on its old port, and wait until it answers."""
         self._servers[which] = self._start(int(self.targets[which].rpartition(":")[2]))
-        self._servers[which].wait_for("^listening on", 120)
+        self._servers[which].wait_for("^listening on", 300)
 
     def close(self) -> None:
         """Kill both."""
