@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grpc
 import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -28,6 +30,7 @@ MESSAGE_LIMIT = 1024
 LARGE = 1000
 """Images times samples from which on a request is large: others come first to one of the running places."""
 
+_MOST_VALUES = 65_536
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _Answer = TypeVar("_Answer")
 
@@ -127,17 +130,25 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 def is_large(request: predict_pb2.PredictRequest, signature: meta_graph_pb2.SignatureDef | None) -> bool:
     """Whether a request is of LARGE or more images times samples; what cannot be read counts as 1."""
     images = request.inputs["images"].tensor_shape.dim if "images" in request.inputs else ()
+    if not images:
+        return False
     if "num_samples" in request.inputs:
-        samples = request.inputs["num_samples"]
+        samples = _largest(request.inputs["num_samples"])
     elif signature is not None and "num_samples" in signature.defaults:
-        samples = signature.defaults["num_samples"]
+        samples = _largest(signature.defaults["num_samples"])
     else:
-        return bool(images) and images[0].size >= LARGE
+        samples = 1
+    return images[0].size * samples >= LARGE
+
+
+def _largest(tensor: tensor_pb2.TensorProto) -> int:
+    """The largest value of a small tensor of integers; at least 1. LARGE where it is not small."""
+    if math.prod(dim.size for dim in tensor.tensor_shape.dim) > _MOST_VALUES:
+        return LARGE  # decoding it here, before there is a place for it, would cost memory
     try:
-        most = int(to_array(samples).max(initial=1))
+        return int(to_array(tensor).max(initial=1))
     except (ValueError, TypeError):
-        most = 1
-    return bool(images) and images[0].size * most >= LARGE
+        return 1
 
 
 def _requested(request: Any) -> tuple[str, int | None, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -215,6 +216,19 @@ def test_a_request_is_large_by_its_images_times_its_samples(inputs, expected):
     signature = meta_graph_pb2.SignatureDef()
     signature.defaults["num_samples"].CopyFrom(tf.make_tensor_proto(np.int32(50)))
     assert is_large(predict_request("small", "explain_smooth", **inputs), signature) is expected
+
+
+def test_samples_that_would_take_memory_to_count_make_a_request_large():
+    request = predict_request("small", "explain_smooth", images=np.zeros((1, 2), np.uint8))
+    samples = request.inputs["num_samples"]
+    samples.CopyFrom(tf.make_tensor_proto(np.array([1], np.int32)))
+    samples.tensor_shape.dim[0].size = 1 << 24  # 64 MiB, made up from one value
+    tracemalloc.start()
+    try:
+        assert is_large(request, None)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_without_samples_the_images_alone_make_a_request_large():
