@@ -71,10 +71,10 @@ def _overload(outcome: Outcome, target: str, seconds: float) -> None:
             call.add_done_callback(lambda call, started=started: done(call, started))
             under_way.append(call)
             due += interval
-        started = time.monotonic()
-        recovered = _first_answer(calls[0], payload, 30) - started
+        first = _first_answer(calls[0], payload, 60)
         for call in under_way:
             call.exception()
+        recovered = _first_answer(calls[0], payload, 60)
         while len(answers) < len(under_way):
             time.sleep(0.01)
     refused = [took for took, code in answers if code is grpc.StatusCode.UNAVAILABLE]
@@ -90,7 +90,13 @@ def _overload(outcome: Outcome, target: str, seconds: float) -> None:
     outcome.fact("time to be served, median / p95 / p99 / max", percentiles(served))
     outcome.fact("time to be refused, median / p95 / p99 / max", percentiles(refused))
     outcome.check("95 % are refused within", f"{high * 1000:.1f} ms", "50 ms", high <= REFUSED_WITHIN)
-    outcome.check("recovered after", f"{recovered:.2f} s", "≤ 1 s", recovered <= RECOVERED_WITHIN)
+    outcome.fact("first new answer, behind what was taken", f"{first:.2f} s")
+    outcome.check(
+        "recovered, once what was taken is served",
+        f"{recovered:.2f} s",
+        "≤ 1 s",
+        recovered <= RECOVERED_WITHIN,
+    )
 
 
 def _rate(call: Any, payload: bytes) -> float:
@@ -107,15 +113,16 @@ def _rate(call: Any, payload: bytes) -> float:
 
 
 def _first_answer(call: Any, payload: bytes, seconds: float) -> float:
-    """When the first request after the overload is served."""
-    end = time.monotonic() + seconds
+    """Seconds from now until a request is served, sent again for as long as it is refused."""
+    started = time.monotonic()
+    end = started + seconds
     while time.monotonic() < end:
         try:
             call(payload, timeout=seconds)
             break
         except grpc.RpcError:
             time.sleep(0.01)
-    return time.monotonic()
+    return time.monotonic() - started
 
 
 def _bulk_beside_others(outcome: Outcome, target: str, seconds: float) -> None:
