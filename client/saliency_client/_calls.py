@@ -45,6 +45,7 @@ from saliency_client._signatures import (
     Metadata,
     Signature,
     parse_metadata,
+    predictions_signature,
 )
 from saliency_client._tensors import Array
 
@@ -201,14 +202,15 @@ class Calls:
         self,
         images: ArrayLike | Mapping[str, ArrayLike],
         *,
-        signature: str,
+        signature: str | None,
         outputs: Outputs,
         timeout: Timeout,
     ) -> Conversation[dict[str, Array]]:
-        """Run any signature."""
+        """Run any signature; None is the one that predicts from images."""
 
         def build(metadata: Metadata) -> Request:
-            return requests.predict_request(self.model, self._signature(metadata, signature), images, outputs)
+            name = predictions_signature(metadata.signatures) if signature is None else signature
+            return requests.predict_request(self.model, self._signature(metadata, name), images, outputs)
 
         answer = yield from self._predict(build, self._deadline(timeout), False)
         return dict(answer.outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
@@ -13,6 +13,7 @@ from saliency_client._tensors import Array, decode, dtype_name
 
 EXPLAIN_PREFIX = "explain_"
 DEFAULT_SIGNATURE = "serving_default"
+IMAGES_SIGNATURE = "serving_images"
 CLASS_LABELS = "class_labels"
 
 
@@ -114,3 +115,12 @@ def _spec(name: str, proto: tfs.TensorInfo) -> TensorSpec:
     if not proto.tensor_shape.unknown_rank:
         shape = tuple(None if dim.size < 0 else dim.size for dim in proto.tensor_shape.dim)
     return TensorSpec(name=name, dtype=dtype_name(proto.dtype), shape=shape)
+
+
+def predictions_signature(signatures: Container[str]) -> str:
+    """The signature that predicts from the images that explain signatures take.
+
+    `serving_images` where a model has it, since then it came with a `serving_default` of its own, which may
+    take anything; else `serving_default`.
+    """
+    return IMAGES_SIGNATURE if IMAGES_SIGNATURE in signatures else DEFAULT_SIGNATURE

@@ -17,7 +17,7 @@ from saliency_client._bulk import Batcher, Item, ItemResult, Source, checked_bou
 from saliency_client._calls import UNSET, Conversation, FetchToken, Send, Step, T, Timeout
 from saliency_client._explanation import Explanation
 from saliency_client._requests import ArrayLike, Outputs, VersionStatus
-from saliency_client._signatures import DEFAULT_SIGNATURE, Signature
+from saliency_client._signatures import Signature
 from saliency_client._tensors import Array
 
 
@@ -106,7 +106,7 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
         self,
         images: ArrayLike | Mapping[str, ArrayLike],
         *,
-        signature: str = DEFAULT_SIGNATURE,
+        signature: str | None = None,
         outputs: Outputs = None,
         timeout: Timeout = UNSET,
     ) -> dict[str, Array]:

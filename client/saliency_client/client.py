@@ -14,7 +14,7 @@ from saliency_client._bulk import Batcher, Item, ItemResult, Source, checked_bou
 from saliency_client._calls import UNSET, Conversation, FetchToken, Send, Step, T, Timeout
 from saliency_client._explanation import Explanation
 from saliency_client._requests import ArrayLike, Outputs, VersionStatus
-from saliency_client._signatures import DEFAULT_SIGNATURE, Signature
+from saliency_client._signatures import Signature
 from saliency_client._tensors import Array
 from saliency_client._threads import Cancellation, in_order
 
@@ -147,15 +147,16 @@ class SaliencyClient(BaseClient[grpc.Channel]):
         self,
         images: ArrayLike | Mapping[str, ArrayLike],
         *,
-        signature: str = DEFAULT_SIGNATURE,
+        signature: str | None = None,
         outputs: Outputs = None,
         timeout: Timeout = UNSET,
     ) -> dict[str, Array]:
-        """The model's own predictions: the outputs of `serving_default`, or of any other signature.
+        """The model's predictions, or the outputs of any signature.
 
         Args:
             images: as for `explain`; or a mapping of input name to array, for signatures with several inputs.
-            signature: its name.
+            signature: its name; by default `serving_default`, or `serving_images` where the model has it: a
+                model that came with a `serving_default` of its own, which may take other input.
             outputs: names of its outputs; None or 'all': all.
             timeout: as for `explain`.
 

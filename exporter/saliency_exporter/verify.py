@@ -17,7 +17,7 @@ from .kept import kept_problems
 from .manifest import read_manifest
 from .reference import KEPT_OUTPUTS, reference_path
 from .servable import Servable, ServableError, load_servable
-from .signatures import CLASS_LABELS, predictions_signature
+from .signatures import CLASS_LABELS
 from .tensor_protos import to_array
 from .warmup import read_warmup
 
@@ -146,7 +146,7 @@ def _read_reference(version_dir: Path) -> dict[str, np.ndarray]:
 
 def _signatures(manifest: Mapping[str, Any]) -> list[str]:
     return [
-        predictions_signature(manifest["kept_signatures"]),
+        manifest["predictions"],
         *(f"explain_{method}" for method in manifest["methods"]),
     ]
 
@@ -161,7 +161,7 @@ def _contract_problems(servable: Servable, manifest: Mapping[str, Any]) -> Itera
         images = signature.inputs.get("images")
         if images is None or tf.as_dtype(images.dtype).name != manifest["input"]["dtype"]:
             yield f"{name} has no input images of dtype {manifest['input']['dtype']}"
-        if name == predictions_signature(manifest["kept_signatures"]):
+        if name == manifest["predictions"]:
             continue
         outputs = {"gradients", "saliency", "class_index", "score", "probability"}
         outputs |= {"variance", "relative_error"} if name == "explain_smooth" else set()

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saliency_client import SaliencyError
+from saliency_client._signatures import predictions_signature
 from saliency_client.cli.connection import Connection, connect
 from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.inputs import Input, find_inputs, read_photo
@@ -65,8 +66,8 @@ def run(request: Request, output: Output) -> int:
 
 def _call(request: Request, client: SaliencyClient) -> Callable[[], object]:
     """The request to measure, ready to be sent again and again."""
-    name = "serving_default" if request.method == PREDICT else f"explain_{request.method}"
     signatures = client.signatures()
+    name = predictions_signature(signatures) if request.method == PREDICT else f"explain_{request.method}"
     if name not in signatures:
         raise CommandError(
             f"the model has no signature {name}; it has {', '.join(signatures) or 'none'}",

@@ -60,7 +60,7 @@ def model_input(signature: Signature) -> ModelInput:
 def class_scores(
     outputs: Mapping[str, npt.NDArray[np.generic]],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | None]:
-    """Score and probability of each class, from the answer of any classifier's `serving_default`.
+    """Score and probability of each class, from the answer of any classifier.
 
     Args:
         outputs: for one image. `logits` and `probabilities`, or any output [1, classes]; of that, rows that

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+from saliency_client._signatures import predictions_signature
 from saliency_client.cli import labels as names
 from saliency_client.cli import show
 from saliency_client.cli.batch import batch_exit_code, in_order, tell_failure
@@ -25,7 +26,6 @@ from saliency_client.images import DEFAULT_MAX_PIXELS, Resize
 if TYPE_CHECKING:
     from saliency_client import SaliencyClient
 
-_SIGNATURE = "serving_default"
 _BAR_CELLS = 24
 
 
@@ -50,10 +50,11 @@ def run(request: Request, output: Output) -> int:
     errors: list[Exception] = []
     with connect(request.connection) as client, allow_pixels(request.max_pixels):
         signatures = client.signatures()
-        if _SIGNATURE not in signatures:
+        name = predictions_signature(signatures)
+        if name not in signatures:
             offered = ", ".join(signatures) or "none"
-            raise CommandError(f"the model has no signature {_SIGNATURE}; it has {offered}")
-        model = model_input(signatures[_SIGNATURE])
+            raise CommandError(f"the model has no signature {name}; it has {offered}")
+        model = model_input(signatures[name])
         class_names = names.class_names(request.labels, client)
 
         def predict_one(one: Input) -> dict[str, Any]:

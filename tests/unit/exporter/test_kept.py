@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from server_process import ServerProcess
 
+from saliency_client import SaliencyClient
 from saliency_exporter.manifest import read_manifest
 from saliency_exporter.preprocessing import builtin
 from saliency_exporter.saved_model import Export, export
@@ -121,6 +123,21 @@ def test_the_manifest_tells_of_them_and_those_without_strings_are_warmed_up(vers
     warmed = {request.model_spec.signature_name for request in read_warmup(version_dir)}
     assert "serving_default" in warmed
     assert "from_bytes" not in warmed
+
+
+def test_a_client_predicts_from_the_images_that_it_explains_and_by_the_models_own_names(version_dir) -> None:
+    server = ServerProcess(f"net={version_dir.parent}")
+    try:
+        with SaliencyClient(server.target, model="net") as client:
+            client.wait_ready(120)
+            predicted = client.predict(IMAGES)
+            own = client.predict({"photo": IMAGES}, signature="serving_default")
+            explained = client.explain(IMAGES)
+    finally:
+        server.stop()
+    np.testing.assert_allclose(predicted["probabilities"], softmax(), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(own["softmax"], softmax(), rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(explained.class_index, softmax().argmax(1))
 
 
 def test_verification_notices_another_value_and_another_description(version_dir: Path, tmp_path) -> None:
