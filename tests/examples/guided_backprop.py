@@ -2,7 +2,7 @@
 
 From the notebook "ConvNet", which writes `guided_relu` and `guided_swish` and puts them into layers and into
 `layer.activation`. Here every rectifier of the exported model has its rule, wherever it comes from, and
-`saliency-exporter inspect` counts them; nothing of the model is changed. The rules are the notebook's:
+`saliency-exporter inspect` counts them; nothing of the model is changed. Its rules, and where they are here:
 
 - ReLU: `dy * (dy > 0 & x > 0)`.
 - ReLU(max_value): `x > 0 & x < max_value`, where the notebook has `x <= max_value`: at the bound

@@ -65,7 +65,7 @@ def main() -> None:
                 )
             assert np.array_equal(plain.class_index, smooth.class_index)
             rows = []
-            for one, many, image in zip(plain[:_SHOWN], smooth[:_SHOWN], images, strict=False):
+            for one, many, image in zip(plain, smooth, images[:_SHOWN], strict=False):
                 picture = Image.fromarray(image)
                 maps = [render.heatmap(picture, e.absolute()[0], clip=100) for e in (one, many)]
                 rows.append(Image.fromarray(np.hstack([image, *map(np.asarray, maps)])))
