@@ -57,6 +57,8 @@ def _cases() -> list:
         pytest.param(kind, source, marks=marks[REPRESENTATIVE[kind] == source], id=f"{kind}-{source}")
         for kind in KINDS
         for source in SOURCES
+        # Keras writes no subclassed model to HDF5.
+        if (kind, source) != ("subclassed", "h5")
     ]
 
 
@@ -88,7 +90,7 @@ def _load(kind: Kind, source: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 
 def _function(kind: Kind):
     """The model as a tf.function of named tensors that returns a mapping."""
-    inputs = kind.model.inputs or [tf.TensorSpec([None, *kind.shape], name="x")]
+    inputs = getattr(kind.model, "inputs", None) or [tf.TensorSpec([None, *kind.shape], name="x")]
     specs = [tf.TensorSpec(tensor.shape, tf.float32, name=tensor.name) for tensor in inputs]
 
     @tf.function(input_signature=specs, autograph=False)
