@@ -173,6 +173,21 @@ def test_the_noise_is_standard_normal_and_independent():
     assert abs(np.corrcoef(draws.ravel(), other_sample.ravel())[0, 1]) < 5 / np.sqrt(n)
 
 
+def test_the_noise_comes_in_pairs_on_circles_of_uniform_angle():
+    # Box and Muller 1958: the two halves are cosine and sine parts; their squared radius is exponential.
+    draws = standard_normal(tf.range(8), tf.constant(3), (50_000,)).numpy().astype(np.float64)
+    x, y = draws[:, :25_000].ravel(), draws[:, 25_000:].ravel()
+    n, sectors = x.size, 48
+    counts = np.histogram(np.arctan2(y, x), sectors, (-np.pi, np.pi))[0]
+    expected = n / sectors
+    # χ² with 47 degrees of freedom has mean 47 and standard deviation √94.
+    assert np.sum((counts - expected) ** 2 / expected) < 47 + 5 * np.sqrt(94)
+    half_squared_radius = (x**2 + y**2) / 2
+    for quantile in (0.01, 0.1, 0.5, 0.9, 0.99):
+        below = np.mean(half_squared_radius < -np.log1p(-quantile))
+        assert abs(below - quantile) < 5 * np.sqrt(quantile * (1 - quantile) / n)
+
+
 def test_sigma_is_a_fraction_of_the_range_of_each_example():
     x = tf.constant([[[[0.0, 2.0]], [[-1.0, 1.0]]], [[[5.0, 5.0]], [[5.5, 5.0]]]])
     np.testing.assert_allclose(input_range(x), [3.0, 0.5])
