@@ -1,12 +1,13 @@
 # Every target makes what it needs in .venv; nothing is installed elsewhere.
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak mutants coverage-table conformance docker-smoke lint audit bench constraints clean
+.PHONY: help demo test test-all soak mutants coverage-table conformance docker-smoke lint audit bench bench-parts constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +56,18 @@ audit: $(VENV)/.installed-audit ## List known vulnerabilities of the pinned depe
 	@$(BIN)/python tests/audit.py
 
 bench: $(VENV)/.installed-bench ## Measure, side by side in one run
+bench: $(VENV)/.installed-bench $(if $(SERVER),,$(PEERS)/.installed) ## Explanations beside other libraries; or SERVER=host:port MODEL=name
+	@$(BIN)/python tests/benchmarks/explanations.py \
+	  $(if $(SERVER),--server $(SERVER) --model $(MODEL),--peers-python $(PEERS)/bin/python --page) $(ARGS)
+
+# Other libraries, in an environment that the project's own knows nothing of; the file names all they need.
+$(PEERS)/.installed: tests/benchmarks/peers/requirements.txt
+	@echo "installing the peers into $(PEERS) (the first time takes a minute) …"
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	@touch $@
+
+bench-parts: $(VENV)/.installed-bench ## Measure the command line, loading, the client's codec, the lowerings
 	@$(BIN)/python tests/benchmarks/run.py --record
 	@$(BIN)/python tests/benchmarks/client_codec.py --record
 	@$(BIN)/python tests/benchmarks/lowering.py
@@ -64,4 +77,4 @@ constraints: ## Resolve the newest versions that pyproject.toml allows (needs uv
 	  --no-annotate --no-header --constraint constraints.txt pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
 
 clean: ## Remove what make made
-	rm -rf $(VENV) demo-output example-output
+	rm -rf $(VENV) $(PEERS) demo-output example-output bench-output

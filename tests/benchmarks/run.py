@@ -1,4 +1,4 @@
-"""`make bench`: what the main job costs, side by side in one run, printed and recorded as a dated page.
+"""`make bench-parts`: what the main job costs, side by side in one run, printed and recorded as a dated page.
 
 A real export of EfficientNet-Lite0, a real server process, the real client. Times are medians of interleaved
 repetitions with the middle half of the spread; read ratios before seconds, machines are noisy.
@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 
+from measuring import forget_peak, interleaved, machine, memory_mib, spread, versions  # noqa: E402
 from server_process import ServerProcess  # noqa: E402
 
 BIN = Path(sys.executable).parent
@@ -60,23 +58,6 @@ def export_lite0(scratch: Path) -> Path:
     options = ["--batch-sizes", f"1,{BATCH}", "--target", "cpu", "--no-verify"]
     subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
     return scratch / "lite0"
-
-
-def interleaved(functions: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """Milliseconds of each function, called in turn."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repetitions):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return times
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def client_rows() -> list[Row]:
@@ -202,11 +183,11 @@ def memory_rows(model_dir: Path) -> list[Row]:
         try:
             server.wait_for("listening on", 900)
             # The peak of loading and compiling would hide what a request adds.
-            Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
+            forget_peak(server.process.pid)
             with SaliencyClient(server.target, model="lite0", timeout=600.0) as client:
                 for _ in range(3 if samples == 10 else 1):
                     client.explain(images, method="smooth", num_samples=samples, outputs="all")
-            peaks[samples] = _peak_mib(server.process.pid)
+            peaks[samples] = memory_mib(server.process.pid, "VmHWM")
         finally:
             server.stop()
     return [
@@ -216,14 +197,7 @@ def memory_rows(model_dir: Path) -> list[Row]:
     ]
 
 
-def _peak_mib(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
-
-
 def as_page(rows: Sequence[Row]) -> str:
-    names = ("tensorflow", "keras", "grpcio", "protobuf", "numpy")
-    versions = ", ".join(f"{name} {version(name)}" for name in names)
     width = max(len(row[0]) for row in rows)
     table = [f"| {'measure':<{width}} | median (quartiles) | target |", f"|{'-' * (width + 2)}|---|---|"]
     table += [f"| {name:<{width}} | {value} | {target} |" for name, value, target in rows]
@@ -231,20 +205,13 @@ def as_page(rows: Sequence[Row]) -> str:
         [
             f"# What the main job costs, {datetime.date.today()}",
             "",
-            f"{cpu_name()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}.",
-            "Made by `make bench`.",
+            f"{machine()}; {versions()}.",
+            "Made by `make bench-parts`.",
             "",
             *table,
             "",
         ]
     )
-
-
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,293 @@
+"""One model of the benchmark: export, serve, measure beside the peers, write what came out as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
+
+from explanations_server import BATCHES, METHODS, SAMPLES, open_client, random_images  # noqa: E402
+from measuring import forget_peak, interleaved, memory_mib  # noqa: E402
+from server_process import ServerProcess  # noqa: E402
+
+from saliency_client import SaliencyClient  # noqa: E402
+
+BIN = Path(sys.executable).parent
+LITE0 = "efficientnet-lite0"
+OURS = "this project, gRPC"
+PEERS = ("tf.function tape", "xplique", "tf-keras-vis", "PAIR saliency")
+CLASS_INDEX = 7
+NOT_MEASURED = "longer than a cell's bound"
+LOAD_SECONDS = 1800
+PROBE_SAMPLES = 10
+GROUPS = (
+    ("single", ("serving_default", "gradients", "guided"), 1),
+    ("smooth", ("smooth", "serving_default"), SAMPLES),
+)
+"""What is measured in turn, and so can be compared: name, calls, samples."""
+Timed = Callable[[int], float]
+"""Runs one call with so many samples; milliseconds."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("record", type=Path)
+    parser.add_argument("--peers-python", required=True)
+    parser.add_argument("--rounds", type=int, required=True)
+    parser.add_argument("--cell-seconds", type=float, required=True)
+    parser.add_argument("--compile", required=True)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        record = measure(arguments, Path(scratch))
+    partial = arguments.record.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1))
+    partial.rename(arguments.record)
+
+
+def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    started = time.monotonic()
+    facts = prepare(arguments.model, scratch)
+    shape = tuple(facts["shape"])
+    say(arguments.model, "export")
+    exported = export(arguments, scratch, ",".join(map(str, BATCHES)), facts["preprocessing"])
+    say(arguments.model, "load")
+    record: dict[str, Any] = {"model": arguments.model, "shape": shape, "export": exported}
+    record.update(cells={}, bytes={}, differences={})
+    started_server = time.perf_counter()
+    server = ServerProcess(f"m={scratch / 'model'}")
+    peers = PeerProcess(arguments.peers_python, scratch)
+    try:
+        server.wait_for("listening on", LOAD_SECONDS)
+        record["load_seconds"] = time.perf_counter() - started_server
+        record["memory_loaded"] = memory_mib(server.process.pid, "VmRSS")
+        record["peer_versions"] = peers.versions()
+        client, counter = open_client(server.target, "m")
+        with client:
+            for batch in BATCHES:
+                images = random_images(shape, batch)
+                for group, methods, samples in GROUPS:
+                    say(arguments.model, f"{group}, batch {batch}")
+                    calls = {(method, OURS): our_call(client, images, method) for method in methods}
+                    for peer, method in product(PEERS, METHODS):
+                        if method in methods:
+                            calls[method, peer] = peers.call(peer, method, batch)
+                    record["cells"][f"{group} {batch}"] = cell(calls, samples, arguments)
+                record["bytes"][batch] = [counter.sent, counter.received]
+                record["differences"][batch] = differences(client, images, peers, scratch)
+            record["memory_peak"] = memory_mib(server.process.pid, "VmHWM")
+            if arguments.model == LITE0:
+                record["samples"] = work_of_samples(client, shape, server.process.pid)
+    finally:
+        peers.stop()
+        server.stop()
+    if arguments.model == LITE0:
+        say(arguments.model, "default batch sizes")
+        record["defaults"] = default_batch_sizes(arguments, scratch, shape)
+    record["minutes"] = (time.monotonic() - started) / 60
+    return record
+
+
+def say(model: str, what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {model}: {what}", file=sys.stderr, flush=True)
+
+
+def prepare(model: str, scratch: Path) -> dict[str, Any]:
+    """Write model.keras, which gives logits, and inputs.npy; in a process that takes TensorFlow with it."""
+    command = [sys.executable, Path(__file__).with_name("explanations_prepare.py"), model, scratch]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def export(
+    arguments: argparse.Namespace, scratch: Path, batch_sizes: str, preprocessing: str, to: str = "model"
+) -> dict[str, Any]:
+    """Export as users do; what the manifest says of it."""
+    source = (
+        [LITE0] if arguments.model == LITE0 else [scratch / "model.keras", "--preprocessing", preprocessing]
+    )
+    command = [BIN / "saliency-exporter", "export", *source, scratch / to, "--batch-sizes", batch_sizes]
+    start = time.perf_counter()
+    subprocess.run(
+        [*command, "--target", "cpu", "--compile", arguments.compile],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    manifest = json.loads((scratch / to / "1" / "assets.extra" / "saliency.json").read_text())
+    kept = ("batch_sizes", "compile", "target", "lowering", "tensorflow")
+    size = sum(path.stat().st_size for path in (scratch / to / "1").rglob("*") if path.is_file())
+    return {
+        **{key: manifest[key] for key in kept},
+        "seconds": time.perf_counter() - start,
+        "mib": size / 2**20,
+        "verification": manifest["verification"]["rows"],
+    }
+
+
+def timed(function: Callable[[], object]) -> float:
+    return interleaved({"": function}, 1)[""][0]
+
+
+def our_call(client: SaliencyClient, images: np.ndarray, method: str) -> Timed:
+    def call(samples: int) -> float:
+        if method == "serving_default":
+            return timed(lambda: client.predict(images))
+        options = {"num_samples": samples} if method == "smooth" else {}
+        return timed(lambda: client.explain(images, method=method, class_index=CLASS_INDEX, **options))
+
+    return call
+
+
+class PeerProcess:
+    """Other libraries in the process of their own environment, one call at a time."""
+
+    def __init__(self, python: str, scratch: Path) -> None:
+        command = [python, Path(__file__).with_name("peers") / "worker.py"]
+        self.process = subprocess.Popen(
+            [*command, scratch / "model.keras", scratch / "inputs.npy"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def versions(self) -> dict[str, str]:
+        return self._read()["ready"]
+
+    def call(self, peer: str, method: str, batch: int) -> Timed:
+        return lambda samples: self.ask(peer, method, batch, samples=samples)["ms"]
+
+    def ask(self, peer: str, method: str, batch: int, **more: object) -> dict[str, Any]:
+        request = {"peer": peer, "method": method, "batch": batch, **more}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer = self._read()
+        if "refused" in answer:
+            raise PeerRefusedError(answer["refused"])
+        return answer
+
+    def stop(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(60)
+
+    def _read(self) -> dict[str, Any]:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the peers' process ended with exit code {self.process.wait(60)}")
+        return json.loads(line)
+
+
+class PeerRefusedError(Exception):
+    """A library that cannot do this, and why."""
+
+
+def cell(
+    calls: dict[tuple[str, str], Timed], samples: int, arguments: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """Times by call of (method, who), interleaved, within the bound of a cell.
+
+    Each is called twice before, smooth with few samples, to warm up and to know how long it takes. This
+    project and the first peer are measured at least once; of the rest, what fits into one round.
+    """
+    probe = min(samples, PROBE_SAMPLES)
+    seconds: dict[tuple[str, str], float] = {}
+    left_out: dict[str, str] = {}
+    for key, call in calls.items():
+        try:
+            call(probe)
+            seconds[key] = call(probe) / 1e3 * (samples / probe if key[0] == "smooth" else 1)
+        except PeerRefusedError as refusal:
+            left_out["|".join(key)] = str(refusal)
+    included: dict[tuple[str, str], Timed] = {}
+    round_seconds = 0.0
+    for key, expected in seconds.items():
+        if key[1] in (OURS, PEERS[0]) or round_seconds + expected <= arguments.cell_seconds:
+            included[key] = calls[key]
+            round_seconds += expected
+        else:
+            left_out["|".join(key)] = f"{NOT_MEASURED}: about {expected:.0f} s a call"
+    rounds = int(min(arguments.rounds, max(1, arguments.cell_seconds // max(round_seconds, 1e-3))))
+    times: dict[str, list[float]] = {"|".join(key): [] for key in included}
+    for _ in range(rounds):
+        for key, call in included.items():
+            times["|".join(key)].append(call(samples))
+    return {"ms": times, "left_out": left_out}
+
+
+def differences(
+    client: SaliencyClient, images: np.ndarray, peers: PeerProcess, scratch: Path
+) -> dict[str, float]:
+    """Relative L2 distance of each peer's map from ours."""
+    ours = client.explain(images, class_index=CLASS_INDEX).saliency
+    result = {}
+    for name in PEERS:
+        path = scratch / "map.npy"
+        try:
+            peers.ask(name, "gradients", len(images), save=str(path))
+        except PeerRefusedError:
+            continue
+        theirs = np.load(path)
+        result[name] = float(np.linalg.norm(theirs - ours) / np.linalg.norm(theirs))
+    return result
+
+
+def work_of_samples(client: SaliencyClient, shape: tuple[int, ...], pid: int) -> dict[str, Any]:
+    """Time and peak memory of smooth against the number of samples."""
+    images = random_images(shape, 1)
+
+    def run(samples: int) -> None:
+        client.explain(images, method="smooth", num_samples=samples)
+
+    times = interleaved({str(n): lambda n=n: run(n) for n in (50, 100, 200)}, 3)
+    peaks = {}
+    for samples in (10, 1000):
+        forget_peak(pid)
+        run(samples)
+        peaks[str(samples)] = memory_mib(pid, "VmHWM")
+    return {"ms": times, "peak_mib": peaks}
+
+
+def default_batch_sizes(
+    arguments: argparse.Namespace, scratch: Path, shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Load times with the default batch sizes, without and with compiled programs kept, and throughput."""
+    exported = export(arguments, scratch, "1,2,4,8,16", "", to="defaults")
+    result: dict[str, Any] = {"export": exported, "load_seconds": {}, "throughput_ms": {}}
+    for state in ("empty", "full"):
+        start = time.perf_counter()
+        server = ServerProcess(f"m={scratch / 'defaults'}", "--xla-cache", scratch / "cache")
+        try:
+            server.wait_for("listening on", LOAD_SECONDS)
+            result["load_seconds"][state] = time.perf_counter() - start
+            if state == "full":
+                client, _ = open_client(server.target, "m")
+                with client:
+                    result["throughput_ms"] = throughput(client, shape, arguments.rounds)
+        finally:
+            server.stop()
+    return result
+
+
+def throughput(client: SaliencyClient, shape: tuple[int, ...], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of explain_gradients by number of images; 11 is no compiled size."""
+    images = {str(n): random_images(shape, n) for n in (1, 2, 4, 8, 11, 16, 32)}
+    calls = {n: lambda x=x: client.explain(x, class_index=CLASS_INDEX) for n, x in images.items()}
+    interleaved(calls, 1)
+    return interleaved(calls, rounds)
+
+
+if __name__ == "__main__":
+    main()

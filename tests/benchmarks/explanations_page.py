@@ -1,0 +1,224 @@
+"""The benchmark's page, made of the records of its models."""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise, product
+from typing import Any
+
+from explanations_server import BATCHES, METHODS, SAMPLES
+from measuring import spread
+
+OURS = "this project, gRPC"
+PEERS = ("tf.function tape", "xplique", "tf-keras-vis", "PAIR saliency")
+GRADIENT_TARGETS = {
+    "efficientnet-lite0": (0.5, 0.7),
+    "MobileNetV2": (0.5, 0.7),
+    "EfficientNetB0": (0.6, 0.7),
+    "Xception": (0.75, 0.9),
+    "ResNet50": (0.85, 0.9),
+    "VGG16": (1.0, 1.0),
+}
+"""explain_gradients against the fastest peer, at batch 1 and 8."""
+
+Record = Mapping[str, Any]
+
+
+def as_page(records: Sequence[Record], machine: str, versions: str) -> str:
+    """The page: the table of times, the targets, compilation and memory, as Markdown."""
+    peers = ", ".join(
+        f"{name} {number}" for name, number in records[0]["peer_versions"].items() if name != "numpy"
+    )
+    parts = [
+        f"# Explanations against other libraries, {datetime.date.today()}",
+        f"{machine}; {versions}. Peers' environment: {peers}.",
+        PREFACE,
+        "## Times",
+        *_table(["model", "B", "call", "ours, ms", "floor", "ratio", *PEERS, "KiB"], _time_rows(records)),
+        "",
+        "\n".join(_notes(records)),
+        "## Targets",
+        *_table(["measure", "model", "value", "target", ""], _target_rows(records)),
+        "## Compilation, loading, memory",
+        "First call of a signature at a batch size in a fresh process, without its run: compilation, the "
+        "graph's preparation with it. Load is from the start of the server's process to AVAILABLE.",
+        *_table(
+            ["model", "export, s", "size, MiB", "load, s", "loaded, MiB", "peak, MiB", *_compile_heads()],
+            map(_load_row, records),
+        ),
+    ]
+    return "\n".join(_spaced(parts)) + "\n"
+
+
+PREFACE = f"""Made by `make bench`; tests/benchmarks/README.md tells more. Times are medians with quartiles,
+in milliseconds, of calls made in turn in one run. *Ours* goes from an array in the client through gRPC and
+the local server and back to a map; peers run in a process of their own on the same weights, from an array
+in memory to a map. All explain one given class. *Floor* is the part of the time that the floor would take:
+two forward passes for gradients and guided, 2 · {SAMPLES} for smooth, at the speed of `serving_default`
+measured in turn with it. *Ratio* is against the fastest peer. *KiB* are the request's and the answer's on
+the wire. B is the batch size; smooth draws {SAMPLES} samples, peers 10 noisy images at once where they can
+do that. The weights of efficientnet-lite0 are real, others random."""
+
+
+def live_table(measured: Record) -> str:
+    """The table for a live server: its own times, without peers."""
+    rows = []
+    for batch in BATCHES:
+        forward = measured["cells"][f"serving_default {batch}"]["median"]
+        for name, cell in measured["cells"].items():
+            call, size = name.split()
+            if int(size) == batch:
+                wire = f"{cell['sent'] / 1024:.0f} + {cell['received'] / 1024:.0f}"
+                ratio = f"{cell['median'] / forward:.2f}"
+                rows.append([call, size, spread(cell["ms"]), ratio, wire])
+    shape = " × ".join(map(str, measured["shape"]))
+    head = f"{measured['model']} at {measured['target']}, images {shape}, smooth with {SAMPLES} samples"
+    return "\n".join([head, "", *_table(["call", "B", "ms", "÷ serving_default", "KiB"], rows)])
+
+
+def _spaced(parts: Sequence[str]) -> Iterator[str]:
+    for before, part in zip(["", *parts], parts, strict=False):
+        if before and not (before.startswith("|") and part.startswith("|")):
+            yield ""
+        if part:
+            yield part
+
+
+def _table(heads: Sequence[str], rows: Any) -> list[str]:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _times(record: Record, method: str, batch: int, who: str = OURS, beside: str = "") -> list[float]:
+    """Milliseconds of one kind of call; `beside` names a method that it was measured in turn with."""
+    group = "smooth" if "smooth" in (method, beside) else "single"
+    return record["cells"][f"{group} {batch}"]["ms"].get(f"{method}|{who}", [])
+
+
+def _ratio(record: Record, batch: int, above: str, below: str, whose: str = OURS) -> float:
+    """Median over rounds of one of our calls against another call of the same rounds."""
+    times = _times(record, above, batch), _times(record, below, batch, whose, beside=above)
+    return statistics.median(a / b for a, b in zip(*times, strict=True))
+
+
+def _ratio_to_fastest(record: Record, method: str, batch: int) -> float | None:
+    peers = {peer: statistics.median(ms) for peer in PEERS if (ms := _times(record, method, batch, peer))}
+    return _ratio(record, batch, method, method, min(peers, key=peers.__getitem__)) if peers else None
+
+
+def _floor(record: Record, method: str, batch: int) -> float:
+    """Two forward passes, or two for each sample, against what was needed."""
+    if method != "smooth":
+        return 2 / _ratio(record, batch, method, "serving_default")
+    return 2 * SAMPLES / _ratio(record, batch, method, "serving_default")
+
+
+def _time_rows(records: Sequence[Record]) -> Iterator[list[str]]:
+    for record, batch in product(records, BATCHES):
+        forward = spread(_times(record, "serving_default", batch))
+        yield [record["model"], str(batch), "serving_default", forward, *[""] * (len(PEERS) + 3)]
+        for method in METHODS:
+            ratio = _ratio_to_fastest(record, method, batch)
+            theirs = (_times(record, method, batch, peer) for peer in PEERS)
+            sent, received = record["bytes"][str(batch)]
+            yield [
+                record["model"],
+                str(batch),
+                method,
+                spread(_times(record, method, batch)),
+                f"{_floor(record, method, batch):.0%}",
+                "" if ratio is None else f"{ratio:.2f}",
+                *(spread(times) if times else "–" for times in theirs),
+                f"{sent / 1024:.0f} + {received / 1024:.0f}",
+            ]
+
+
+def _notes(records: Sequence[Record]) -> Iterator[str]:
+    """Why calls were left out, and how far the peers' maps are from ours."""
+    places: dict[str, list[str]] = {}
+    for record in records:
+        for group, measured in record["cells"].items():
+            for key, reason in measured["left_out"].items():
+                method, peer = key.split("|")
+                kind, _, expected = reason.partition(": about ")
+                if expected:
+                    place = f"{record['model']} {method} B {group.split()[1]}, about {expected}"
+                    places.setdefault(f"{peer}, {kind}", []).append(place)
+                else:
+                    places.setdefault(f"{peer}, {method}: {reason}", [])
+    yield "Left out (–):\n"
+    for reason, where in sorted(places.items()):
+        yield f"- {reason}{': ' if where else ''}{'; '.join(where)}."
+    worst = {
+        peer: max(found.get(peer, 0.0) for record in records for found in record["differences"].values())
+        for peer in PEERS
+    }
+    text = ", ".join(f"{peer} {value:.1g}" for peer, value in worst.items())
+    yield f"\nLargest relative L2 distance of a peer's map of gradients from ours: {text}."
+
+
+def _target_rows(records: Sequence[Record]) -> Iterator[list[str]]:
+    for record in records:
+        model = record["model"]
+
+        def row(measure: str, value: float | None, target: float, model: str = model) -> list[str]:
+            if value is None:
+                return [measure, model, "–", f"≤ {target}", ""]
+            return [measure, model, f"{value:.2f}", f"≤ {target}", "" if value <= target else "**missed**"]
+
+        for batch, target in zip(BATCHES, GRADIENT_TARGETS[model], strict=True):
+            name = f"gradients, B {batch} ÷ fastest peer"
+            yield row(name, _ratio_to_fastest(record, "gradients", batch), target)
+        ratio = _ratio(record, 8, "gradients", "serving_default")
+        yield row("gradients ÷ serving_default, B 8", ratio, 2.0)
+        for batch in BATCHES:
+            yield row(f"guided ÷ gradients, B {batch}", _ratio(record, batch, "guided", "gradients"), 1.05)
+        yield row("smooth, B 1 ÷ fastest peer", _ratio_to_fastest(record, "smooth", 1), 0.4)
+        ratio = _ratio(record, 1, "smooth", "serving_default") / SAMPLES
+        yield row(f"smooth, B 1 ÷ {SAMPLES} × serving_default", ratio, 1.6)
+        if "samples" in record:
+            times = {int(n): statistics.median(ms) for n, ms in record["samples"]["ms"].items()}
+            slopes = (times[200] - times[100]) / 100, (times[100] - times[50]) / 50
+            yield row("smooth, time a sample: 100 to 200 ÷ 50 to 100", slopes[0] / slopes[1], 1.05)
+            peaks = record["samples"]["peak_mib"]
+            yield row("smooth, peak memory: 1000 ÷ 10 samples", peaks["1000"] / peaks["10"], 1.05)
+        if "defaults" in record:
+            load = record["defaults"]["load_seconds"]
+            yield row("load, default batch sizes, nothing compiled, s", load["empty"], 60)
+            yield row("load, default batch sizes, compiled programs kept, s", load["full"], 10)
+            speeds = {
+                int(n): 1e3 * int(n) / statistics.median(ms)
+                for n, ms in record["defaults"]["throughput_ms"].items()
+            }
+            sizes = sorted(speeds)
+            fall = max(speeds[a] / speeds[b] for a, b in pairwise(sizes))
+            text = ", ".join(f"{speeds[n]:.0f} at {n}" for n in sizes)
+            yield row(f"gradients, images a second: {text}; largest fall", fall, 1.0)
+
+
+def _compile_heads() -> list[str]:
+    return [f"{name} {batch}" for name in ("forward", *METHODS) for batch in BATCHES]
+
+
+def _load_row(record: Record) -> list[str]:
+    exported = record["export"]
+    seconds = {
+        (row["signature"].removeprefix("explain_"), row["batch_size"]): (row["first_ms"] - row["ms"]) / 1e3
+        for row in exported["verification"]
+    }
+    compiled = [
+        f"{seconds[name, batch]:.1f}" if (name, batch) in seconds else ""
+        for name in ("serving_default", *METHODS)
+        for batch in BATCHES
+    ]
+    return [
+        record["model"],
+        f"{exported['seconds']:.0f}",
+        f"{exported['mib']:.0f}",
+        f"{record['load_seconds']:.0f}",
+        f"{record['memory_loaded']:.0f}",
+        f"{record['memory_peak']:.0f}",
+        *compiled,
+    ]
