@@ -220,10 +220,11 @@ _xla_cache = click.option(
 @click.option(
     "--compile",
     "compile_",
-    type=click.Choice(["xla", "none"]),
+    type=click.Choice(["xla", "none", "auto"]),
     default="xla",
     show_default=True,
-    help="none: the same signatures without XLA, for servers that cannot be given its flag.",
+    help="none: the same signatures without XLA, for servers that cannot be given its flag. auto: with "
+    "--target cpu, whichever is faster here, measured for each signature and batch size.",
 )
 @click.option(
     "--target",

@@ -33,6 +33,7 @@ def summary(version_dir: Path, manifest: Mapping[str, Any]) -> list[tuple[str, s
             + (" (assumed: the model ends in neither softmax nor sigmoid)" if score["head_assumed"] else ""),
         ),
         ("compile", f"{manifest['compile']} for {manifest['target']}, batch sizes {batch_sizes}"),
+        *(("without XLA", line) for line in _describe_choices(manifest.get("compile_choices", []))),
         ("lowered ops", ", ".join(manifest["lowering"]) or "none"),
         *(("activations", line) for line in describe_activations(manifest.get("activations"))),
         *(("signature", f"{name}, as the model brought it") for name in manifest.get("kept_signatures", {})),
@@ -83,3 +84,13 @@ def _describe_method(name: str, facts: Mapping[str, Any]) -> str:
         f"{key} {value}" for key, value in facts.items() if isinstance(value, int) and key != "uncovered"
     ]
     return ", ".join([f"explain_{name}", *details])
+
+
+def _describe_choices(choices: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What `--compile auto` chose, a line for each call that is not compiled."""
+    return [
+        f"{choice['signature']}, batch {choice['batch_size']}: {choice['none_ms']:.1f} ms, "
+        f"compiled {choice['xla_ms']:.1f} ms"
+        for choice in choices
+        if choice["compile"] == "none"
+    ]

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from .activations import Coverage, find_activations
 from .base_path import base_path, next_version, partial_directory, publish, refuse_existing, remove_abandoned
+from .compile_choice import Choice, choose, uncompiled_sizes
 from .errors import ExportError
 from .folding import fold
 from .forward import Forward, ForwardGraph
@@ -111,6 +112,7 @@ def write_version(
     progress(f"building signatures: {predictions}, " + ", ".join(job.settings.methods))
     # A folded weight is another one: where the model's own functions stay, all weights stay, and once.
     forward = Forward(graph, own_variables=True) if kept else Forward(_folded(graph, job.settings))
+    job, choices = _with_choices(job, forward, predictions, progress)
     signatures = build_signatures(forward, job.preprocessing, job.settings, job.name, predictions=predictions)
     progress("computing the reference that the export is verified against")
     plain = replace(job.settings, compile="none", lowering=False)
@@ -143,12 +145,32 @@ def write_version(
         find_activations(graph),
         predictions=predictions,
         kept_signatures=describe_kept(kept.signatures) if kept else {},
+        compile_choices=[choice.to_manifest() for choice in choices],
         warmup_records=count,
     )
 
 
 def _folded(graph: ForwardGraph, settings: Settings) -> ForwardGraph:
     return fold(graph) if settings.lowering else graph
+
+
+def _with_choices(
+    job: Export, forward: Forward, predictions: str, progress: Progress
+) -> tuple[Export, list[Choice]]:
+    """The job with what `--compile auto` chose by measuring, and what was measured."""
+    if job.settings.compile != "auto":
+        return job, []
+    if job.settings.target != "cpu":
+        # The exporting machine's processor says nothing about the server's GPU; there XLA it is.
+        return replace(job, settings=replace(job.settings, compile="xla")), []
+    progress("measuring every signature at every batch size, compiled and not")
+    choices = choose(forward, job.preprocessing, job.settings, job.name, predictions)
+    settings = replace(job.settings, uncompiled=uncompiled_sizes(choices))
+    for signature, sizes in settings.uncompiled.items():
+        progress(f"chose no XLA for {signature} at batch size {', '.join(map(str, sizes))}")
+    if not settings.uncompiled:
+        progress("chose XLA for all")
+    return replace(job, settings=settings), choices
 
 
 def _check_labels(settings: Settings, graph: ForwardGraph) -> None:

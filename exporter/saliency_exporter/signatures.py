@@ -9,7 +9,7 @@ shape.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import tensorflow as tf
@@ -36,6 +36,7 @@ PREDICTED_CLASS = -1
 
 Tensors = Mapping[str, tf.Tensor]
 Core = Callable[..., dict[str, tf.Tensor]]
+Rules = Mapping[str, Rule]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Settings:
     Attributes:
         methods: which explain signatures there are.
         batch_sizes: the compiled batch sizes, ascending.
-        compile: "xla", or "none" for the same signatures without XLA.
+        compile: "xla"; "none" for the same signatures without XLA; "auto" for either, see `uncompiled`.
+        uncompiled: with "auto", by signature the batch sizes that are faster without XLA, as
+            `compile_choice` measures them.
         target: the device that the compiled code is for; lowering rules depend on it.
         lowering: whether slow ops are replaced by equal ones that compile to faster code.
         max_samples: bound of `num_samples`.
@@ -54,7 +57,8 @@ class Settings:
 
     methods: tuple[str, ...] = METHODS
     batch_sizes: tuple[int, ...] = DEFAULT_BATCH_SIZES
-    compile: Literal["xla", "none"] = "xla"
+    compile: Literal["xla", "none", "auto"] = "xla"
+    uncompiled: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     target: Literal["cpu", "gpu"] = "gpu"
     lowering: bool = True
     max_samples: int = 1000
@@ -62,11 +66,11 @@ class Settings:
 
     @property
     def compiled(self) -> bool:
-        """Whether the cores are compiled by XLA."""
-        return self.compile == "xla"
+        """Whether cores are compiled by XLA, all or some."""
+        return self.compile != "none"
 
     def rules(self) -> dict[str, Rule]:
-        """Lowering rules of this export. Uncompiled, the rules are slower than the ops they replace."""
+        """Lowering rules of what is compiled. Uncompiled, they are slower than the ops they replace."""
         return lowering_rules(self.target) if self.compiled and self.lowering else {}
 
 
@@ -105,7 +109,7 @@ def build_signatures(
         ExportError: guided is asked for and the model has no rectifier or one that is not covered.
     """
     builder = _Builder(forward, preprocessing, settings)
-    functions = {predictions: builder.predictions()}
+    functions = {predictions: builder.predictions(predictions)}
     if "gradients" in settings.methods:
         functions[signature_name("gradients")] = builder.explain_gradients()
     if "guided" in settings.methods:
@@ -157,30 +161,53 @@ class _Builder:
             (None, *self.graph.input_shape), tf.dtypes.as_dtype(preprocessing.image_dtype), name="images"
         )
 
-    def score_function(self, replacements: Sequence[Replacement] = ()) -> ScoreFunction:
-        rules = self.settings.rules()
+    def score_function(self, rules: Rules, replacements: Sequence[Replacement] = ()) -> ScoreFunction:
         return lambda x: self.forward.scores(x, rules=rules, replacements=replacements)
 
     def model_input(self, images: tf.Tensor) -> tf.Tensor:
         return self.preprocessing.function(tf.cast(images, tf.float32))
 
-    def core(self, function: Core, *parameters: tf.DType) -> Core:
-        """A function of (images [B, …], parameters [B] …), compiled where the export is."""
+    def core(self, signature: str, make: Callable[[Rules], Core], *parameters: tf.DType) -> Core:
+        """A function of (images [B, …], parameters [B] …), compiled where the export is.
+
+        Args:
+            signature: its name, which the choice of "auto" is by.
+            make: the function, from the lowering rules for its model.
+            parameters: dtypes of the parameters.
+        """
         specs = [self.images, *(tf.TensorSpec((None,), dtype) for dtype in parameters)]
-        return tf.function(
-            function, input_signature=specs, jit_compile=self.settings.compiled or None, autograph=False
-        )
 
-    def predictions(self) -> tf.types.experimental.PolymorphicFunction:
-        scores_of = self.score_function()
+        def variant(compiled: bool) -> Core:
+            function = make(self.settings.rules() if compiled else {})
+            return tf.function(function, input_signature=specs, jit_compile=compiled or None, autograph=False)
 
-        def predict(images: tf.Tensor) -> dict[str, tf.Tensor]:
-            scores = scores_of(self.model_input(images))
-            if self.graph.head == "output":
-                return {"outputs": scores}
-            return {"logits": scores, "probabilities": probabilities_of(scores, self.graph.head)}
+        uncompiled = self.settings.uncompiled.get(signature, ())
+        if not self.settings.compiled or set(self.settings.batch_sizes) <= set(uncompiled):
+            return variant(compiled=False)
+        if not uncompiled:
+            return variant(compiled=True)
+        xla, plain = variant(compiled=True), variant(compiled=False)
 
-        core = self.core(predict)
+        @tf.function(input_signature=specs, autograph=False)
+        def either(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            is_uncompiled = tf.reduce_any(tf.shape(inputs[0])[0] == tf.constant(uncompiled))
+            return tf.cond(is_uncompiled, lambda: plain(*inputs), lambda: xla(*inputs))
+
+        return either
+
+    def predictions(self, name: str) -> tf.types.experimental.PolymorphicFunction:
+        def make(rules: Rules) -> Core:
+            scores_of = self.score_function(rules)
+
+            def predict(images: tf.Tensor) -> dict[str, tf.Tensor]:
+                scores = scores_of(self.model_input(images))
+                if self.graph.head == "output":
+                    return {"outputs": scores}
+                return {"logits": scores, "probabilities": probabilities_of(scores, self.graph.head)}
+
+            return predict
+
+        core = self.core(name, make)
 
         @tf.function(input_signature=[self.images], autograph=False)
         def predictions(images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -190,21 +217,26 @@ class _Builder:
         return predictions
 
     def explain_gradients(self) -> tf.types.experimental.PolymorphicFunction:
-        return self._explain_class(gradients, self.score_function())
+        return self._explain_class("gradients", gradients)
 
     def explain_guided(
         self, replacements: Sequence[Replacement]
     ) -> tf.types.experimental.PolymorphicFunction:
-        return self._explain_class(guided, self.score_function(replacements))
+        return self._explain_class("guided", guided, replacements)
 
     def _explain_class(
-        self, method: Callable, score_function: ScoreFunction
+        self, name: str, method: Callable, replacements: Sequence[Replacement] = ()
     ) -> tf.types.experimental.PolymorphicFunction:
-        def explain(images: tf.Tensor, class_index: tf.Tensor) -> dict[str, tf.Tensor]:
-            result = method(score_function, self.model_input(images), class_index)
-            return self.outputs(result.gradients, result.scores, result.class_index)
+        def make(rules: Rules) -> Core:
+            scores_of = self.score_function(rules, replacements)
 
-        core = self.core(explain, tf.int32)
+            def explain(images: tf.Tensor, class_index: tf.Tensor) -> dict[str, tf.Tensor]:
+                result = method(scores_of, self.model_input(images), class_index)
+                return self.outputs(result.gradients, result.scores, result.class_index)
+
+            return explain
+
+        core = self.core(signature_name(name), make, tf.int32)
         predicted = tf.constant(PREDICTED_CLASS)
 
         @tf.function(input_signature=[self.images, _parameter("class_index", tf.int32)], autograph=False)
@@ -214,24 +246,27 @@ class _Builder:
         return explain_class
 
     def explain_smooth(self) -> tf.types.experimental.PolymorphicFunction:
-        scores_of = self.score_function()
+        def make(rules: Rules) -> Core:
+            scores_of = self.score_function(rules)
 
-        def explain(
-            images: tf.Tensor,
-            class_index: tf.Tensor,
-            num_samples: tf.Tensor,
-            noise_level: tf.Tensor,
-            seed: tf.Tensor,
-        ) -> dict[str, tf.Tensor]:
-            x = self.model_input(images)
-            result = smooth(scores_of, x, class_index, num_samples, noise_level, seed)
-            return {
-                **self.outputs(result.gradients, result.scores, result.class_index),
-                "variance": result.variance,
-                "relative_error": result.relative_error,
-            }
+            def explain(
+                images: tf.Tensor,
+                class_index: tf.Tensor,
+                num_samples: tf.Tensor,
+                noise_level: tf.Tensor,
+                seed: tf.Tensor,
+            ) -> dict[str, tf.Tensor]:
+                x = self.model_input(images)
+                result = smooth(scores_of, x, class_index, num_samples, noise_level, seed)
+                return {
+                    **self.outputs(result.gradients, result.scores, result.class_index),
+                    "variance": result.variance,
+                    "relative_error": result.relative_error,
+                }
 
-        core = self.core(explain, tf.int32, tf.int32, tf.float32, tf.int32)
+            return explain
+
+        core = self.core(signature_name("smooth"), make, tf.int32, tf.int32, tf.float32, tf.int32)
         # Defaults reach the SignatureDef only as eager tensors.
         defaults = [
             tf.constant(value)

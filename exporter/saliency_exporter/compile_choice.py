@@ -1,0 +1,119 @@
+"""`--compile auto`: measures each signature with XLA and without, batch size by batch size, and chooses.
+
+Which of the two is faster depends on the model, the batch size and the processor; no rule that was tried
+predicts it. What is compared is what would be served: the same signatures, folded, lowered where compiled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from .forward import Forward
+from .preprocessing import Preprocessing
+from .reference import reference_inputs
+from .signatures import DEFAULT_SIGNATURE, Settings, build_signatures
+
+SAMPLES = 4
+"""Of smooth; its time is linear in them."""
+
+_ROUNDS = 7
+_ENOUGH_SECONDS = 2.0
+_CLEARLY_FASTER = 0.95
+"""Without XLA has to take less than this part of the time with it: a difference that is not noise."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One signature at one batch size.
+
+    Attributes:
+        signature: its name.
+        batch_size: number of images.
+        xla_ms: least milliseconds of a call, compiled.
+        none_ms: least milliseconds of a call, uncompiled.
+    """
+
+    signature: str
+    batch_size: int
+    xla_ms: float
+    none_ms: float
+
+    @property
+    def compiled(self) -> bool:
+        """Whether XLA is chosen."""
+        return self.none_ms >= _CLEARLY_FASTER * self.xla_ms
+
+    def to_manifest(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**asdict(self), "compile": "xla" if self.compiled else "none"}
+
+
+def choose(
+    forward: Forward,
+    preprocessing: Preprocessing,
+    settings: Settings,
+    model: str,
+    predictions: str = DEFAULT_SIGNATURE,
+) -> list[Choice]:
+    """Measure every signature at every batch size on this machine, compiled and not, in turn.
+
+    Args:
+        forward: the model, folded where it will be.
+        preprocessing: pixels to model input.
+        settings: of the export; its `compile` and `uncompiled` are not looked at.
+        model: its name, for messages.
+        predictions: name of the signature that returns the model's predictions.
+    """
+    variants = [
+        build_signatures(
+            forward,
+            preprocessing,
+            replace(settings, compile=name, uncompiled={}),
+            model,
+            predictions=predictions,
+        )
+        for name in ("xla", "none")
+    ]
+    choices = []
+    for signature, function in variants[0].items():
+        spec = function.input_signature[0]
+        examples = reference_inputs(spec, forward.graph.classes)
+        examples["num_samples"] = np.full_like(examples["num_samples"], SAMPLES)
+        for size in settings.batch_sizes:
+            rows = np.arange(size) % len(examples["images"])
+            inputs = [tf.constant(examples[spec.name][rows]) for spec in function.input_signature]
+            xla, none = _least_ms([built[signature] for built in variants], inputs)
+            choices.append(Choice(signature, size, xla, none))
+    return choices
+
+
+def uncompiled_sizes(choices: list[Choice]) -> Mapping[str, tuple[int, ...]]:
+    """What `Settings.uncompiled` takes: by signature the batch sizes that are faster without XLA."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for choice in choices:
+        if not choice.compiled:
+            sizes[choice.signature] = (*sizes.get(choice.signature, ()), choice.batch_size)
+    return sizes
+
+
+def _least_ms(functions: list[Callable], inputs: list[tf.Tensor]) -> list[float]:
+    """Least milliseconds of each function, called in turn. What else the machine does only adds to a time."""
+    for function in functions:
+        function(*inputs)
+    times: list[list[float]] = [[] for _ in functions]
+    end = time.monotonic() + _ENOUGH_SECONDS
+    for done in range(_ROUNDS):
+        if done >= 2 and time.monotonic() > end:
+            break
+        for function, own in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            for value in function(*inputs).values():
+                value.numpy()
+            own.append(1e3 * (time.perf_counter() - start))
+    return [min(own) for own in times]

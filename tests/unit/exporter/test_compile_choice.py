@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from callables import source_of
+
+from saliency_exporter.compile_choice import Choice, choose, uncompiled_sizes
+from saliency_exporter.forward import Forward
+from saliency_exporter.manifest import read_manifest
+from saliency_exporter.preprocessing import builtin
+from saliency_exporter.saved_model import Export, export
+from saliency_exporter.servable import load_servable
+from saliency_exporter.signatures import Settings
+from saliency_exporter.tracing import trace
+from saliency_exporter.verify import verify
+
+AUTO = Settings(methods=("gradients",), batch_sizes=(1, 3), compile="auto", target="cpu", lowering=False)
+
+
+def choices_of(call: Callable, shape: tuple[int, ...]) -> list[Choice]:
+    return choose(Forward(trace(source_of(call, shape))), builtin("none"), AUTO, "model")
+
+
+def depthwise(x: tf.Tensor) -> tf.Tensor:
+    """Without its lowering, XLA runs this at least seven times slower than the op itself."""
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 64, 1)).astype(np.float32) / 3
+    for _ in range(3):
+        x = tf.nn.depthwise_conv2d(x, tf.constant(kernel), [1, 2, 2, 1], "SAME")
+    return tf.reduce_mean(x, [1, 2])
+
+
+def elementwise(x: tf.Tensor) -> tf.Tensor:
+    """A hundred small ops, which XLA makes one loop of."""
+    for step in range(100):
+        x = tf.abs(x - 0.01 * step)
+    return tf.reduce_mean(x, [1, 2])
+
+
+def on_strings(x: tf.Tensor) -> tf.Tensor:
+    """Σx and Σx²; strings on the way, which XLA refuses to compile."""
+    flat = tf.reshape(x, (-1, 6))
+    zero = 0.0 * tf.strings.to_number(tf.strings.as_string(flat))
+    return tf.stack([tf.reduce_sum(flat + zero, 1), tf.reduce_sum(flat**2, 1)], axis=1)
+
+
+@pytest.mark.parametrize(("call", "expected"), [(depthwise, False), (elementwise, True)])
+def test_what_is_far_faster_is_chosen(call, expected):
+    choices = choices_of(call, (64, 64, 64))
+    assert {(c.signature, c.batch_size) for c in choices} == {
+        (signature, size) for signature in ("serving_default", "explain_gradients") for size in (1, 3)
+    }
+    assert {c.compiled for c in choices if c.signature == "explain_gradients"} == {expected}
+
+
+def test_only_a_clear_difference_speaks_against_xla():
+    choices = [
+        Choice("explain_gradients", 1, 10.0, 9.9),
+        Choice("explain_gradients", 4, 10.0, 9.0),
+        Choice("explain_gradients", 8, 10.0, 2.0),
+        Choice("explain_smooth", 1, 10.0, 11.0),
+    ]
+    assert uncompiled_sizes(choices) == {"explain_gradients": (4, 8)}
+
+
+def test_the_chosen_sizes_run_without_xla_and_the_others_with_it(signatures_of):
+    built = signatures_of(
+        on_strings, (6,), methods=("gradients",), compile="auto", uncompiled={"explain_gradients": (4,)}
+    )
+    images = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    np.testing.assert_allclose(
+        built("explain_gradients", images, class_index=1)["gradients"], 2 * images, rtol=1e-6
+    )
+    with pytest.raises(tf.errors.OpError, match="compil"):
+        built("explain_gradients", images[:1], class_index=1)
+    with pytest.raises(tf.errors.OpError, match="compil"):
+        built("serving_default", images)
+
+
+@pytest.mark.slow
+def test_an_export_records_its_choices_and_answers_right_at_every_size(tmp_path):
+    def call(x: tf.Tensor) -> tf.Tensor:
+        return tf.concat([depthwise(x), elementwise(x)], axis=-1)
+
+    settings = replace(AUTO, methods=("gradients", "smooth"))
+    job = Export(source_of(call, (16, 16, 64)), builtin("none"), settings, "model")
+    version = export(job, tmp_path)
+    manifest = read_manifest(version)
+    assert manifest["compile"] == "auto"
+    rows = manifest["compile_choices"]
+    assert [(row["signature"], row["batch_size"]) for row in rows] == [
+        (signature, size)
+        for signature in ("serving_default", "explain_gradients", "explain_smooth")
+        for size in (1, 3)
+    ]
+    for row in rows:
+        assert row["compile"] == ("none" if row["none_ms"] < 0.95 * row["xla_ms"] else "xla")
+    assert verify(version).problems == ()
+
+
+def test_for_a_gpu_nothing_is_measured_and_xla_is_kept(tmp_path):
+    settings = replace(AUTO, target="gpu")
+    version = export(Export(source_of(elementwise, (8, 8, 2)), builtin("none"), settings, "model"), tmp_path)
+    manifest = read_manifest(version)
+    assert (manifest["compile"], manifest["compile_choices"]) == ("xla", [])
+
+
+def test_both_ways_are_in_one_saved_model(tmp_path, monkeypatch):
+    def chosen(*arguments: object) -> list[Choice]:
+        return [Choice("explain_gradients", 3, 2.0, 1.0)]
+
+    # Which way is faster is the machine's to say; here one size of each is wanted.
+    monkeypatch.setattr("saliency_exporter.saved_model.choose", chosen)
+    version = export(Export(source_of(on_strings, (6,)), builtin("none"), AUTO, "model"), tmp_path)
+    servable = load_servable(version)
+    try:
+        images = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+        feeds = {"images": images, "class_index": np.int32(1)}
+        np.testing.assert_allclose(
+            servable.predict("explain_gradients", feeds)["gradients"], 2 * images, rtol=1e-6
+        )
+        with pytest.raises(Exception, match="compil"):
+            servable.predict("explain_gradients", {**feeds, "images": images[:1]})
+    finally:
+        servable.close()
