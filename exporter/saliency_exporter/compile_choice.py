@@ -37,12 +37,14 @@ class Choice:
         batch_size: number of images.
         xla_ms: least milliseconds of a call, compiled.
         none_ms: least milliseconds of a call, uncompiled.
+        compile_s: seconds of the first compiled call, its run included.
     """
 
     signature: str
     batch_size: int
     xla_ms: float
     none_ms: float
+    compile_s: float = 0.0
 
     @property
     def compiled(self) -> bool:
@@ -88,8 +90,12 @@ def choose(
         for size in settings.batch_sizes:
             rows = np.arange(size) % len(examples["images"])
             inputs = [tf.constant(examples[spec.name][rows]) for spec in function.input_signature]
-            xla, none = _least_ms([built[signature] for built in variants], inputs)
-            choices.append(Choice(signature, size, xla, none))
+            functions = [built[signature] for built in variants]
+            # Traced before, so that the first call is compilation alone.
+            for built in functions:
+                built.get_concrete_function()
+            compile_s = _timed_ms(functions[0], inputs) / 1e3
+            choices.append(Choice(signature, size, *_least_ms(functions, inputs), compile_s))
     return choices
 
 
@@ -112,8 +118,12 @@ def _least_ms(functions: list[Callable], inputs: list[tf.Tensor]) -> list[float]
         if done >= 2 and time.monotonic() > end:
             break
         for function, own in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            for value in function(*inputs).values():
-                value.numpy()
-            own.append(1e3 * (time.perf_counter() - start))
+            own.append(_timed_ms(function, inputs))
     return [min(own) for own in times]
+
+
+def _timed_ms(function: Callable, inputs: list[tf.Tensor]) -> float:
+    start = time.perf_counter()
+    for value in function(*inputs).values():
+        value.numpy()
+    return 1e3 * (time.perf_counter() - start)

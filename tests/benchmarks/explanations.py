@@ -74,7 +74,7 @@ def parse_arguments() -> argparse.Namespace:
         help="bound for one table cell: fewer rounds, then fewer peers; default: %(default)s",
     )
     parser.add_argument("--budget", type=float, default=60.0, help="minutes; later models are left out")
-    parser.add_argument("--compile", default="xla", help="of the export; default: %(default)s")
+    parser.add_argument("--compile", default="auto", help="of the export; default: %(default)s")
     parser.add_argument("--peers-python", default=".venv-peers/bin/python")
     parser.add_argument("--records", type=Path, default=ROOT / "bench-output")
     results = Path(__file__).parent / "results" / f"{datetime.date.today()}-explanations.md"

@@ -42,8 +42,10 @@ def as_page(records: Sequence[Record], machine: str, versions: str) -> str:
         "## Targets",
         *_table(["measure", "model", "value", "target", ""], _target_rows(records)),
         "## Compilation, loading, memory",
-        "First call of a signature at a batch size in a fresh process, without its run: compilation, the "
-        "graph's preparation with it. Load is from the start of the server's process to AVAILABLE.",
+        "The last columns are seconds to compile a signature at a batch size; n marks those that\n"
+        "`--compile auto` measured to be faster without XLA, which are not compiled at load. Load is from\n"
+        "the start of the server's process to AVAILABLE, nothing compiled before.",
+        _mode(records),
         *_table(
             ["model", "export, s", "size, MiB", "load, s", "loaded, MiB", "peak, MiB", *_compile_heads()],
             map(_load_row, records),
@@ -97,9 +99,11 @@ def _times(record: Record, method: str, batch: int, who: str = OURS, beside: str
     return record["cells"][f"{group} {batch}"]["ms"].get(f"{method}|{who}", [])
 
 
-def _ratio(record: Record, batch: int, above: str, below: str, whose: str = OURS) -> float:
+def _ratio(record: Record, batch: int, above: str, below: str, whose: str = OURS) -> float | None:
     """Median over rounds of one of our calls against another call of the same rounds."""
     times = _times(record, above, batch), _times(record, below, batch, whose, beside=above)
+    if not all(times):
+        return None
     return statistics.median(a / b for a, b in zip(*times, strict=True))
 
 
@@ -108,11 +112,11 @@ def _ratio_to_fastest(record: Record, method: str, batch: int) -> float | None:
     return _ratio(record, batch, method, method, min(peers, key=peers.__getitem__)) if peers else None
 
 
-def _floor(record: Record, method: str, batch: int) -> float:
+def _floor(record: Record, method: str, batch: int) -> str:
     """Two forward passes, or two for each sample, against what was needed."""
-    if method != "smooth":
-        return 2 / _ratio(record, batch, method, "serving_default")
-    return 2 * SAMPLES / _ratio(record, batch, method, "serving_default")
+    ratio = _ratio(record, batch, method, "serving_default")
+    forwards = 2 * SAMPLES if method == "smooth" else 2
+    return "" if ratio is None else f"{forwards / ratio:.0%}"
 
 
 def _time_rows(records: Sequence[Record]) -> Iterator[list[str]]:
@@ -127,8 +131,8 @@ def _time_rows(records: Sequence[Record]) -> Iterator[list[str]]:
                 record["model"],
                 str(batch),
                 method,
-                spread(_times(record, method, batch)),
-                f"{_floor(record, method, batch):.0%}",
+                spread(_times(record, method, batch)) or "–",
+                _floor(record, method, batch),
                 "" if ratio is None else f"{ratio:.2f}",
                 *(spread(times) if times else "–" for times in theirs),
                 f"{sent / 1024:.0f} + {received / 1024:.0f}",
@@ -176,8 +180,8 @@ def _target_rows(records: Sequence[Record]) -> Iterator[list[str]]:
         for batch in BATCHES:
             yield row(f"guided ÷ gradients, B {batch}", _ratio(record, batch, "guided", "gradients"), 1.05)
         yield row("smooth, B 1 ÷ fastest peer", _ratio_to_fastest(record, "smooth", 1), 0.4)
-        ratio = _ratio(record, 1, "smooth", "serving_default") / SAMPLES
-        yield row(f"smooth, B 1 ÷ {SAMPLES} × serving_default", ratio, 1.6)
+        ratio = _ratio(record, 1, "smooth", "serving_default")
+        yield row(f"smooth, B 1 ÷ {SAMPLES} × serving_default", ratio and ratio / SAMPLES, 1.6)
         if "samples" in record:
             times = {int(n): statistics.median(ms) for n, ms in record["samples"]["ms"].items()}
             slopes = (times[200] - times[100]) / 100, (times[100] - times[50]) / 50
@@ -193,25 +197,34 @@ def _target_rows(records: Sequence[Record]) -> Iterator[list[str]]:
                 for n, ms in record["defaults"]["throughput_ms"].items()
             }
             sizes = sorted(speeds)
-            fall = max(speeds[a] / speeds[b] for a, b in pairwise(sizes))
+            compiled = [n for n in sizes if n != 11]
+            fall = max(speeds[a] / speeds[b] for a, b in pairwise(compiled))
             text = ", ".join(f"{speeds[n]:.0f} at {n}" for n in sizes)
-            yield row(f"gradients, images a second: {text}; largest fall", fall, 1.0)
+            yield row(
+                f"gradients, images a second: {text}; largest fall (11 is padded to 16, and aside)", fall, 1.0
+            )
 
 
 def _compile_heads() -> list[str]:
     return [f"{name} {batch}" for name in ("forward", *METHODS) for batch in BATCHES]
 
 
+def _mode(records: Sequence[Record]) -> str:
+    modes = sorted({record["export"]["compile"] for record in records})
+    return f"Exports of this run: `--target cpu --compile {', '.join(modes)}`."
+
+
 def _load_row(record: Record) -> list[str]:
     exported = record["export"]
-    seconds = {
-        (row["signature"].removeprefix("explain_"), row["batch_size"]): (row["first_ms"] - row["ms"]) / 1e3
-        for row in exported["verification"]
+    choices = {
+        (row["signature"].removeprefix("explain_"), row["batch_size"]): row
+        for row in exported["compile_choices"]
     }
     compiled = [
-        f"{seconds[name, batch]:.1f}" if (name, batch) in seconds else ""
+        f"{row['compile_s']:.1f}{'' if row['compile'] == 'xla' else ' n'}" if row else ""
         for name in ("serving_default", *METHODS)
         for batch in BATCHES
+        for row in [choices.get((name, batch))]
     ]
     return [
         record["model"],

@@ -5,7 +5,7 @@ import pytest
 import saliency.core as pair
 import tensorflow as tf
 
-from saliency_exporter.methods.smooth import input_range, standard_normal
+from saliency_exporter.methods.smooth import IMAGES_AT_ONCE, input_range, merged, standard_normal
 
 SHAPE = (6, 5, 2)
 
@@ -75,6 +75,31 @@ def test_mean_variance_and_error_equal_those_of_the_samples_taken_one_by_one(smo
         np.testing.assert_allclose(got["variance"][b], variance, rtol=2e-4, atol=1e-6)
         error = np.linalg.norm(np.sqrt(variance / n)) / np.linalg.norm(mean)
         np.testing.assert_allclose(got["relative_error"][b], error, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n", [2, IMAGES_AT_ONCE, IMAGES_AT_ONCE + 2])
+def test_an_image_alone_takes_several_samples_in_a_step_but_only_those_asked_for(smooth, images, n):
+    got = smooth(images[:1], class_index=0, num_samples=n, noise_level=0.3, seed=5)
+    sigma = np.float64(sigma_of(images[0], 0.3))
+    samples = np.stack([3 * (images[0] + sigma * noise(5, i)) ** 2 for i in range(n)])
+    np.testing.assert_allclose(got["gradients"][0], samples.mean(axis=0), rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(got["variance"][0], samples.var(axis=0, ddof=1), rtol=2e-4, atol=1e-6)
+
+
+def test_samples_are_merged_a_few_at_a_time_and_what_is_not_asked_for_does_not_count():
+    samples = np.random.default_rng(0).normal(3, 1, (2, 9, 4)).astype(np.float32)
+    wanted = np.array([7, 4])
+    mean = sum_of_squares = tf.zeros((2, 4))
+    for first in range(0, 9, 3):
+        active = np.arange(first, first + 3) < wanted[:, None]
+        part = np.where(active[..., None], samples[:, first : first + 3], np.nan)
+        mean, sum_of_squares = merged(
+            tf.constant(first), mean, sum_of_squares, tf.constant(part, tf.float32), tf.constant(active)
+        )
+    for b, n in enumerate(wanted):
+        exact = samples[b, :n].astype(np.float64)
+        np.testing.assert_allclose(mean[b], exact.mean(axis=0), rtol=1e-6)
+        np.testing.assert_allclose(sum_of_squares[b], exact.var(axis=0) * n, rtol=1e-5)
 
 
 def test_a_linear_score_gives_its_weights_whatever_the_noise(smooth, images):
