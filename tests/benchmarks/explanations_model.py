@@ -87,8 +87,9 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                             calls[method, peer] = peers.call(peer, method, batch)
                     smaller = record["cells"].get(f"{group} 1") if group == "smooth" else None
                     record["cells"][f"{group} {batch}"] = cell(calls, samples, arguments, smaller, batch)
-                record["bytes"][batch] = [counter.sent, counter.received]
                 record["differences"][batch] = differences(client, images, peers, scratch)
+                # The last call was to explain_gradients; the methods' requests differ by a few bytes.
+                record["bytes"][batch] = [counter.sent, counter.received]
             record["memory_peak"] = memory_mib(server.process.pid, "VmHWM")
             if arguments.model == LITE0:
                 record["samples"] = work_of_samples(client, shape, server.process.pid)
@@ -203,7 +204,7 @@ def cell(
 ) -> dict[str, dict[str, Any]]:
     """Times by call of (method, who), interleaved, within the bound of a cell.
 
-    What a call will take is known from the same cell at batch size 1 where that is given (`smaller`), else
+    What a call will take is known from this cell at batch size 1 where that is given (`smaller`), else
     from a call with few samples. This project and the first peer may take a few bounds for one round; of the
     rest, what fits into one is measured.
     """
@@ -212,16 +213,15 @@ def cell(
     left_out: dict[str, str] = {}
     for key, call in calls.items():
         name = "|".join(key)
-        known = None if smaller is None else smaller["left_out"].get(name)
-        if known is not None:
-            left_out[name] = known
+        if smaller is not None:
+            if name in smaller["seconds"]:
+                seconds[key] = batch * smaller["seconds"][name]
+            else:
+                left_out[name] = smaller["left_out"][name]
             continue
         try:
-            if smaller is None:
-                call(probe)
-                seconds[key] = call(probe) / 1e3 * (samples / probe if key[0] == "smooth" else 1)
-            else:
-                seconds[key] = batch * min(smaller["ms"][name]) / 1e3
+            call(probe)
+            seconds[key] = call(probe) / 1e3 * (samples / probe if key[0] == "smooth" else 1)
         except PeerRefusedError as refusal:
             left_out[name] = str(refusal)
     included: dict[tuple[str, str], Timed] = {}
@@ -232,7 +232,7 @@ def cell(
             included[key] = calls[key]
             round_seconds += expected
         else:
-            left_out["|".join(key)] = f"{NOT_MEASURED}: about {expected:.0f} s a call"
+            left_out["|".join(key)] = f"{NOT_MEASURED}: about {expected:.1f} s a call"
     if smaller is not None:
         for call in included.values():
             call(PROBE_SAMPLES)
@@ -241,7 +241,8 @@ def cell(
     for _ in range(rounds):
         for key, call in included.items():
             times["|".join(key)].append(call(samples))
-    return {"ms": times, "left_out": left_out}
+    expected = {"|".join(key): value for key, value in seconds.items()}
+    return {"ms": times, "left_out": left_out, "seconds": expected}
 
 
 def _rank(key: tuple[str, str]) -> int:
