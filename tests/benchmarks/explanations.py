@@ -38,6 +38,7 @@ def main() -> None:
         return
     arguments.records.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + 60 * arguments.budget
+    failed = []
     for model in arguments.models.split(","):
         record = arguments.records / f"{model}.json"
         if record.exists():
@@ -49,7 +50,8 @@ def main() -> None:
             command = [sys.executable, Path(__file__).with_name("explanations_model.py"), model, record]
             command += ["--peers-python", arguments.peers_python, "--rounds", str(arguments.rounds)]
             command += ["--cell-seconds", str(arguments.cell_seconds), "--compile", arguments.compile]
-            subprocess.run(command, check=True)
+            if subprocess.run(command, check=False).returncode != 0:
+                failed.append(model)
     records = [json.loads(path.read_text()) for path in sorted(arguments.records.glob("*.json"))]
     records.sort(key=lambda record: MODELS.index(record["model"]))
     if not records:
@@ -59,6 +61,8 @@ def main() -> None:
     if arguments.page:
         arguments.page.write_text(page, encoding="utf-8")
         print(f"written: {arguments.page}", file=sys.stderr)
+    if failed:
+        sys.exit(f"not measured, see above: {', '.join(failed)}")
 
 
 def parse_arguments() -> argparse.Namespace:
