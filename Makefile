@@ -55,7 +55,6 @@ lint: $(VENV)/.installed-lint ## Check style (ruff) and the client's types (mypy
 audit: $(VENV)/.installed-audit ## List known vulnerabilities of the pinned dependencies
 	@$(BIN)/python tests/audit.py
 
-bench: $(VENV)/.installed-bench ## Measure, side by side in one run
 bench: $(VENV)/.installed-bench $(if $(SERVER),,$(PEERS)/.installed) ## Explanations beside other libraries; or SERVER=host:port MODEL=name
 	@$(BIN)/python tests/benchmarks/explanations.py \
 	  $(if $(SERVER),--server $(SERVER) --model $(MODEL),--peers-python $(PEERS)/bin/python --page) $(ARGS)
