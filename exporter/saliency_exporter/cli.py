@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -43,13 +45,37 @@ class _LazyGroup(click.Group):
         return super().get_command(context, name)
 
     def invoke(self, context: click.Context) -> Any:
+        interrupts = _noted_interrupts()
         try:
             return super().invoke(context)
         except ExportError as error:
             fail(error)
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            sys.exit(130)
+            _end_interrupted()
+        except Exception:
+            # Raised amid a call of TensorFlow's, an interrupt can come out as another error.
+            if interrupts:
+                _end_interrupted()
+            raise
+
+
+def _noted_interrupts() -> list[int]:
+    """The interrupts that have come, a list that grows; each is a KeyboardInterrupt as ever."""
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    # What is ignored, as in a shell's background job, stays ignored.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+    return noted
+
+
+def _end_interrupted() -> NoReturn:
+    click.echo("interrupted", err=True)
+    sys.exit(130)
 
 
 def fail(error: ExportError) -> NoReturn:

@@ -92,7 +92,7 @@ def run(directory: Path, children: Children) -> list[dict[str, Any]]:
     """
     paths = _Paths(directory)
     try:
-        for folder in (paths.photos, paths.maps, paths.model):
+        for folder in (paths.photos, paths.maps):
             folder.mkdir(parents=True, exist_ok=True)
         photos = save_photos(paths.photos)
     except OSError as error:
@@ -150,6 +150,8 @@ def save_photos(folder: Path) -> list[Path]:
 
 def is_current(model_dir: Path) -> bool:
     """Whether the newest version was exported and verified by the exporter as it is now."""
+    if not model_dir.is_dir():
+        return False
     versions = [path for path in model_dir.iterdir() if path.name.isdigit()]
     if not versions:
         return False

@@ -36,10 +36,10 @@ def summary(version_dir: Path, manifest: Mapping[str, Any]) -> list[tuple[str, s
         *(("without XLA", line) for line in _describe_choices(manifest.get("compile_choices", []))),
         ("lowered ops", ", ".join(manifest["lowering"]) or "none"),
         *(("activations", line) for line in describe_activations(manifest.get("activations"))),
-        *(("signature", f"{name}, as the model brought it") for name in manifest.get("kept_signatures", {})),
-        ("signature", f"{manifest.get('predictions', 'serving_default')}, the predictions"),
+        *(("signature", f"{name}, as the model brought it") for name in manifest["kept_signatures"]),
+        ("signature", f"{manifest['predictions']}, the predictions"),
         *(("signature", _describe_method(name, facts)) for name, facts in manifest["methods"].items()),
-        ("verified", "no" if verification is None else f"{len(verification['rows'])} calls equal"),
+        ("verified", "no" if verification is None else f"{len(verification['rows'])} calls within tolerance"),
         ("made by", f"saliency-serving {manifest['exporter']}, TensorFlow {manifest['tensorflow']}"),
         ("size", f"{size / 2**20:.1f} MiB"),
     ]

@@ -101,6 +101,7 @@ def test_a_signal_while_it_serves_leaves_nothing_running(first_run, directory: P
     assert processes_of(directory) == []
 
 
+@pytest.mark.slow
 def test_a_signal_while_it_explains_leaves_nothing_running(first_run, directory: Path) -> None:
     done = interrupt(directory, "--method gradients", signal.SIGINT)
     assert done.returncode == 130

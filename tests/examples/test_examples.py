@@ -40,6 +40,7 @@ def assert_shows_something(path: Path) -> None:
         assert pixels[:, 2].std() > 10, path
 
 
+@pytest.mark.slow
 def test_a_page_runs_from_export_to_picture(tmp_path):
     printed = run("mobilenet_v2_smoothgrad", tmp_path, "--quick", *PAGES["mobilenet_v2_smoothgrad"])
     assert "ImageNet weights of MobileNetV2 are not downloaded here" in printed

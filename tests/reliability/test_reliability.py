@@ -42,6 +42,8 @@ def test_a_killed_replica_costs_no_image_and_tears_no_file(lab):
     held(kill_server.campaign(lab, count=1, command_rounds=1))
 
 
+# The quick part has unit/exporter/test_saved_model.py's kills.
+@pytest.mark.slow
 def test_a_killed_export_shows_no_broken_version(lab):
     held(kill_export.campaign(lab, count=2, file_system=0))
 

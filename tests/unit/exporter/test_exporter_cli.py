@@ -85,10 +85,12 @@ def test_inspect_shows_what_a_version_holds(exported_version):
     for text in (
         "uint8 [batch, 32 × 32 × 3]",
         "5, from ant to eel",
-        "1 × relu, 1 × relu6, 1 × swish",
-        "xla for cpu, batch sizes [1, 4]",
+        "1 × relu, guided: passes x > 0",
+        "1 × relu6, guided: passes 0 < x < 6",
+        "1 × swish, guided: passes x > 0",
+        "xla for cpu, batch sizes 1, 4",
         "max_samples 200",
-        "12 calls equal",
+        "12 calls within tolerance",
     ):
         assert text in done.stdout, text
     assert json.loads(run("inspect", str(exported_version), "--json").stdout)["classes"] == 5
