@@ -226,8 +226,8 @@ def colormap_name(name: str) -> str:
         import difflib
 
         near = difflib.get_close_matches(name.lower(), list(catalog.unique_keys()), n=3)
-        listed = ", ".join(near) if near else "inferno, viridis, magma, turbo, jet, gray, RdBu_r"
-        raise ValueError(f"there is no color map {name!r}; there are {listed}") from None
+        listed = f"near ones: {', '.join(near)}" if near else "some: inferno, viridis, magma, turbo, jet, RdBu_r"
+        raise ValueError(f"there is no color map {name!r}; {listed}") from None
 
 
 @dataclass(frozen=True)

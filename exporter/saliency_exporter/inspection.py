@@ -29,7 +29,7 @@ def summary(version_dir: Path, manifest: Mapping[str, Any]) -> list[tuple[str, s
         ("classes", f"{manifest['classes']}" + (f", from {labels[0]} to {labels[-1]}" if labels else "")),
         (
             "score",
-            f"{score['tensor']}, probabilities by {score['head']}"
+            f"{score['tensor'].removesuffix(':0').rpartition('Call/')[2]}, probabilities by {score['head']}"
             + (" (assumed: the model ends in neither softmax nor sigmoid)" if score["head_assumed"] else ""),
         ),
         ("compile", f"{manifest['compile']} for {manifest['target']}, batch sizes {batch_sizes}"),
@@ -39,6 +39,7 @@ def summary(version_dir: Path, manifest: Mapping[str, Any]) -> list[tuple[str, s
         *(("signature", f"{name}, as the model brought it") for name in manifest["kept_signatures"]),
         ("signature", f"{manifest['predictions']}, the predictions"),
         *(("signature", _describe_method(name, facts)) for name, facts in manifest["methods"].items()),
+        *([("signature", "class_labels, the names of all classes")] if labels else []),
         ("verified", "no" if verification is None else f"{len(verification['rows'])} calls within tolerance"),
         ("made by", f"saliency-serving {manifest['exporter']}, TensorFlow {manifest['tensorflow']}"),
         ("size", f"{size / 2**20:.1f} MiB"),

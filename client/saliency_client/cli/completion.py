@@ -10,7 +10,7 @@ from saliency_client.cli.sections import command
 _PROGRAM = "saliency-client"
 
 
-@command(no_args_is_help=True, short_help="Print a shell's completion script.")
+@command(short_help="Print a shell's completion script.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print a script that completes commands and options in a shell.

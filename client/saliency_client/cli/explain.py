@@ -27,7 +27,7 @@ _picture = functools.partial(option, section="Picture")
 _files = functools.partial(option, section="Files")
 
 
-@command(no_args_is_help=True, short_help="Explain what a model sees in images.")
+@command(short_help="Explain what a model sees in images.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @_explanation(
     "-M",

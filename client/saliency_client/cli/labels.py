@@ -18,6 +18,7 @@ Labels = tuple[str, ...]
 
 MAX_BYTES = 16 << 20
 """Of a file of class names."""
+_FEW = 20
 
 
 def class_names(path: Path | None, client: SaliencyClient) -> Labels | None:
@@ -56,6 +57,14 @@ def read_labels(path: Path) -> Labels:
     return tuple(names)
 
 
+def _other_classes(near: list[str], labels: Labels) -> str:
+    if near:
+        return f"near ones: {', '.join(map(printable, near))}"
+    if len(labels) <= _FEW:
+        return f"the model has {', '.join(map(printable, labels))}"
+    return "give its index, or other names with --labels FILE"
+
+
 def find_class(name: str, labels: Labels) -> int:
     """The index of a class name; letter case does not matter, nor which of its synonyms is given.
 
@@ -73,7 +82,7 @@ def find_class(name: str, labels: Labels) -> int:
     near = difflib.get_close_matches(name.casefold(), [label.casefold() for label in labels], n=3, cutoff=0.5)
     raise CommandError(
         f"no class is named {printable(name)!r}",
-        hint=f"near ones: {', '.join(near)}" if near else "give its index, or other names with --labels FILE",
+        hint=_other_classes(near, labels),
     )
 
 

@@ -51,7 +51,7 @@ def model_input(signature: Signature) -> ModelInput:
     if spec is None or shape is None or len(shape) != 4 or None in shape[1:]:
         raise CommandError(
             f"signature {signature.name} takes {spec or 'nothing'}, not images [B, H, W, C] of a fixed size",
-            hint="export the model with saliency-exporter, or use the library",
+            hint="this command is for images; the Python library takes input of any shape",
         )
     _, height, width, channels = (size or 0 for size in shape)
     return ModelInput(signature.name, height, width, channels, spec.dtype)

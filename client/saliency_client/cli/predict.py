@@ -19,7 +19,7 @@ from saliency_client.cli.output import Output
 from saliency_client.cli.sections import command, option
 
 
-@command(no_args_is_help=True, short_help="Tell the most probable classes of images.")
+@command(short_help="Tell the most probable classes of images.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @option(
     "--top", type=click.IntRange(min=1), default=5, show_default=True, metavar="K", help="Classes to show."

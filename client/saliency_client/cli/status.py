@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 def status(connection: Connection, output: Output, *, wait: float | None) -> int:
     """Tell which versions of the model the server has, and whether one answers.
 
-    Exits with 0 if a version is AVAILABLE, else with 1.
+    Exits with 0 if a version is AVAILABLE, with 1 if none is, and with 64 + n, n being the gRPC code, if the
+    server or the way to it said no.
 
     \b
     saliency-client status

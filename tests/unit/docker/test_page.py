@@ -163,9 +163,9 @@ def test_the_memory_of_a_batch_is_its_activations_once_or_three_times():
     )
     assert {name for name, _ in rows} == set(one)
     for name, row in rows:
-        np.testing.assert_allclose(
-            numbers(row), [one[name] * batch / 1e9 for batch in (1, 4, 16)], atol=0.006
-        )
+        # The samples of a small batch are computed several at a time.
+        at_once = (10, 8, 16) if name == "explain_smooth" else (1, 4, 16)
+        np.testing.assert_allclose(numbers(row), [one[name] * images / 1e9 for images in at_once], atol=0.006)
 
 
 def test_the_work_of_resnet50_is_what_its_layers_add_up_to():
