@@ -226,7 +226,9 @@ def colormap_name(name: str) -> str:
         import difflib
 
         near = difflib.get_close_matches(name.lower(), list(catalog.unique_keys()), n=3)
-        listed = f"near ones: {', '.join(near)}" if near else "some: inferno, viridis, magma, turbo, jet, RdBu_r"
+        listed = (
+            f"near ones: {', '.join(near)}" if near else "some: inferno, viridis, magma, turbo, jet, RdBu_r"
+        )
         raise ValueError(f"there is no color map {name!r}; {listed}") from None
 
 

@@ -151,7 +151,7 @@ def test_jet_runs_from_dark_blue_through_green_to_dark_red() -> None:
 
 
 def test_an_unknown_color_map_is_an_error_that_lists_near_ones() -> None:
-    with pytest.raises(ValueError, match=r"no color map 'infernal'; there are .*inferno"):
+    with pytest.raises(ValueError, match=r"no color map 'infernal'; near ones: inferno"):
         render.heatmap(photo(), np.eye(4), colormap="infernal")
 
 
