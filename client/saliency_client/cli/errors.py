@@ -45,8 +45,8 @@ _HINTS = {
     "DeadlineExceeded": "give a longer --timeout or a smaller --num-samples; the first request after a "
     "start may wait for XLA to compile",
     "NotReady": "give --wait more seconds, or look into the server's log",
-    "InvalidArgument": "the server's words name the value and its bound; `saliency-client signatures` shows what "
-    "the model takes",
+    "InvalidArgument": "the server's words name the value and its bound; "
+    "`saliency-client signatures` shows what the model takes",
     "ResourceExhausted": "lower --concurrency or --num-samples",
     "AccessDenied": "give --token-file or SALIENCY_TOKEN, or --cert and --key",
 }
