@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 
 from saliency_client._errors import AnswerError, InputError
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
+from saliency_client._wire import varint
 
 Array = npt.NDArray[Any]
 
@@ -185,9 +187,12 @@ def _strings_of_content(content: bytes, count: int, name: str) -> Array:
     sizes, at = [], 0
     if count > len(content):  # each string has at least one byte of length
         raise AnswerError(f"{name!r} claims {count} strings in {len(content)} bytes")
-    for _ in range(count):
-        size, at = _varint(content, at, name)
-        sizes.append(size)
+    try:
+        for _ in range(count):
+            size, at = varint(content, at)
+            sizes.append(size)
+    except DecodeError as error:
+        raise AnswerError(f"{name!r} holds a broken list of text lengths") from error
     if at + sum(sizes) != len(content):
         raise AnswerError(
             f"{name!r} holds {len(content) - at} bytes of text where its lengths say {sum(sizes)}"
@@ -197,19 +202,6 @@ def _strings_of_content(content: bytes, count: int, name: str) -> Array:
         values.append(content[at : at + size])
         at += size
     return _objects(values)
-
-
-def _varint(content: bytes, at: int, name: str) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 35, 7):
-        if at >= len(content):
-            break
-        byte = content[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise AnswerError(f"{name!r} holds a broken list of text lengths")
 
 
 def _filled(values: Array, count: int, name: str) -> Array:

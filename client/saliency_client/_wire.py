@@ -72,12 +72,12 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview, memoryv
     at = 0
     while at < len(message):
         start = at
-        tag, at = _varint(message, at)
+        tag, at = varint(message, at)
         number, kind = tag >> 3, tag & 7
         if kind == _VARINT:
-            begin, (_, at) = at, _varint(message, at)
+            begin, (_, at) = at, varint(message, at)
         elif kind == _BYTES:
-            size, begin = _varint(message, at)
+            size, begin = varint(message, at)
             at = begin + size
         elif kind in _FIXED_SIZES:
             begin, at = at, at + _FIXED_SIZES[kind]
@@ -88,7 +88,12 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview, memoryv
         yield number, kind, message[start:at], message[begin:at]
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def varint(message: bytes | memoryview, at: int) -> tuple[int, int]:
+    """The number that is written from position `at` on, seven bits a byte, and the position after it.
+
+    Raises:
+        DecodeError: it is cut short, or longer than the ten bytes that 64 bits take.
+    """
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):

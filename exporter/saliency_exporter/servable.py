@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +21,14 @@ SERVE_TAG = "serve"
 DEFAULT_SIGNATURE = "serving_default"
 
 TensorValue = np.ndarray | tensor_pb2.TensorProto
-SessionRun = Callable[[Mapping[str, np.ndarray], Sequence[str]], list[np.ndarray]]
+
+
+class SessionRun(Protocol):
+    """A session's run: feeds by tensor name, the names to fetch, and seconds that the caller will wait."""
+
+    def __call__(  # noqa: D102
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout: float | None = None
+    ) -> list[np.ndarray]: ...
 
 
 class ServableError(ExportError):
@@ -81,6 +89,7 @@ class Servable:
         signature_name: str,
         inputs: Mapping[str, TensorValue],
         output_filter: Sequence[str] = (),
+        timeout: float | None = None,
     ) -> dict[str, np.ndarray]:
         """Runs one signature as a Predict request does; inputs left out take the signature's defaults.
 
@@ -88,6 +97,7 @@ class Servable:
             signature_name: "" means "serving_default".
             inputs: arrays or TensorProtos by input alias. Nothing is cast: a wrong dtype is an error.
             output_filter: the output aliases to compute; none means all.
+            timeout: seconds until the caller gives up, which batching looks at; None means never.
 
         Returns:
             Arrays by output alias; strings as object arrays of bytes.
@@ -96,13 +106,17 @@ class Servable:
             ServableError: with TensorFlow Serving's code and text.
         """
         arguments = resolve(self.signature_defs, signature_name, inputs, output_filter)
-        return dict(zip(arguments.aliases, self.session_run(arguments.feeds, arguments.fetches), strict=True))
+        outputs = self.session_run(arguments.feeds, arguments.fetches, timeout)
+        return dict(zip(arguments.aliases, outputs, strict=True))
 
     def close(self) -> None:
         """Frees the session with its variables, and what else is in `resources`."""
         self.resources.close()
 
-    def _run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
+    def _run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout: float | None = None
+    ) -> list[np.ndarray]:
+        # `timeout` is left alone: XLA's programs cannot be interrupted, so a run that has begun ends.
         try:
             # Below Session.run, whose Python layer casts dtypes and checks shapes that Session::Run does not:
             # answers and errors have to be the runtime's own.

@@ -8,6 +8,7 @@ with row 0 of the last call; no splitting of large calls, no padding of other di
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -60,6 +61,7 @@ class BatchingParameters:
 class _Task:
     feeds: Mapping[str, np.ndarray]
     size: int
+    deadline: float
     result: Future[dict[str, np.ndarray]] = field(default_factory=Future)
 
 
@@ -86,14 +88,18 @@ class BatchingSession:
         for index in range(parameters.num_batch_threads or os.cpu_count() or 1):
             threading.Thread(target=self._work, name=f"batching-{index}", daemon=True).start()
 
-    def __call__(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
+    def __call__(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout: float | None = None
+    ) -> list[np.ndarray]:
         """Queues one call and waits for its part of a batch's outputs.
 
         Raises:
             ServableError: INVALID_ARGUMENT for a call that cannot be batched, UNAVAILABLE for a full queue,
-                else what the batch's run raised.
+                RESOURCE_EXHAUSTED if nobody in its batch waited any more when its turn came, else what the
+                batch's run raised.
         """
-        task = _Task(feeds, _batch_size(feeds))
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        task = _Task(feeds, _batch_size(feeds), deadline)
         if task.size == 0:
             return self._run(feeds, fetches)
         self._schedule((frozenset(feeds), frozenset(fetches)), task)
@@ -162,6 +168,10 @@ class BatchingSession:
         return None
 
     def _process(self, key: QueueKey, batch: _Batch) -> list[dict[str, np.ndarray]]:
+        if max(task.deadline for task in batch.tasks) <= time.monotonic():
+            raise ServableError(
+                tf.errors.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue"
+            )
         padding = _padding(self._parameters.allowed_batch_sizes, batch.size)
         feeds = {name: _merge(name, batch.tasks, padding) for name in sorted(key[0])}
         fetches = sorted(key[1])

@@ -70,7 +70,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             if not context.is_active():
                 # The caller gave up while the request was waiting.
                 raise ServableError(tf.errors.CANCELLED, "The caller has gone")
-            outputs = servable.predict(signature_name, request.inputs, request.output_filter)
+            outputs = servable.predict(
+                signature_name, request.inputs, request.output_filter, context.time_remaining()
+            )
         response.model_spec.name = name
         response.model_spec.version.value = number
         response.model_spec.signature_name = signature_name

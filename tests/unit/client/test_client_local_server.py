@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -16,6 +17,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from saliency_client import (
     AnswerTooLarge,
+    DeadlineExceeded,
     InputError,
     InvalidArgument,
     ModelNotFound,
@@ -30,7 +32,7 @@ from saliency_client.client import _run
 from saliency_exporter.preprocessing import builtin
 from saliency_exporter.saved_model import Export, export
 from saliency_exporter.serving import LocalServer
-from saliency_exporter.serving.batching import BatchingParameters
+from saliency_exporter.serving.batching import BatchingParameters, BatchingSession
 from saliency_exporter.signatures import Settings
 from saliency_exporter.sources import Source
 
@@ -299,6 +301,36 @@ def test_a_full_server_is_told_apart_and_waited_for_by_explain_many(connect, exp
         busy.close()
 
     assert [result.error for result in results] == [None] * 3
+
+
+def test_a_call_whose_time_passes_in_the_servers_queue_is_told_so_and_is_not_run(
+    connect, exported, images, monkeypatch
+):
+    # The server answers RESOURCE_EXHAUSTED when it comes to the call (test_batching.py), which is after the
+    # deadline, when gRPC has already ended the call on both sides: this is what a caller sees of it.
+    ran = []
+    batching = BatchingParameters(max_batch_size=4, num_batch_threads=1)
+    with LocalServer({MODEL: exported}, poll_seconds=0, batching=batching) as running:
+        client = connect(running.target, model=MODEL, timeout=120)
+        client.explain(images)
+        process = BatchingSession._process
+        monkeypatch.setattr(
+            BatchingSession,
+            "_process",
+            lambda self, key, batch: (process(self, key, batch), ran.append(len(batch.tasks)))[0],
+        )
+        busy = SaliencyClient(running.target, model=MODEL, timeout=120)
+        with busy, ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(busy.explain, images, method="smooth", num_samples=6_000)
+            while running._admission.idle:
+                time.sleep(0.005)
+
+            with pytest.raises(DeadlineExceeded, match="no answer in time"):
+                client.explain(images, timeout=0.2)
+            slow.result()
+        client.explain(images)
+
+    assert ran == [1, 1]
 
 
 def test_with_the_servers_batching_all_parameters_arrive_and_too_large_batches_are_split(

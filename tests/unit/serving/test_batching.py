@@ -33,7 +33,7 @@ class Recorder:
         self.go = threading.Event()
         self.go.set()
 
-    def __call__(self, feeds, fetches):
+    def __call__(self, feeds, fetches, timeout=None):
         self.feeds.append(dict(feeds))
         assert self.go.wait(30)
         return self.run(feeds, fetches)
@@ -66,9 +66,9 @@ def images(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, 2)).astype(np.float32)
 
 
-def ask(servable, rows: int, wanted: int, outputs=("gradients",)):
+def ask(servable, rows: int, wanted: int, outputs=("gradients",), timeout: float | None = None):
     inputs = {"images": images(rows, wanted), "class_index": np.full(rows, wanted, np.int32)}
-    return servable.predict("explain", inputs, outputs)
+    return servable.predict("explain", inputs, outputs, timeout)
 
 
 def at_once(*calls) -> list:
@@ -179,6 +179,49 @@ def test_a_full_queue_is_unavailable_at_once(batched):
         recorder.go.set()
         for future in (running, *queued):
             assert future.result(30)["gradients"].shape == (1, 2)
+
+
+@pytest.fixture
+def waiting(batched):
+    """Makes calls with these timeouts wait as one batch for the only thread, until `go` is set."""
+    servable, recorder = batched(
+        BatchingParameters(max_batch_size=4, max_enqueued_batches=4, num_batch_threads=1)
+    )
+    with ThreadPoolExecutor(8) as pool:
+
+        def wait(*timeouts: float | None) -> tuple[list, Recorder]:
+            recorder.go.clear()
+            running = pool.submit(ask, servable, 4, 0)
+            until(lambda: recorder.feeds)
+            calls = [pool.submit(ask, servable, 1, 1, timeout=timeout) for timeout in timeouts]
+            until(lambda: len(servable.session_run._queues[queue_key(servable)][0].tasks) == len(timeouts))
+            return [running, *calls], recorder
+
+        yield wait
+        recorder.go.set()
+
+
+def test_a_batch_that_nobody_waits_for_any_more_is_not_run(waiting):
+    (running, *calls), recorder = waiting(0.01, 0.02)
+    time.sleep(0.05)
+    recorder.go.set()
+    for call in calls:
+        assert refusal(lambda call=call: call.result(30)) == (
+            tf.errors.RESOURCE_EXHAUSTED,
+            "Run() timeout exceeded while waiting in batching queue",
+        )
+    assert running.result(30)["gradients"].shape == (4, 2)
+    assert recorder.sizes == [4]
+
+
+@pytest.mark.parametrize("patience", [None, 30.0])
+def test_a_batch_that_one_caller_still_waits_for_is_run_for_all(waiting, patience):
+    (_, *calls), recorder = waiting(0.01, patience)
+    time.sleep(0.05)
+    recorder.go.set()
+    for call in calls:
+        np.testing.assert_array_equal(call.result(30)["gradients"], [WEIGHTS[:, 1]])
+    assert recorder.sizes == [4, 2]
 
 
 def queue_key(servable):
