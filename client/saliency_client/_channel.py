@@ -154,7 +154,7 @@ def _checked_target(target: str) -> str:
         return target
     host = re.sub(r"^dns:(//[^/]*/)?", "", target)
     if not re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):\d{1,5}", host):
-        bare = host if re.fullmatch(r"[^\s:/]+", host) else "host"
+        bare = host.partition(":")[0] if re.fullmatch(r"[^\s:/]+(:[^:/]*)?", host) else "host"
         raise OptionError(
             f"target {target!r} is not 'host:port'",
             hint=f"give '{bare}:{GRPC_PORT}'; {GRPC_PORT} is TensorFlow Serving's gRPC port",

@@ -225,6 +225,9 @@ _TLS_SIGNS = (
 )
 
 
+# How BoringSSL, in gRPC, tells that what answered its greeting is no TLS at all.
+_PLAIN_SIGN = "WRONG_VERSION_NUMBER"
+
 # How gRPC tells of a port that answers, but not in its language: a server with TLS, or one of HTTP/1.
 _CUT_OFF_SIGNS = ("Socket closed", "Connection reset", "HTTP/2", "http1.x")
 
@@ -278,7 +281,7 @@ def _describe(
     if code is status.UNAVAILABLE and is_tls_failure(details):
         return (
             TLSError,
-            f"no TLS connection to {target}",
+            f"{target} answers without TLS" if _PLAIN_SIGN in details else f"no TLS connection to {target}",
             "give tls=TLS(ca=…, server_name=…) as the server's certificate needs, "
             "or no tls where the server has none",
         )

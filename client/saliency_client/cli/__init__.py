@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 import click
 
-from saliency_client.cli.errors import run
+from saliency_client.cli.errors import UsageError, debugging, run
 
 _COMMANDS = {
     "explain": "explain",
@@ -33,6 +34,20 @@ class _Application(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            like = get_close_matches(name, _COMMANDS, n=1)
+            raise UsageError(
+                f"No such command {name!r}.",
+                hint=f"did you mean {like[0]}?" if like else f"the commands are {', '.join(_COMMANDS)}",
+            )
+        return super().resolve_command(context, args)
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -44,6 +59,9 @@ class _Application(click.Group):
         def invoke() -> Any:
             return super(_Application, self).main(args, prog_name, complete_var, False, **extra)
 
+        # gRPC writes lines of its own to standard error; what they say is in the errors, in a sentence.
+        if not debugging():
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         return run(invoke) if standalone_mode else invoke()
 
 

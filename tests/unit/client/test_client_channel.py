@@ -57,7 +57,7 @@ def test_a_target_that_grpc_understands_is_taken_as_it_is(target):
         ("http://localhost:8501", "give 'localhost:8500'"),
         ("https://serving.example.org/v1/models/m", "give 'serving.example.org:8500'"),
         ("grpc://serving:9000", "give 'serving:9000'"),
-        ("localhost:http", "8500"),
+        ("localhost:http", "give 'localhost:8500'"),
         (":8500", "give 'host:8500'"),
         ("", "give 'host:8500'"),
         ("local host:8500", "give 'host:8500'"),
@@ -293,7 +293,7 @@ def test_a_certificate_that_does_not_match_is_told_at_once_as_such(tls_server, c
 
 
 def test_tls_to_a_server_without_it_is_told_as_such(server, connect):
-    with pytest.raises(TLSError):
+    with pytest.raises(TLSError, match=f"{server.target} answers without TLS"):
         connect(server, tls=TRUST).methods()
 
 

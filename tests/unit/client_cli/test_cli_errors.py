@@ -245,6 +245,24 @@ def test_pillows_warnings_do_not_reach_the_terminal(
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_tls_to_a_server_without_it_is_two_lines_and_gRPCs_own_words_stay_out(
+    cli: Cli, environment: dict[str, str], program: list[str], server: ScriptedServer
+) -> None:
+    done = subprocess.run(
+        [*program, "status", "--tls"],
+        cwd=cli.folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        timeout=60,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 64 + 14
+    error, hint = done.stderr.splitlines()
+    assert error.startswith(f"error: {server.target} answers without TLS (UNAVAILABLE: ")
+    assert hint.endswith("or none of them where it has none")
+
+
 def test_a_missing_image_is_named(cli: Cli, server: ScriptedServer) -> None:
     run = cli("explain", "gone.png")
     assert (run.code, run.err) == (1, "error: gone.png does not exist\n")
@@ -302,7 +320,10 @@ def test_an_interrupt_is_130_wherever_it_comes(capsys: pytest.CaptureFixture[str
 
 def test_a_wrong_command_or_option_is_2(cli: Cli) -> None:
     run = cli("explian")
-    assert (run.code, "No such command 'explian'" in run.err) == (2, True)
+    assert (run.code, run.err) == (2, "error: No such command 'explian'.\nhint: did you mean explain?\n")
+    run = cli("draw")
+    assert (run.code, run.err.splitlines()[0]) == (2, "error: No such command 'draw'.")
+    assert run.err.splitlines()[1].startswith("hint: the commands are explain, predict")
     run = cli("explain", "--color", "red")
     assert (run.code, "No such option" in run.err) == (2, True)
     assert "hint: `saliency-client explain --help` lists the options" in run.err
