@@ -16,6 +16,16 @@ from saliency_exporter.tracing import trace
 layers = keras.layers
 
 
+class LearnedSwish(layers.Layer):
+    """x · σ(βx), one learned β."""
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        self.beta = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return x * tf.sigmoid(self.beta * x)
+
+
 def coverage_of(activation) -> Coverage:
     layer = activation if isinstance(activation, keras.Layer) else layers.Activation(activation)
     model = keras.Sequential([keras.Input((8,)), layers.Dense(4), layer, layers.Dense(3)])
@@ -78,6 +88,7 @@ def test_smooth_squashing_functions_are_no_rectifiers(activation):
         ("hard_tanh", "Minimum"),
         ("hard_shrink", "Abs"),
         (lambda x: x * tf.sigmoid(x * tf.constant([1.0, 2.0, 3.0, 4.0])), "self-gated product"),
+        (LearnedSwish(), "self-gated product"),
         (lambda x: -tf.nn.relu(-x), "Relu"),
     ],
     ids=str,
@@ -168,6 +179,10 @@ def one_unit_guided(activation, x: float, upstream: float) -> float:
         (tf.nn.relu6, 5.0, 3.0, 3.0),
         (tf.nn.relu6, 7.0, 3.0, 0.0),
         (tf.nn.relu6, 6.0, 3.0, 0.0),
+        # A CReLU is two rectifiers, of x and of -x: below 0 the second passes, by -1.
+        (lambda x: tf.reduce_sum(tf.nn.crelu(x), axis=1, keepdims=True), 2.0, 3.0, 3.0),
+        (lambda x: tf.reduce_sum(tf.nn.crelu(x), axis=1, keepdims=True), -2.0, 3.0, -3.0),
+        (lambda x: tf.reduce_sum(tf.nn.crelu(x), axis=1, keepdims=True), -2.0, -3.0, 0.0),
         (layers.ReLU(max_value=3.0), 3.0, 2.0, 0.0),
         (layers.ReLU(max_value=3.0), 2.5, 2.0, 2.0),
         (layers.ReLU(max_value=3.0), 4.0, 2.0, 0.0),
