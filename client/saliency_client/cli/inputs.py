@@ -27,6 +27,7 @@ _NUMPY_MAGIC = b"\x93NUMPY"
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://|^data:")
 # Where this tool writes its name into pictures: near their start.
 _HEAD = 2048
+_NOT_COUNTED = "pictures that saliency-client made are passed over"
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,15 @@ def _expand(argument: str, recursive: bool) -> Iterable[Input]:
         if not inputs:
             inside = "in it or below" if recursive else "in it; --recursive enters subfolders"
             raise CommandError(
-                f"{printable(argument)} has no images", hint=f"no file named as one is {inside}"
+                f"{printable(argument)} has no images",
+                hint=f"no file named as one is {inside}; {_NOT_COUNTED}",
             )
         return inputs
     if not path.exists() and glob.has_magic(argument):
         matches = sorted(match for match in glob.glob(argument, recursive=True) if os.path.isfile(match))
         inputs = [Input(match) for match in matches if not is_own_picture(match)]
         if not inputs:
-            raise CommandError(f"{printable(argument)} matches no image")
+            raise CommandError(f"{printable(argument)} matches no image", hint=_NOT_COUNTED)
         return inputs
     return [Input(argument)]
 

@@ -68,6 +68,11 @@ def test_pictures_that_this_tool_made_are_not_explained_again(cli: Cli) -> None:
             assert cli("explain", "in", "-M", method, "-o", "in/", "-f", format).code == 0
     assert images(cli, "in") == ["in/a.png"]
     assert images(cli, "in/*.*g", "-M", "smooth") == ["in/a.png"]
+    (cli.folder / "in" / "a.png").unlink()
+    for where in ("in", "in/*.png"):
+        run = cli("explain", where)
+        assert run.code == 1
+        assert "pictures that saliency-client made are passed over" in run.err
 
 
 def test_no_images_is_an_error(cli: Cli) -> None:
