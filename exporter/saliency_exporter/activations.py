@@ -117,6 +117,11 @@ class Activation:
         return math.isnan(self.threshold)
 
     @property
+    def passes_unchanged(self) -> bool:
+        """Whether its derivative is 1 in the whole region that passes."""
+        return self.kind.partition("(")[0] in ("relu", "relu6", "prelu", "elu")
+
+    @property
     def guided(self) -> str:
         """What the guided rule does with it, in words."""
         if self.is_gate:

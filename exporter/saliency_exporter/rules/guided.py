@@ -52,14 +52,27 @@ def guided_rule(activation: Activation) -> ReplacementRule:
             y = forward(x)
 
             def backward(dy: tf.Tensor) -> tf.Tensor:
-                passing = (x > tf.cast(activation.threshold, x.dtype)) & (dy > 0)
-                if math.isfinite(activation.upper):
-                    passing &= x < tf.cast(activation.upper, x.dtype)
-                (true_gradient,) = tf.gradients(y, x, dy)
-                return tf.where(passing, true_gradient, tf.zeros_like(true_gradient))
+                signal = tf.nn.relu(dy)
+                if not activation.passes_unchanged:
+                    (signal,) = tf.gradients(y, x, signal)
+                return _where_passing(activation, x, signal)
 
             return y, backward
 
         return guided(x)
 
     return rule
+
+
+def _where_passing(activation: Activation, x: tf.Tensor, signal: tf.Tensor) -> tf.Tensor:
+    """The signal where threshold < x < max_value, else 0."""
+    # One op where TensorFlow has it: uncompiled, each comparison and selection is a pass over the memory.
+    bounds = (activation.threshold, activation.upper)
+    if bounds == (0, math.inf):
+        return tf.raw_ops.ReluGrad(gradients=signal, features=x)
+    if bounds == (0, 6):
+        return tf.raw_ops.Relu6Grad(gradients=signal, features=x)
+    passing = x > tf.cast(activation.threshold, x.dtype)
+    if math.isfinite(activation.upper):
+        passing &= x < tf.cast(activation.upper, x.dtype)
+    return tf.where(passing, signal, tf.zeros_like(signal))
