@@ -16,6 +16,8 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
+from saliency_client import Explanation
+
 TRAINED = "efficientnet-lite0"
 """The classifier that brings its own trained weights: what stands in where nothing can be downloaded."""
 
@@ -142,6 +144,12 @@ def model_input_range(pixels: np.ndarray, preprocessing: str) -> np.ndarray:
     """max(x) − min(x) of the model input of each image [B, H, W, 3] uint8, [B]."""
     divisor = {"tf": 127.5, "lite": 128.0}[preprocessing]
     return np.ptp(pixels.reshape(len(pixels), -1).astype(np.float32), axis=1) / divisor
+
+
+def class_of(explanation: Explanation) -> str:
+    """What the first image's explained class is called."""
+    label = f" {explanation.label[0]}" if explanation.label is not None else ""
+    return f"class {explanation.class_index[0]}{label}"
 
 
 def stack(pictures: Sequence[Image.Image], path: Path) -> None:

@@ -17,7 +17,7 @@ python tests/examples/guided_backprop.py [OUTPUT] [--offline] [--quick]
 
 from __future__ import annotations
 
-from example_support import arguments, export, inspect, photos, serve, stack
+from example_support import arguments, class_of, export, inspect, photos, serve, stack
 
 from saliency_client import SaliencyClient, render
 from saliency_client.images import load_image
@@ -47,13 +47,12 @@ def main() -> None:
                     panels = []
                     for method in ("gradients", "guided"):
                         explanation = client.explain(photo.array, method=method, outputs="gradients")
-                        label = explanation.label[0] if explanation.label is not None else ""
                         panels.append(
                             render.panel(
                                 photo.picture,
                                 explanation.gradients[0],
                                 photo.box,
-                                title=f"{file.stem}: class {explanation.class_index[0]} {label}",
+                                title=f"{file.stem}: {class_of(explanation)}",
                                 subtitle=f"{method}, {served.title}",
                             )
                         )

@@ -16,7 +16,7 @@ python tests/examples/mobilenet_v2_smoothgrad.py [OUTPUT] [--offline] [--quick] 
 
 from __future__ import annotations
 
-from example_support import arguments, export, model_input_range, photos, serve, stack
+from example_support import arguments, class_of, export, model_input_range, photos, serve, stack
 
 from saliency_client import SaliencyClient, render
 from saliency_client.images import load_image
@@ -45,8 +45,7 @@ def main() -> None:
                         noise_level=level,
                         outputs="gradients",
                     )
-                    label = smooth.label[0] if smooth.label is not None else ""
-                    found = f"{file.stem}: class {smooth.class_index[0]} {label}"
+                    found = f"{file.stem}: {class_of(smooth)}"
                     how = (
                         f"SmoothGrad, {options.samples} samples, sigma {sigma} (noise_level {level[0]:.3f}), "
                         f"relative error {smooth.relative_error[0]:.2f}"
