@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
+import re
+import subprocess
+import sys
 import traceback
 
 import grpc
@@ -13,6 +17,31 @@ from scripted_server import MODEL, LinearModel, ScriptedServer
 
 from saliency_client import TLS, SaliencyClient, SaliencyError
 from saliency_client._calls import Send
+
+# A client in a process of its own, whose memory is the client's alone: what it met, and how far its peak rose.
+CLIENT = """
+import json, re, sys
+import numpy as np
+from saliency_client import SaliencyClient, SaliencyError
+
+target, model, limit = sys.argv[1:]
+images = np.zeros((1, 6, 5, 3), np.uint8)
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+
+with SaliencyClient(target, model=model, timeout=60, max_answer_bytes=int(limit) or None) as client:
+    client.explain(images)
+    before = peak()
+    try:
+        client.explain(images)
+        met = "an answer"
+    except SaliencyError as error:
+        met = f"{type(error).__name__}: {error}"
+    risen = peak() - before
+    print(json.dumps([met, risen, client.explain(images).saliency.shape]))
+"""
+HUGE = 300_000_000
 
 SECRET = "sekret-7d1f"
 IMAGES = np.zeros((1, LinearModel.height, LinearModel.width, 3), np.uint8)
@@ -71,3 +100,43 @@ def test_metadata_of_a_model_beyond_the_limit_is_refused(server: ScriptedServer)
         pytest.raises(SaliencyError, match="larger than this client may receive"),
     ):
         client.signatures()
+
+
+TOO_LARGE = "AnswerTooLarge: the answer of model 'linear'.* is larger than this client may receive"
+LIES = r"AnswerError: output 'saliency' is float32\[75000000\]; its signature says"
+
+
+@pytest.mark.parametrize(
+    ("limit", "compressed", "words", "mib"),
+    [
+        (2**24, False, TOO_LARGE, 48),
+        (2**24, True, TOO_LARGE, 48),
+        # The bytes as they come, the message that gRPC makes of them, and its copies for Python.
+        (0, False, LIES, 4 * HUGE / 2**20),
+    ],
+    ids=["bounded", "bounded, compressed", "without a bound"],
+)
+def test_a_huge_answer_is_an_error_and_takes_no_more_memory_than_allowed(
+    server: ScriptedServer, limit, compressed, words, mib
+):
+    def answer(request, context):
+        if compressed:
+            context.set_compression(grpc.Compression.Gzip)
+        server.tamper = lambda response: enlarge(response.outputs["saliency"])
+
+    def enlarge(output):
+        server.tamper = lambda response: None
+        output.tensor_content = bytes(HUGE)
+        del output.float_val[:]
+        del output.tensor_shape.dim[:]
+        output.tensor_shape.dim.add(size=HUGE // 4)
+
+    server.script.extend([lambda request, context: None, answer])
+    command = [sys.executable, "-c", CLIENT, server.target, MODEL, str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    assert done.returncode == 0, done.stderr
+    met, risen, shape = json.loads(done.stdout)
+    assert re.match(words, met)
+    assert risen < mib
+    assert shape == [1, 6, 5]
