@@ -18,7 +18,7 @@ from scripted_server import MODEL, LinearModel, ScriptedServer
 from saliency_client import TLS, SaliencyClient, SaliencyError
 from saliency_client._calls import Send
 
-# A client in a process of its own, whose memory is the client's alone: what it met, and how far its peak rose.
+# A client in a process whose memory is the client's alone: what it met, and how far its peak rose.
 CLIENT = """
 import json, re, sys
 import numpy as np
