@@ -108,16 +108,29 @@ def _resets(outcome: Outcome, proxy: TcpProxy, count: int) -> None:
 
 
 def _leaks(outcome: Outcome, proxy: TcpProxy, count: int) -> None:
-    """Clients made, disturbed and closed: what they held is given back."""
+    """Clients of both kinds made, disturbed and closed: what they held is given back."""
     picture = images(1)
+    disturbed = np.repeat(picture, 8, 0)
 
     def one(number: int) -> None:
+        if number % 4 > 1:
+            asyncio.run(one_asynchronous(number))
+            return
         with SaliencyClient(proxy.target, model=MODEL, timeout=30.0) as client:
             proxy.mood = "pass"
             client.explain(picture)  # over a network that was disturbed a moment ago
             proxy.mood = "reset" if number % 2 else "stall"
             with contextlib.suppress(SaliencyError):
-                list(client.explain_many(np.repeat(picture, 8, 0), batch_size=2, timeout=0.1))
+                list(client.explain_many(disturbed, batch_size=2, timeout=0.1))
+            proxy.cut()
+
+    async def one_asynchronous(number: int) -> None:
+        async with AsyncSaliencyClient(proxy.target, model=MODEL, timeout=30.0) as client:
+            proxy.mood = "pass"
+            await client.explain(picture)
+            proxy.mood = "reset" if number % 2 else "stall"
+            with contextlib.suppress(SaliencyError):
+                [result async for result in client.explain_many(disturbed, batch_size=2, timeout=0.1)]
             proxy.cut()
 
     def held() -> tuple[int, int, float]:
