@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+SECONDS = 600
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 
 
@@ -29,12 +31,19 @@ def main() -> int:
         "--no-deps",
     ]
     command += ["--progress-spinner", "off", "--format", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if find_spec("pip_audit") is None:
+        print("nothing was checked: pip-audit is not installed; `make audit` installs it")
+        return 2
     try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
         dependencies = json.loads(done.stdout)["dependencies"]
+    except subprocess.TimeoutExpired:
+        print(f"nothing was checked: the vulnerability database did not answer within {SECONDS} s")
+        return 2
     except (ValueError, KeyError):
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         print(f"nothing was checked: the vulnerability database cannot be reached ({reason})")
+        print("run it where https://pypi.org can be reached, directly or by HTTPS_PROXY")
         return 2
     text, code = verdict(dependencies)
     print(text)

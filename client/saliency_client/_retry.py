@@ -16,7 +16,8 @@ class RetryPolicy:
     The k-th wait is `initial_backoff · multiplier^(k-1)` seconds, at most `max_backoff`, give or take 20 %.
     Nothing but UNAVAILABLE is sent again, and never beyond the call's timeout. gRPC's own retries are not
     used: they silently leave out requests above 256 KiB, which is nearly every image.
-    `RetryPolicy(attempts=1)` sends once.
+    `RetryPolicy(attempts=1)` sends once. The default waits 1.2 to 1.8 s in all, which outlasts gRPC's longest
+    wait before it connects again to a server that came back (0.6 s).
 
     Raises:
         OptionError: `attempts` or `multiplier` is below 1, or a backoff is not above 0.

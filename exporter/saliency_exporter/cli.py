@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from .errors import ExportError
+from .text import one_line, printable, printable_json
 
 _METHODS = ("gradients", "guided", "smooth")
 _BATCH_SIZES = (1, 2, 4, 8, 16)
@@ -82,9 +83,9 @@ def fail(error: ExportError) -> NoReturn:
     """End the process with one sentence and, where there is one, the next step; no traceback."""
     if os.environ.get("SALIENCY_DEBUG", "0") not in ("", "0"):
         raise error
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(str(error))}", err=True)
     if error.hint:
-        click.echo(f"{click.style('hint:', fg='yellow')} {error.hint}", err=True)
+        click.echo(f"{click.style('hint:', fg='yellow')} {printable(error.hint)}", err=True)
     sys.exit(1)
 
 
@@ -480,7 +481,7 @@ def verify(version_dir: Path, as_json: bool, xla_cache: Path | None) -> None:
 
         vouch_for_entries(cache)
     for problem in report.problems:
-        click.echo(f"{click.style('differs:', fg='red', bold=True)} {problem}", err=True)
+        click.echo(f"{click.style('differs:', fg='red', bold=True)} {printable(problem)}", err=True)
     if as_json:
         click.echo(json.dumps({**report.to_manifest(), "problems": report.problems}))
     elif not report.problems:
@@ -507,7 +508,7 @@ class _Table:
             click.echo(click.style(head, bold=True), err=self.err)
         mark = click.style("ok", fg="green") if not row.problem else click.style(row.problem, fg="red")
         click.echo(
-            f"{row.signature:<18} {row.batch_size:>5} {row.first_ms:>8.0f} ms {row.ms:>8.1f} ms "
+            f"{printable(row.signature):<18} {row.batch_size:>5} {row.first_ms:>8.0f} ms {row.ms:>8.1f} ms "
             f"{row.score_error:>8.1g} {row.gradient_error:>8.1g}  {mark}",
             err=self.err,
         )
@@ -523,14 +524,16 @@ def inspect(version_dir: Path, as_json: bool) -> None:
     saliency-exporter inspect models/lite0/1
     """
     from .inspection import summary
-    from .manifest import read_manifest
+    from .manifest import as_written, read_manifest
 
     manifest = read_manifest(version_dir)
     if as_json:
-        click.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
+        click.echo(printable_json(manifest))
         return
-    for name, value in summary(version_dir, manifest):
-        click.echo(f"{click.style(f'{name:<15}', bold=True)}{value}")
+    with as_written(version_dir):
+        lines = summary(version_dir, manifest)
+    for name, value in lines:
+        click.echo(f"{click.style(f'{name:<15}', bold=True)}{one_line(value)}")
 
 
 def _quiet_tensorflow() -> None:

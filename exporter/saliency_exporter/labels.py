@@ -47,11 +47,12 @@ def read_labels(path: str | Path, classes: int | None = None) -> tuple[str, ...]
 
 def _read(path: Path) -> str:
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ExportError(f"labels file {path} has {size} bytes; the limit is {MAX_BYTES}")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # a device has no size, and may have no end
+        if len(content) > MAX_BYTES:
+            raise ExportError(f"labels file {path} has more bytes than the limit of {MAX_BYTES}")
         # "utf-8-sig" drops the mark that some editors put first; it would become part of class 0's name.
-        return path.read_bytes().decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise ExportError(f"labels file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

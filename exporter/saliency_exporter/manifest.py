@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import ExportError
+from .errors import ExportError, brief
 
 CONTRACT_VERSION = 1
 MAX_BYTES = 64 * 2**20
@@ -33,9 +34,11 @@ def read_manifest(version_dir: Path) -> dict[str, Any]:
     """
     path = manifest_path(version_dir)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ExportError(f"{path} has {path.stat().st_size} bytes; a manifest has at most {MAX_BYTES}")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ExportError(f"{path} is too large: a manifest has at most {MAX_BYTES} bytes")
+        manifest = json.loads(content.decode())
     except FileNotFoundError:
         raise ExportError(
             f"{version_dir} is not an exported version: it has no {path.relative_to(version_dir)}",
@@ -48,6 +51,22 @@ def read_manifest(version_dir: Path) -> dict[str, Any]:
             f"{path} is not a manifest of contract version {CONTRACT_VERSION}", hint="export the model again"
         )
     return manifest
+
+
+@contextmanager
+def as_written(version_dir: Path) -> Iterator[None]:
+    """Tell of a manifest that lacks something, or has it in another form than an export writes.
+
+    Raises:
+        ExportError: what is done with the manifest in the block fails for it.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ExportError(
+            f"{manifest_path(version_dir)} is not as an export writes it: {brief(error)}",
+            hint="export the model again",
+        ) from error
 
 
 def _version_hint(version_dir: Path) -> str:

@@ -13,8 +13,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
 from .errors import ExportError
+from .inspection import summary
 from .kept import kept_problems
-from .manifest import read_manifest
+from .manifest import as_written, read_manifest
 from .reference import KEPT_OUTPUTS, reference_path
 from .servable import Servable, ServableError, load_servable
 from .signatures import CLASS_LABELS
@@ -107,6 +108,8 @@ def verify(
         ExportError: the directory is not an exported version or cannot be loaded.
     """
     manifest = read_manifest(version_dir)
+    with as_written(version_dir):
+        summary(version_dir, manifest)  # reads all that is read below, before anything is loaded
     reference = _read_reference(version_dir)
     servable = load_servable(version_dir)
     try:

@@ -1,7 +1,8 @@
 """Exports killed at random moments, and exports onto a full disk.
 
 The model base path never shows a version that is not complete; the next export cleans up what was left and
-works.
+works. Four of five exports that are killed do without verification, which is a process of its own, takes most
+of the time and writes nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import random
 import resource
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -21,13 +23,17 @@ from pathlib import Path
 
 from lab import TESTS, Lab, Outcome, main
 
+from saliency_exporter.manifest import manifest_path
+
 START = "started"
+VERIFIED_EVERY = 5
 
 
-def _export(model_dir: str, pipe: object, file_bytes: int) -> None:
+def _export(model_dir: str, pipe: object, file_bytes: int, verified: bool) -> None:
     """In a process that has everything imported: say so, then export."""
     from saliency_exporter.cli import main as export
 
+    os.setsid()  # so that what it starts can be ended with it
     os.chdir(TESTS)
     if file_bytes:
         # Python ignores SIGXFSZ, so that a write beyond the bound fails as on a full disk.
@@ -45,6 +51,7 @@ def _export(model_dir: str, pipe: object, file_bytes: int) -> None:
         *options,
         "--methods",
         "gradients",
+        "--verify" if verified else "--no-verify",
     ]
     pipe.send(START)
     export()
@@ -57,10 +64,10 @@ class Exports:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["saliency_exporter.saved_model", "saliency_exporter.cli"])
 
-    def start(self, model_dir: Path, file_bytes: int = 0) -> multiprocessing.Process:
+    def start(self, model_dir: Path, file_bytes: int = 0, verified: bool = True) -> multiprocessing.Process:
         """A process that has just begun to export."""
         here, there = self._context.Pipe()
-        process = self._context.Process(target=_export, args=(str(model_dir), there, file_bytes))
+        process = self._context.Process(target=_export, args=(str(model_dir), there, file_bytes, verified))
         process.start()
         there.close()
         if not here.poll(120) or here.recv() != START:
@@ -68,14 +75,23 @@ class Exports:
         return process
 
 
-def complete(version: Path) -> bool:
-    """Whether a version directory has everything, its manifest's verification the last of it."""
+def complete(version: Path, whole: Path) -> bool:
+    """Whether a version has every file that an undisturbed one has, as long as there, and a manifest."""
     try:
-        manifest = json.loads((version / "assets.extra" / "saliency.json").read_text())
+        manifest = json.loads(manifest_path(version).read_text())
     except (OSError, ValueError):
         return False
-    names = ("saved_model.pb", "variables/variables.index", "assets.extra/tf_serving_warmup_requests")
-    return manifest["verification"] is not None and all((version / name).stat().st_size for name in names)
+    return "verification" in manifest and lengths(version) == lengths(whole)
+
+
+def lengths(version: Path) -> dict[str, int]:
+    """The bytes of each file; 1 for those that vary: times in the manifest, hashes in the fingerprint."""
+    files = {path.relative_to(version): path for path in version.rglob("*") if path.is_file()}
+    varies = ("saliency.json", "fingerprint.pb")
+    return {
+        str(name): min(path.stat().st_size, 1) if name.name in varies else path.stat().st_size
+        for name, path in files.items()
+    }
 
 
 def shown(model_dir: Path) -> list[Path]:
@@ -95,42 +111,72 @@ def campaign(
     exports = Exports()
     with tempfile.TemporaryDirectory() as scratch:
         end = time.monotonic() + seconds
-        whole = _whole(outcome, exports, Path(scratch, "timed"), "an undisturbed export")
-        model_dir = Path(scratch, "killed")
-        broken: list[str] = []
-        left = killed = 0
-        while killed < count and time.monotonic() < end:
-            killed += 1
-            process = exports.start(model_dir)
-            # Mostly while it works, sometimes in its last moments, when files move.
-            moment = rng.uniform(0, whole) if rng.random() < 0.7 else whole * rng.uniform(0.85, 1.1)
-            process.join(moment)
-            process.kill()
-            process.join(30)
-            broken += [str(version) for version in shown(model_dir) if not complete(version)]
-            left += (
-                any(path.name.startswith(".") for path in model_dir.glob(".*")) if model_dir.is_dir() else 0
+        timed = Path(scratch, "timed", "model")  # the name of the folder goes into the version
+        whole = timed / "1"
+        durations = {
+            verified: statistics.median(
+                _whole(outcome, exports, timed, whole, what, verified=verified) for _ in range(times)
             )
-        outcome.fact("exports killed, of these too late", f"{killed}, {len(shown(model_dir))}")
+            for verified, times, what in (
+                (True, 1, "an undisturbed export"),
+                (False, 3, "an undisturbed export, not verified"),
+            )
+        }
+        model_dir = Path(scratch, "killed", "model")
+        broken: list[str] = []
+        moments: list[float] = []
+        left = 0
+        while len(moments) < count and time.monotonic() < end:
+            verified = len(moments) % VERIFIED_EVERY == 0
+            process = exports.start(model_dir, verified=verified)
+            moments.append(rng.random())
+            process.join(moments[-1] * durations[verified])
+            _kill(process)
+            broken += [str(version) for version in shown(model_dir) if not complete(version, whole)]
+            left += any(model_dir.glob(".*"))
+        late = len(shown(model_dir))
+        parts = " / ".join(
+            str(sum(low <= one < low + 0.25 for one in moments)) for low in (0, 0.25, 0.5, 0.75)
+        )
+        outcome.check("exports killed", len(moments), f"{count}", len(moments) == count)
+        outcome.fact("in each quarter of an undisturbed one's time", parts)
+        outcome.fact("too late, so that the version was there", late)
         outcome.fact("kills that left a partial directory, which no server reads", left)
         outcome.check("versions shown that are not complete", broken or "none", "none", not broken)
         _no_room(outcome, exports, model_dir, bound=20_000)
-        _whole(outcome, exports, model_dir, "the next export")
+        _whole(outcome, exports, model_dir, whole, "the next export")
         rest = [path.name for path in model_dir.iterdir() if not path.name.isdigit()]
         outcome.check("left over after it", rest or "none", "none", not rest)
         if file_system:
-            _tmpfs(outcome, exports, Path(scratch, "small"))
+            _tmpfs(outcome, exports, Path(scratch, "small"), whole)
     return outcome
 
 
-def _whole(outcome: Outcome, exports: Exports, model_dir: Path, what: str) -> float:
+def _kill(process: multiprocessing.Process) -> None:
+    """Kill an export at once, and then what it had started, lest that keeps the machine busy."""
+    process.kill()
+    process.join(30)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _whole(
+    outcome: Outcome,
+    exports: Exports,
+    model_dir: Path,
+    whole: Path,
+    what: str,
+    *,
+    verified: bool = True,
+) -> float:
     before = len(shown(model_dir))
+    process = exports.start(model_dir, verified=verified)
     started = time.monotonic()
-    process = exports.start(model_dir)
-    process.join(120)
+    process.join(300)
     seconds = time.monotonic() - started
     versions = shown(model_dir)
-    works = process.exitcode == 0 and len(versions) == before + 1 and all(map(complete, versions))
+    works = process.exitcode == 0 and len(versions) == before + 1
+    works = works and all(complete(version, whole) for version in versions)
     outcome.check(what, f"exit {process.exitcode}, {seconds:.1f} s", "works", works)
     return seconds
 
@@ -138,7 +184,7 @@ def _whole(outcome: Outcome, exports: Exports, model_dir: Path, what: str) -> fl
 def _no_room(outcome: Outcome, exports: Exports, model_dir: Path, bound: int) -> None:
     before = len(shown(model_dir))
     process = exports.start(model_dir, file_bytes=bound)
-    process.join(120)
+    process.join(300)
     partial = [path.name for path in model_dir.iterdir() if not path.name.isdigit()]
     held = process.exitcode not in (0, None) and not partial and len(shown(model_dir)) == before
     outcome.check(
@@ -146,21 +192,21 @@ def _no_room(outcome: Outcome, exports: Exports, model_dir: Path, bound: int) ->
     )
 
 
-def _tmpfs(outcome: Outcome, exports: Exports, mount: Path) -> None:
+def _tmpfs(outcome: Outcome, exports: Exports, mount: Path, whole: Path) -> None:
     mount.mkdir()
     if shutil.which("mount") is None or os.system(f"mount -t tmpfs -o size=64k tmpfs {mount} 2>/dev/null"):
         outcome.fact("a full file system of 64 KiB", "not tried: mounting a tmpfs needs root")
         return
     try:
         process = exports.start(mount / "model")
-        process.join(120)
-        inside = [path.name for path in (mount / "model").iterdir()]
+        process.join(300)
+        inside = [path.name for path in mount.iterdir()]  # a failed export leaves not even the base path
         held = process.exitcode not in (0, None) and not inside
         outcome.check(
             "a full file system of 64 KiB", f"exit {process.exitcode}, left {inside}", "refused", held
         )
         if not os.system(f"mount -o remount,size=64m {mount}"):
-            _whole(outcome, exports, mount / "model", "the export once there is room")
+            _whole(outcome, exports, mount / "model", whole, "the export once there is room")
     finally:
         with contextlib.suppress(OSError):
             os.system(f"umount {mount}")

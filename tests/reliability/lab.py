@@ -171,7 +171,8 @@ def main(campaign: Callable[..., Outcome]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         started = time.monotonic()
         outcome = campaign(Lab(models or Path(scratch)), **options)
-        outcome.fact("took", f"{time.monotonic() - started:.0f} s")
+        load = f"load of the machine in the last 5 minutes {os.getloadavg()[1]:.1f}"
+        outcome.fact("took", f"{time.monotonic() - started:.0f} s, {load}")
     print(outcome.table(), flush=True)
     if record is not None:
         record.write_text(json.dumps(vars(outcome)))

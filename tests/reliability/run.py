@@ -1,6 +1,6 @@
 """The whole campaign, or some of it, each part in a process of its own; records a dated page.
 
-python tests/reliability/run.py                      all of it: about 45 minutes on a quiet machine
+python tests/reliability/run.py                      all of it: an hour on two quiet cores
 python tests/reliability/run.py soak overload        these parts
 python tests/reliability/run.py --scale 0.1          a tenth of every count and duration
 """
@@ -56,13 +56,13 @@ def machine() -> str:
     return f"{processor}, {os.cpu_count()} cores, {memory:.0f} GiB; load before: {load}"
 
 
-def page(tables: list[str], violations: list[str], command: str) -> str:
+def page(machine: str, tables: list[str], violations: list[str], command: str) -> str:
     """The record of a campaign."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     lines = [
         f"# What was survived, {datetime.date.today()}",
         "",
-        f"{machine()}. Python {platform.python_version()}, {versions}.",
+        f"{machine}. Python {platform.python_version()}, {versions}.",
         f"Made by `{command}`.",
     ]
     for table in tables:
@@ -84,6 +84,7 @@ def main() -> None:
     unknown = set(options.campaigns) - set(CAMPAIGNS)
     if unknown:
         parser.error(f"no campaign {', '.join(sorted(unknown))}; there are {', '.join(CAMPAIGNS)}")
+    before = machine()
     tables, violations = [], []
     with tempfile.TemporaryDirectory() as scratch:
         for name in options.campaigns or CAMPAIGNS:
@@ -96,10 +97,9 @@ def main() -> None:
             violations += outcome.violations
     if options.record:
         target = HERE / "results" / f"{datetime.date.today()}.md"
-        command = " ".join(
-            ["make soak", *([f'SOAK="{" ".join(sys.argv[1:])}"'] if options.campaigns else [])]
-        )
-        target.write_text(page(tables, violations, command))
+        given = " ".join(argument for argument in sys.argv[1:] if argument != "--record")
+        command = "make soak" + (f' SOAK="{given}"' if given else "")
+        target.write_text(page(before, tables, violations, command))
         print(f"recorded in {target.relative_to(HERE.parents[1])}")
     sys.exit("\n".join(violations) or 0)
 

@@ -235,6 +235,31 @@ def test_a_server_that_goes_away_and_comes_back_is_found_again(connect):
         restarted.close()
 
 
+def test_after_a_long_absence_a_server_is_found_by_the_next_call_with_default_options(connect):
+    """Even where it comes back at the worst moment: gRPC has just tried in vain, its waits are long."""
+    with serving() as first:
+        client = connect(first)
+        client.explain(IMAGES)
+    with socket.create_server(("127.0.0.1", first.port)) as absent:
+        absent.settimeout(30)
+        away = time.monotonic() + 4
+        while time.monotonic() < away:
+            absent.accept()[0].close()  # one attempt of gRPC's, while the client idles
+
+    with serving(port=first.port):
+        assert client.explain(IMAGES).saliency.shape == (1, 6, 5)
+
+
+def test_a_server_that_is_not_there_is_told_within_seconds_by_default(connect):
+    client = connect(f"127.0.0.1:{free_port()}", timeout=60)
+    started = time.monotonic()
+
+    with pytest.raises(Unavailable):
+        client.explain(IMAGES)
+
+    assert time.monotonic() - started < 10
+
+
 def test_a_port_that_speaks_grpc_but_not_tensorflow_serving_says_so(connect):
     pool = ThreadPoolExecutor(1)
     server = grpc.server(pool)

@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from saliency_client import OptionError, RetryPolicy
+from saliency_client._channel import ChannelOptions
 from saliency_client._errors import DeadlineExceeded, QueueFull, ServerError, TLSError, Unavailable
 
 POLICY = RetryPolicy(attempts=5, initial_backoff=0.1, max_backoff=0.5, multiplier=2)
@@ -39,6 +40,14 @@ def test_patience_with_a_full_queue_has_no_end_but_the_time_left():
     assert delay(10_000, kind=QueueFull) is None
     assert delay(10_000, kind=Unavailable, patient=True) is None
     assert delay(10_000, kind=QueueFull, patient=True, remaining=0.4) is None
+
+
+def test_the_default_retries_outlast_grpcs_longest_wait_before_it_connects_again():
+    # gRPC's waits vary by 20 % (its connection backoff protocol); half a second is for TCP, TLS and HTTP/2.
+    longest = 1.2 * dict(ChannelOptions().arguments())["grpc.max_reconnect_backoff_ms"] / 1000
+    waits = [delay(attempts, chance=0, policy=RetryPolicy()) for attempts in range(1, 5)]
+    assert sum(waits) >= longest + 0.5
+    assert delay(5, policy=RetryPolicy()) is None
 
 
 @pytest.mark.parametrize(

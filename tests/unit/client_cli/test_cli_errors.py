@@ -139,6 +139,18 @@ def test_a_token_is_not_sent_in_plain_text_over_a_network(cli: Cli, photo: Path)
     assert "secret" not in run.err
 
 
+@pytest.mark.parametrize("options", [[], ["--json"], ["--verbose"]], ids=" ".join)
+def test_a_token_is_in_nothing_that_the_command_says(
+    cli: Cli, photo: Path, server: ScriptedServer, options: list[str]
+) -> None:
+    server.fail(grpc.StatusCode.UNAUTHENTICATED, "no", times=9)
+    run = cli("explain", photo, *options, SALIENCY_TOKEN="sekret-7d1f")
+    assert run.code != 0
+    assert server.metadata[-1]["authorization"] == "Bearer sekret-7d1f"
+    assert "UNAUTHENTICATED" in run.out + run.err
+    assert "sekret" not in run.out + run.err
+
+
 def test_nothing_that_others_say_acts_on_the_terminal(cli: Cli, server: ScriptedServer) -> None:
     name = f"cat{ESCAPE}.png"
     Image.new("RGB", (24, 24), "blue").save(cli.folder / name, format="PNG")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from serving_models import predict_request
 
+from saliency_client import TLS, SaliencyClient, TLSError
 from saliency_exporter.errors import ExportError
 from saliency_exporter.serving.tls import TlsFiles, server_credentials
 
@@ -106,6 +107,18 @@ def test_an_expired_certificate_is_refused_on_either_side(model_dir, start_local
     mutual = start_local({"small": model_dir}, tls=TlsFiles(*valid, authority.certificate))
     assert refused(stubs_to(mutual.target, client(authority, expired)))
     assert stubs_to(mutual.target, client(authority, valid)).predict(REQUEST, timeout=20).outputs
+
+
+def test_the_client_tells_an_expired_certificate_at_once_as_a_matter_of_tls(
+    model_dir, start_local, authority
+):
+    server = start_local(
+        {"small": model_dir}, tls=TlsFiles(*authority.sign("old", "IP:127.0.0.1", days="-1"))
+    )
+    with SaliencyClient(server.target, model="small", tls=TLS(ca=authority.certificate)) as ours:
+        with pytest.raises(TLSError) as raised:
+            ours.methods()
+        assert raised.value.attempts == 1
 
 
 def test_a_certificate_for_another_host_is_refused(model_dir, start_local, stubs_to, authority):

@@ -77,8 +77,13 @@ def test_a_file_beyond_the_bound_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     with path.open("wb") as file:
         file.truncate(labels.MAX_BYTES + 1)
-    with pytest.raises(ExportError, match="16777217 bytes; the limit is 16777216"):
+    with pytest.raises(ExportError, match="more bytes than the limit of 16777216"):
         read_labels(path, 3)
+
+
+def test_a_device_without_an_end_is_not_read_to_it() -> None:
+    with pytest.raises(ExportError, match="more bytes than the limit"):
+        read_labels("/dev/zero", 3)
 
 
 def test_imagenet_names_are_in_class_order_and_distinct() -> None:
