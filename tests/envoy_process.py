@@ -65,6 +65,15 @@ class EnvoyProcess:
         """The page that Prometheus reads."""
         return _get(f"{self.metrics_target}/stats/prometheus")
 
+    def answers_of(self, server: str) -> dict[str, int]:
+        """How many answers a server has given, among them `rq_success` and `rq_error`."""
+        host, _, port = server.rpartition(":")
+        clusters = json.loads(self.admin("/clusters?format=json"))["cluster_statuses"]
+        for one in (one for cluster in clusters for one in cluster.get("host_statuses", [])):
+            if one["address"]["socket_address"] == {"address": host, "port_value": int(port)}:
+                return {stat["name"]: int(stat.get("value", 0)) for stat in one["stats"]}
+        raise AssertionError(f"Envoy does not know {server}")
+
     def log(self) -> str:
         """What Envoy has said: nothing, where all is well."""
         return self._log.read_text()
