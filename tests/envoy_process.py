@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import socket
 import subprocess
 import time
 import urllib.request
@@ -38,8 +39,10 @@ class EnvoyProcess:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         self._wait_until_ready()
-        (listener,) = json.loads(self.admin("/listeners?format=json"))["listener_statuses"]
-        self.target = f"127.0.0.1:{listener['local_address']['socket_address']['port_value']}"
+        listeners = json.loads(self.admin("/listeners?format=json"))["listener_statuses"]
+        ports = {one["name"]: one["local_address"]["socket_address"]["port_value"] for one in listeners}
+        self.target = f"127.0.0.1:{ports['grpc']}"
+        self.metrics_target = f"127.0.0.1:{ports['metrics']}"
 
     def share(self, canary: int) -> None:
         """Gives the canary so many of 100 calls, and returns when Envoy routes by it."""
@@ -56,8 +59,20 @@ class EnvoyProcess:
 
     def admin(self, path: str) -> str:
         """The answer of the administration interface."""
-        with urllib.request.urlopen(f"http://{self.admin_address}{path}", timeout=10) as answer:
-            return answer.read().decode()
+        return _get(self.admin_address + path)
+
+    def metrics(self) -> str:
+        """The page that Prometheus reads."""
+        return _get(f"{self.metrics_target}/stats/prometheus")
+
+    def answers_of(self, server: str) -> dict[str, int]:
+        """How many answers a server has given, among them `rq_success` and `rq_error`."""
+        host, _, port = server.rpartition(":")
+        clusters = json.loads(self.admin("/clusters?format=json"))["cluster_statuses"]
+        for one in (one for cluster in clusters for one in cluster.get("host_statuses", [])):
+            if one["address"]["socket_address"] == {"address": host, "port_value": int(port)}:
+                return {stat["name"]: int(stat.get("value", 0)) for stat in one["stats"]}
+        raise AssertionError(f"Envoy does not know {server}")
 
     def log(self) -> str:
         """What Envoy has said: nothing, where all is well."""
@@ -106,9 +121,11 @@ class EnvoyProcess:
 def _with_addresses(text: str, servers: dict[str, Sequence[str]]) -> str:
     """The configuration with the test's servers in place of names, and free ports of loopback."""
     config = yaml.safe_load(text)
-    config["admin"]["address"]["socket_address"]["port_value"] = 0
-    (listener,) = config["static_resources"]["listeners"]
-    listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": 0}
+    admin = config["admin"]["address"]["socket_address"]
+    admin["port_value"] = _free_port()
+    servers = {**servers, admin["address"]: [f"{admin['address']}:{admin['port_value']}"]}
+    for listener in config["static_resources"]["listeners"]:
+        listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": 0}
     for cluster in config["static_resources"]["clusters"]:
         (locality,) = cluster["load_assignment"]["endpoints"]
         (shipped,) = locality["lb_endpoints"]
@@ -116,6 +133,18 @@ def _with_addresses(text: str, servers: dict[str, Sequence[str]]) -> str:
         locality["lb_endpoints"] = [_endpoint(shipped, server) for server in servers.pop(name)]
     assert not servers
     return yaml.safe_dump(config)
+
+
+def _get(address: str) -> str:
+    with urllib.request.urlopen(f"http://{address}", timeout=10) as answer:
+        return answer.read().decode()
+
+
+def _free_port() -> int:
+    """A port for the administration interface: another part of the file names it before it is open."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def _endpoint(shipped: dict, server: str) -> dict:

@@ -8,6 +8,7 @@ synchronous and the asyncio client only carry out steps, so that everything else
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -64,6 +65,9 @@ UNSET: Final = Unset.UNSET
 
 # Wrong input asks for fresh metadata, in case the served version changed; so many wrong images ask seldom.
 _TRUSTED_SECONDS = 1.0
+
+SIGNATURE_KEY: Final = "saliency-signature"
+"""The metadata key that tells a proxy which signature a call is for: it is in the body, which none reads."""
 
 Timeout = float | None | Unset
 CallMetadata = tuple[tuple[str, "str | bytes"], ...]
@@ -359,7 +363,7 @@ class Calls:
         attempts = 0
         while True:
             attempts += 1
-            metadata = self._metadata + (yield from self._authorization())
+            metadata = self._metadata + self._told(signature) + (yield from self._authorization())
             target = self._rotation.pick()
             try:
                 answer: bytes = yield Send(target, path, payload, deadline.remaining(), metadata)
@@ -377,6 +381,13 @@ class Calls:
                 if delay is None:
                     raise failure from error
             yield Wait(delay)
+
+    def _told(self, signature: str | None) -> CallMetadata:
+        """The signature's name for proxies, unless the caller gave another word or it cannot be a header."""
+        known = any(key == SIGNATURE_KEY for key, _ in self._metadata)
+        if signature is None or known or not re.fullmatch(r"[\x21-\x7e]{1,128}", signature):
+            return ()
+        return ((SIGNATURE_KEY, signature),)
 
     def _authorization(self) -> Conversation[CallMetadata]:
         if self._token is None:

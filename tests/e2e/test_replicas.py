@@ -33,8 +33,9 @@ ONCE = RetryPolicy(attempts=1)
 class Replica:
     """One server with a model base path of its own; its first version's number tells who answered."""
 
-    def __init__(self, version_dir: Path, base_path: Path, number: int) -> None:
+    def __init__(self, version_dir: Path, base_path: Path, number: int, *options: str) -> None:
         self.number = number
+        self._options = options
         self.base_path = base_path
         self._version_dir = version_dir
         self._port = 0
@@ -73,6 +74,7 @@ class Replica:
             *(f"classifier={self.base_path}", "--label", f"stable={self.number}", "--port", str(self._port)),
             # Warmup is most of a start, and none of what is proved here.
             *("--poll", "0.2", "--no-warmup", "--intra-op-threads", "1", "--inter-op-threads", "1"),
+            *self._options,
         )
 
 
@@ -87,6 +89,19 @@ def replicas(uncompiled_version: Path, tmp_path_factory: pytest.TempPathFactory)
             stack.callback(started[-1].close)
         assert len({replica.target for replica in started}) == 3
         yield started
+
+
+@pytest.fixture
+def small(uncompiled_version: Path, tmp_path: Path) -> Iterator[Replica]:
+    """A server, as version 14, whose queue is full once it holds a request of one image.
+
+    That one waits ten minutes for another of its size; there is no room for a request of two.
+    """
+    options = ("--batching", "--max-batch-size", "2", "--max-enqueued-batches", "1")
+    minutes = ("--batch-timeout-micros", str(10 * 60 * 10**6))
+    replica = Replica(uncompiled_version, tmp_path / "small", 14, *options, *minutes)
+    yield replica
+    replica.close()
 
 
 @pytest.fixture
@@ -230,6 +245,48 @@ def test_the_canary_gets_the_share_of_the_calls_that_the_routes_say(replicas, st
         front.share(0)
         load.wait_for(CALLERS)
         assert load.wait_for(100)[13] == 0
+
+
+def refusal_of(client: SaliencyClient, images: np.ndarray) -> str | None:
+    try:
+        client.explain(images)
+    except Unavailable as error:
+        return error.details
+    return None
+
+
+def test_a_call_that_a_full_queue_refuses_is_answered_by_another_replica(small, replicas, start_envoy):
+    two_images = np.concatenate([IMAGES, IMAGES])
+    front = start_envoy([small, *replicas[:2]])
+    with (
+        SaliencyClient(small.target, model="classifier", retry=ONCE, timeout=START_SECONDS) as direct,
+        SaliencyClient(front.target, model="classifier", retry=ONCE) as behind_envoy,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        direct.wait_ready(START_SECONDS)
+        waiting = pool.submit(direct.explain, IMAGES)
+        deadline = time.monotonic() + START_SECONDS
+        while (refusal := refusal_of(direct, two_images)) is None:
+            assert time.monotonic() < deadline, "the queue never filled"
+            if waiting.done():
+                # It found the queue full itself, of two images.
+                waiting = pool.submit(direct.explain, IMAGES)
+            time.sleep(0.1)
+        assert "batch scheduling queue to which this task was submitted is full" in refusal
+        before = front.answers_of(small.target)
+
+        versions = Counter(behind_envoy.explain(two_images).version for _ in range(30))
+
+        assert versions.total() == 30
+        assert 14 not in versions
+        after = front.answers_of(small.target)
+        assert after["rq_error"] > before["rq_error"]
+        for other in replicas[:2]:
+            assert front.answers_of(other.target)["rq_error"] == 0
+
+        assert direct.explain(IMAGES).version == waiting.result().version == 14
+        # There is room again, and Envoy never held the refusals against it.
+        assert 14 in {behind_envoy.explain(two_images).version for _ in range(30)}
 
 
 def test_without_a_server_envoy_says_so_at_once(start_envoy):

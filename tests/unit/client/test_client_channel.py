@@ -152,6 +152,47 @@ def test_metadata_and_user_agent_arrive(server, connect):
     assert sent["user-agent"].startswith("shop/2 saliency-client/")
 
 
+def test_a_call_tells_proxies_its_signature_and_a_call_without_one_tells_none(server, connect):
+    client = connect(server, metadata={"x-tenant": "a"})
+
+    client.explain(IMAGES, method="smooth")
+    client.predict(IMAGES)
+
+    assert [sent.get("saliency-signature") for sent in server.metadata] == [
+        "explain_smooth",
+        "serving_default",
+    ]
+    assert all(sent["x-tenant"] == "a" for sent in server.metadata)
+    client._calls.forget()
+    asked = next(client._calls.metadata())
+    assert (asked.path, asked.metadata) == (
+        "/tensorflow.serving.PredictionService/GetModelMetadata",
+        (("x-tenant", "a"),),
+    )
+
+
+def test_a_retried_call_tells_its_signature_again(server, connect):
+    server.fail(grpc.StatusCode.UNAVAILABLE, "draining")
+
+    connect(server).explain(IMAGES, method="smooth")
+
+    assert [sent["saliency-signature"] for sent in server.metadata] == ["explain_smooth"] * 2
+
+
+def test_the_callers_own_word_for_the_signature_wins(server, connect):
+    connect(server, metadata={"saliency-signature": "nightly"}).explain(IMAGES)
+
+    assert server.metadata[0]["saliency-signature"] == "nightly"
+
+
+@pytest.mark.parametrize("name", ["klassifizieren·1", "two words", "", "a" * 129, "line\nbreak"])
+def test_a_signatures_name_that_is_no_header_is_not_sent(server, connect, name):
+    calls = connect(server)._calls
+
+    assert calls._told(name) == ()
+    assert calls._told("a" * 128) == (("saliency-signature", "a" * 128),)
+
+
 @pytest.mark.parametrize("compression", ["gzip", "deflate"])
 def test_compressed_requests_are_understood(server, connect, compression):
     connect(server, compression=compression, keepalive=60).explain(IMAGES)

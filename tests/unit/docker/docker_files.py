@@ -12,8 +12,3 @@ DOCKER = ROOT / "docker"
 def flags_in(text: str) -> set[str]:
     """Names of the long options in a text that have the server's form, words with underscores."""
     return set(re.findall(r"--([a-z]+(?:_[a-z]+)*)(?![\w-])", text))
-
-
-def dashboard() -> str:
-    """Text of the Grafana dashboard."""
-    return (DOCKER / "monitoring" / "grafana" / "dashboards" / "tensorflow-serving.json").read_text()

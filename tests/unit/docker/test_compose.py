@@ -27,9 +27,15 @@ PROFILES = [
     ("cpu", "monitoring", "smoke"),
     ("replicas",),
     ("replicas", "canary", "monitoring"),
+    ("replicas-cpu",),
+    ("replicas-cpu", "monitoring"),
 ]
 REPLICAS = ("replica-0", "replica-1")
-SERVICES = {"monitoring": {"prometheus", "grafana"}, "replicas": {"envoy", *REPLICAS}}
+SERVICES = {
+    "monitoring": {"envoy", "prometheus", "grafana"},
+    "replicas": {"envoy", *REPLICAS},
+    "replicas-cpu": {"envoy", "replica-cpu"},
+}
 
 
 @pytest.fixture(scope="session")
@@ -158,21 +164,35 @@ def test_replicas_are_the_gpu_server_but_for_their_port_and_each_has_a_gpu_of_it
     assert len(set(gpus)) == len(gpus)
 
 
+def test_replicas_on_a_cpu_are_containers_of_one_service_that_is_the_cpu_server(compose):
+    cpu, replica = (dict(compose["services"][name]) for name in ("cpu", "replica-cpu"))
+    assert (replica.pop("profiles"), replica.pop("ports")) == (["replicas-cpu"], [])
+    del cpu["profiles"], cpu["ports"]
+    deploy = dict(replica.pop("deploy"))
+    assert deploy.pop("replicas") >= 2
+    assert deploy == cpu.pop("deploy")
+    assert replica == cpu
+    assert "container_name" not in replica
+
+
 def test_envoy_asks_the_names_that_its_servers_have(compose):
     config = yaml.safe_load((DOCKER / "envoy" / "envoy.yaml").read_text())
     asked = {}
     for cluster in config["static_resources"]["clusters"]:
+        if cluster["name"] == "admin":
+            continue
         ((endpoint,),) = [one["lb_endpoints"] for one in cluster["load_assignment"]["endpoints"]]
         address = endpoint["endpoint"]["address"]["socket_address"]
         assert f"--port={address['port_value']}" in compose["services"]["gpu"]["command"]
         asked[cluster["name"]] = address["address"]
     services = compose["services"]
-    for cluster, names in {"stable": REPLICAS, "canary": ("canary",)}.items():
+    stable = (*SERVERS, *REPLICAS, "replica-cpu")
+    for cluster, names in {"stable": stable, "canary": ("canary",)}.items():
         for name in names:
             assert services[name]["networks"]["default"]["aliases"] == [asked[cluster]]
     (envoys,) = [volume for volume in services["envoy"]["volumes"] if volume["type"] == "bind"]
     assert f"--config-path={envoys['target']}/envoy.yaml" in services["envoy"]["command"]
-    assert set(services["envoy"]["depends_on"]) == set(REPLICAS)
+    assert set(services["envoy"]["depends_on"]) == set(stable)
 
 
 def test_the_image_of_envoy_is_the_version_that_the_tests_of_replicas_run(compose):

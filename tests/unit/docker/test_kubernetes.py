@@ -2,36 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from functools import cache
-
 import pytest
 import yaml
 from docker_files import DOCKER
-
-OVERLAYS = ("overlays/gpu", "overlays/cpu", "kserve/overlays/gpu", "kserve/overlays/cpu")
-PLAIN = OVERLAYS[:2]
-KUBERNETES = DOCKER / "kubernetes"
-
-
-def _kustomize() -> list[str] | None:
-    if shutil.which("kustomize"):
-        return ["kustomize", "build"]
-    return ["kubectl", "kustomize"] if shutil.which("kubectl") else None
-
-
-@cache
-def rendered(overlay: str) -> dict[str, dict]:
-    """Documents by kind."""
-    command = _kustomize()
-    if command is None:
-        pytest.skip("needs kubectl or kustomize")
-    done = subprocess.run(
-        [*command, str(KUBERNETES / overlay)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return {document["kind"]: document for document in yaml.safe_load_all(done.stdout)}
+from manifests import KUBERNETES, OVERLAYS, PLAIN, rendered
 
 
 def pod(overlay: str) -> dict:
