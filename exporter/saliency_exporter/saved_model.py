@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version as distribution_version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -199,20 +200,33 @@ def _save(forward: Forward, signatures: Mapping[str, Any], kept: Kept | None, di
 
 def warmup_records(
     signatures: Mapping[str, Any], reference: Mapping[str, np.ndarray], batch_sizes: tuple[int, ...]
-) -> Iterator[WarmupRecord]:
+) -> list[WarmupRecord]:
     """What makes a server ready before it is AVAILABLE.
 
     One request for each signature and batch size, since every shape is compiled once; and one for each set of
     outputs that clients ask for, since a server prepares its graph anew for each.
+
+    The order is for servers that run several side by side: each signature's first request before all others,
+    since two that meet before the graph is prepared for them prepare it twice; what takes long before what
+    does not, so that no thread is left alone with it at the end; and requests that prepare between requests
+    that compile, since one graph is prepared at a time.
     """
-    for signature, function in signatures.items():
-        for size in batch_sizes:
+    first, rest = [], []
+    for signature, function in reversed(signatures.items()):
+
+        def record(
+            size: int, outputs: Sequence[str] = (), signature: str = signature, function: Any = function
+        ) -> WarmupRecord:
             rows = np.arange(size) % len(reference["input/images"])
             inputs = {spec.name: reference[f"input/{spec.name}"][rows] for spec in function.input_signature}
-            yield WarmupRecord(signature, inputs)
-            if size == batch_sizes[0]:
-                for outputs in output_sets(function):
-                    yield WarmupRecord(signature, inputs, outputs)
+            return WarmupRecord(signature, inputs, outputs)
+
+        smallest, *sizes = batch_sizes
+        first.append(record(smallest))
+        prepared = [record(smallest, outputs) for outputs in output_sets(function)]
+        compiled = [record(size) for size in sizes]
+        rest += [one for pair in zip_longest(prepared, compiled) for one in pair if one is not None]
+    return [*first, *rest]
 
 
 def output_sets(function: Any) -> list[list[str]]:

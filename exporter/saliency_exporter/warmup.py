@@ -7,7 +7,9 @@ The file is assets.extra/tf_serving_warmup_requests, a TFRecord of PredictionLog
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,27 +127,49 @@ def replay_warmup(
     servable: Servable,
     version_dir: Path | str | None = None,
     progress: Callable[[predict_pb2.PredictRequest], None] | None = None,
+    threads: int = 1,
 ) -> int:
-    """Runs the warmup records through a loaded servable; the first failing one fails the load.
+    """Runs the warmup records through a loaded servable; a failing one fails the load.
 
     Args:
         servable: what runs them.
         version_dir: where the records are; by default the servable's own directory.
-        progress: called with each request before it runs.
+        progress: called with each request before it runs, in the order of the file, by one thread at a time.
+        threads: how many records run side by side, as TensorFlow Serving's num_model_warmup_threads.
 
     Returns:
         How many records ran.
 
     Raises:
-        ServableError: of the record that failed, or of a damaged file.
+        ServableError: of a record that failed, after which no further one begins, or of a damaged file.
     """
-    count = 0
-    for request in read_warmup(version_dir or servable.version_dir):
-        if progress is not None:
-            progress(request)
-        servable.predict(request.model_spec.signature_name, request.inputs, request.output_filter)
-        count += 1
-    return count
+    requests = read_warmup(version_dir or servable.version_dir)
+    taking = threading.Lock()
+    failed = threading.Event()
+
+    def take() -> predict_pb2.PredictRequest | None:
+        with taking:
+            request = None if failed.is_set() else next(requests, None)
+            if request is not None and progress is not None:
+                progress(request)
+            return request
+
+    def run() -> int:
+        count = 0
+        try:
+            while (request := take()) is not None:
+                servable.predict(request.model_spec.signature_name, request.inputs, request.output_filter)
+                count += 1
+        except BaseException:
+            failed.set()
+            raise
+        return count
+
+    if threads == 1:
+        return run()
+    with ThreadPoolExecutor(threads, thread_name_prefix="warmup") as pool:
+        running = [pool.submit(run) for _ in range(threads)]
+    return sum(future.result() for future in running)
 
 
 def _prediction_log(model_name: str, record: WarmupRecord) -> bytes:

@@ -60,6 +60,13 @@ if TYPE_CHECKING:
 )
 @click.option("--warmup/--no-warmup", default=True, show_default=True, help="Replay the warmup records.")
 @click.option(
+    "--warmup-threads",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Warmup records side by side [default: cores; 1 with --batching].",
+)
+@click.option(
     "--running",
     type=click.IntRange(min=0),
     default=0,
@@ -128,6 +135,7 @@ def serve_command(
     model_config_file: Path | None,
     poll: float,
     warmup: bool,
+    warmup_threads: int,
     running: int,
     waiting: int,
     grace: float,
@@ -171,6 +179,7 @@ def serve_command(
         grace=grace,
         encoding=encoding,
         warmup=warmup,
+        warmup_threads=warmup_threads,
         poll_seconds=poll,
         reread=_rereading(model_config_file),
         running=running,

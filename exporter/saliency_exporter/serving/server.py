@@ -64,6 +64,9 @@ class LocalServer:
         encoding: how answers carry tensors: "fields" as TensorFlow Serving does by default, or
             "tensor_content" as with its --enable_serialization_as_tensor_content.
         warmup: replay the warmup records before a version is AVAILABLE.
+        warmup_threads: records that are replayed side by side, as TensorFlow Serving's
+            num_model_warmup_threads; 0 means one per core. With batching it is one, since what is merged
+            would not warm up the sizes that it is made of.
         poll_seconds: how often to look for new versions; 0 means never.
         reread: called at every look for the models to serve from then on; see ModelManager.reconfigure.
         running: requests that run side by side; 0 means one per core, at least 2.
@@ -85,6 +88,7 @@ class LocalServer:
         port: int = 0,
         encoding: Encoding = "fields",
         warmup: bool = True,
+        warmup_threads: int = 0,
         poll_seconds: float = 1.0,
         reread: Callable[[], Iterable[ModelConfig]] | None = None,
         running: int = 0,
@@ -101,6 +105,7 @@ class LocalServer:
         self._port = port
         self._poll_seconds = poll_seconds
         self._warmup = warmup
+        self._warmup_threads = 1 if batching else warmup_threads or os.cpu_count() or 1
         self._batching = batching
         self._intra_op_threads = intra_op_threads
         self._inter_op_threads = inter_op_threads
@@ -215,7 +220,7 @@ class LocalServer:
         try:
             total = count_warmup(servable.version_dir)
             progress = _WarmupProgress(f"{name} version {version}", total, self._report)
-            replay_warmup(servable, progress=progress)
+            replay_warmup(servable, progress=progress, threads=self._warmup_threads)
         except BaseException:
             servable.close()
             raise

@@ -70,22 +70,44 @@ def test_weights_are_stored_once_and_never_as_constants(tmp_path):
     assert (version / "saved_model.pb").stat().st_size < weights / 4
 
 
-def test_warmup_covers_each_signature_batch_size_and_set_of_outputs_that_clients_ask_for(tmp_path):
-    version = export(job(labels=tuple(f"c{i}" for i in range(100))), tmp_path)
-    records = {
+def warmed(version: Path) -> list[tuple[str, int, tuple[str, ...]]]:
+    """Signature, batch size and output filter of the warmup records, in order."""
+    return [
         (r.model_spec.signature_name, r.inputs["images"].tensor_shape.dim[0].size, tuple(r.output_filter))
         for r in read_warmup(version)
-    }
+    ]
+
+
+def test_warmup_covers_each_signature_batch_size_and_set_of_outputs_that_clients_ask_for(tmp_path):
+    version = export(job(labels=tuple(f"c{i}" for i in range(100))), tmp_path)
+    records = warmed(version)
     small = ("class_index", "label", "probability", "saliency", "score")
     smooth = ("class_index", "label", "probability", "relative_error", "saliency", "score")
     signatures = ("serving_default", "explain_gradients", "explain_guided", "explain_smooth")
-    assert records == {
+    assert len(records) == 12
+    assert set(records) == {
         *((signature, size, ()) for signature in signatures for size in (1, 2)),
         ("explain_gradients", 1, small),
         ("explain_guided", 1, small),
         ("explain_smooth", 1, smooth),
         ("explain_smooth", 1, tuple(sorted((*smooth, "gradients")))),
     }
+
+
+def test_warmup_meets_each_signature_once_before_any_twice_and_the_longest_first(tmp_path):
+    records = warmed(export(job(batch_sizes=(1, 2, 4)), tmp_path))
+    signatures = ["explain_smooth", "explain_guided", "explain_gradients", "serving_default"]
+    assert records[:4] == [(signature, 1, ()) for signature in signatures]
+    assert [signature for signature, _, _ in records[4:]] == sorted(
+        [signature for signature, _, _ in records[4:]], key=signatures.index
+    )
+    # Preparing for another set of outputs and compiling another size take turns.
+    assert [(size, bool(outputs)) for _, size, outputs in records[4:8]] == [
+        (1, True),
+        (2, False),
+        (1, True),
+        (4, False),
+    ]
 
 
 def test_the_manifest_says_what_was_made(tmp_path):

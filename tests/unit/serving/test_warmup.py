@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -85,6 +87,38 @@ def test_a_record_that_fails_fails_the_replay(model_dir):
         replay_warmup(servable)
     servable.close()
     assert raised.value.code == tf.errors.INVALID_ARGUMENT
+
+
+def test_threads_run_records_side_by_side_each_once_and_tell_them_in_order(model_dir):
+    rows = [np.repeat(IMAGES, count, 0) for count in range(1, 7)]
+    write_warmup(model_dir / "1", [("serving_default", {"images": images}) for images in rows], "small")
+    servable = load_servable(model_dir / "1")
+    run, meeting, sizes, told = servable.session_run, threading.Barrier(3, timeout=60), [], []
+
+    def meet_and_run(feeds, fetches):
+        # Nobody goes on before three are inside.
+        meeting.wait()
+        (images,) = feeds.values()
+        sizes.append(len(images))
+        return run(feeds, fetches)
+
+    servable.session_run = meet_and_run
+    assert replay_warmup(servable, progress=told.append, threads=3) == 6
+    servable.close()
+    assert sorted(sizes) == [1, 2, 3, 4, 5, 6]
+    assert [request.inputs["images"].tensor_shape.dim[0].size for request in told] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_record_that_fails_in_one_thread_fails_the_replay_and_no_further_one_begins(model_dir):
+    bad = ("explain", {"images": IMAGES[:, :1]})
+    write_warmup(model_dir / "1", [bad, bad, *RECORDS * 400], "small")
+    servable = load_servable(model_dir / "1")
+    requests = []
+    with pytest.raises(ServableError) as raised:
+        replay_warmup(servable, progress=requests.append, threads=2)
+    servable.close()
+    assert raised.value.code == tf.errors.INVALID_ARGUMENT
+    assert len(requests) < 802
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-5], lambda data: data[:20] + b"?" + data[21:]])
