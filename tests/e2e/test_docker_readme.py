@@ -118,6 +118,14 @@ def test_the_sed_line_gives_the_canary_a_tenth_and_leaves_all_else_as_it_is(fold
     assert not (folder / "docker" / "envoy" / "routes.new").exists()
 
 
+def test_the_time_of_a_batch_of_the_largest_size_is_measured(server, folder):
+    # The page's model is compiled for 16, this one for 4.
+    line = on_the_page("saliency-client bench").replace("16", "4")
+    measured = json.loads(run(f"{line} --server {server} --model {MODEL} --requests 3 --json", folder))
+    assert (measured["batch_size"], measured["requests"], measured["errors"]) == (4, 3, {})
+    assert measured["latency_ms"]["p50"] > 0
+
+
 def test_the_check_that_the_failure_table_names_passes_for_a_good_version(folder):
     assert run(f"{on_the_page('saliency-exporter verify')} models/{MODEL}/1", folder)
 
@@ -135,7 +143,8 @@ def test_every_command_outside_a_container_is_one_of_these():
     here = (
         *("saliency-exporter export efficientnet-lite0", "saliency-exporter serving-config"),
         *("saliency-exporter verify", "saliency-client status --server", "saliency-client explain cat.jpg"),
-        *("saliency-client status --model", "saliency-client status --wait", "sed ", "mv "),
+        *("saliency-client status --model", "saliency-client status --wait"),
+        *("saliency-client bench --batch-size 16", "sed ", "mv "),
     )
     assert len(commands()) >= len(here)
     for command in commands():
