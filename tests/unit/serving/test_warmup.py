@@ -95,12 +95,12 @@ def test_threads_run_records_side_by_side_each_once_and_tell_them_in_order(model
     servable = load_servable(model_dir / "1")
     run, meeting, sizes, told = servable.session_run, threading.Barrier(3, timeout=60), [], []
 
-    def meet_and_run(feeds, fetches):
+    def meet_and_run(feeds, fetches, timeout):
         # Nobody goes on before three are inside.
         meeting.wait()
         (images,) = feeds.values()
         sizes.append(len(images))
-        return run(feeds, fetches)
+        return run(feeds, fetches, timeout)
 
     servable.session_run = meet_and_run
     assert replay_warmup(servable, progress=told.append, threads=3) == 6
