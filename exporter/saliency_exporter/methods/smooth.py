@@ -12,9 +12,9 @@ from .gradients import ScoreFunction, chosen_class, score_gradient
 IMAGES_AT_ONCE = 10
 """A step of the loop takes as many samples of each example as make up to so many images, and at least one.
 
-One image at a time does not fill a device, and waits for the weights: with ten, a sample of ResNet50 takes a
-fifth less processor time compiled for a CPU and a third less uncompiled. Samples beyond `num_samples` in the
-last step are work for nothing: numbers that people ask for are multiples of ten."""
+One image at a time does not fill a device, and waits for the weights: with ten, an uncompiled sample of
+ResNet50 takes a third less processor time. Samples beyond `num_samples` in the last step are work for
+nothing: numbers that people ask for are multiples of ten."""
 
 
 class Smooth(NamedTuple):

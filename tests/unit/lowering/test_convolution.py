@@ -23,8 +23,15 @@ def assert_same(both):
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize("stride", [1, 2, 4])
-@pytest.mark.parametrize(("taps", "size", "channels"), [((3, 3), (10, 9), 3), ((7, 4), (9, 8), 1)])
+@pytest.mark.parametrize(
+    ("taps", "size", "channels", "stride"),
+    [
+        *(((3, 3), (10, 9), 3, stride) for stride in (1, 2, 4)),
+        *(((7, 4), (9, 8), 1, stride) for stride in (1, 2, 4)),
+        ((3, 3), (10, 9), 6, 1),
+        ((2, 5), (9, 8), 6, 1),
+    ],
+)
 def test_value_and_input_gradient_are_those_of_the_convolution(
     run_both, generator, taps, stride, padding, size, channels
 ):
@@ -41,15 +48,17 @@ def test_kernel_larger_than_the_picture_has_the_same_gradient_at_every_batch_siz
     assert_same(run_both(convolution, conv2d(stride), x, kernel))
 
 
-def test_explicit_padding_is_that_of_the_convolution(run_both, generator):
-    x, kernel = generator.normal(size=(2, 9, 8, 3)), generator.normal(size=(3, 3, 3, 5))
-    op = conv2d(2, "EXPLICIT", [0, 0, 1, 0, 2, 1, 0, 0])
+@pytest.mark.parametrize(("channels", "stride"), [(3, 2), (6, 1)])
+def test_explicit_padding_is_that_of_the_convolution(run_both, generator, channels, stride):
+    x, kernel = generator.normal(size=(2, 9, 8, channels)), generator.normal(size=(3, 3, channels, 5))
+    op = conv2d(stride, "EXPLICIT", [0, 0, 1, 0, 2, 1, 0, 0])
     assert_same(run_both(convolution, op, x, kernel))
 
 
-def test_dilation_is_that_of_the_convolution(run_both, generator):
-    x, kernel = generator.normal(size=(2, 9, 8, 3)), generator.normal(size=(3, 3, 3, 5))
-    spread = np.zeros((5, 5, 3, 5))
+@pytest.mark.parametrize("channels", [3, 6])
+def test_dilation_is_that_of_the_convolution(run_both, generator, channels):
+    x, kernel = generator.normal(size=(2, 9, 8, channels)), generator.normal(size=(3, 3, channels, 5))
+    spread = np.zeros((5, 5, channels, 5))
     spread[::2, ::2] = kernel
     oracle = conv2d()
     both = run_both(convolution, conv2d(dilation=2), x, kernel, oracle=lambda x, _: oracle(x, spread))
@@ -58,10 +67,13 @@ def test_dilation_is_that_of_the_convolution(run_both, generator):
 
 def test_other_convolutions_are_declined():
     with tf.Graph().as_default():
-        for x, kernel in (
-            (tf.zeros((1, 8, 8, 5)), tf.zeros((3, 3, 5, 2))),
-            (tf.zeros((1, 14, 14, 256)), tf.zeros((3, 3, 256, 256))),
-            (tf.zeros((1, 8, 8, 4)), tf.zeros((3, 3, 2, 2))),
-            (tf.compat.v1.placeholder(tf.float32, (None, None, None, 3)), tf.zeros((3, 3, 3, 2))),
+        unknown = tf.compat.v1.placeholder(tf.float32, (None, None, None, 3))
+        beyond = [0, 0, 3, 0, 0, 0, 0, 0]  # more than the kernel reaches: the signal would have to be cut
+        for op, x, kernel in (
+            (conv2d(2), tf.zeros((1, 8, 8, 5)), tf.zeros((3, 3, 5, 2))),
+            (conv2d(2), tf.zeros((1, 14, 14, 256)), tf.zeros((3, 3, 256, 256))),
+            (conv2d(1, "EXPLICIT", beyond), tf.zeros((1, 8, 8, 5)), tf.zeros((3, 3, 5, 2))),
+            (conv2d(), tf.zeros((1, 8, 8, 4)), tf.zeros((3, 3, 2, 2))),
+            (conv2d(), unknown, tf.zeros((3, 3, 3, 2))),
         ):
-            assert convolution(conv2d()(x, kernel).op.node_def, [x, kernel]) is None
+            assert convolution(op(x, kernel).op.node_def, [x, kernel]) is None

@@ -1,10 +1,15 @@
-"""Convolution whose input gradient is one matrix product, its results added up where they belong.
+"""Convolution whose input gradient is fast where XLA's own is not.
 
 XLA's own gradient is a convolution of the signal with the kernel turned and transposed. That is slow
 
 - where it writes few channels, as for a network's first layer: they do not fill a vector register, and for a
   stride the signal is spread with zeros that are then multiplied;
-- where the kernel is much larger than the picture: transposing it takes longer than the arithmetic.
+- where the kernel is much larger than the picture: transposing it takes longer than the arithmetic;
+- in a loop, as SmoothGrad's: there XLA asks for a layout of the kernel that its library of convolutions does
+  not take, and compiles plain loops instead, which takes five times as long.
+
+In the first two cases the gradient is one matrix product, its results added up where they belong; in the last
+a convolution with the kernel turned by an op of its own.
 """
 
 from __future__ import annotations
@@ -15,14 +20,14 @@ import tensorflow as tf
 
 from ._nodes import attribute, is_weight
 from ._products import if_few_rows, times_transposed
-from ._windows import axes, scatter
+from ._windows import Axis, axes, scatter
 
 _FEW_CHANNELS = 4
 _ENOUGH_WEIGHTS_PER_ROW = 6000
 
 
 def convolution(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
-    """Conv2D of few channels, or with a kernel much larger than the picture.
+    """Conv2D of few channels, with a kernel much larger than the picture, or without strides.
 
     Inputs: images [B, H, W, C], kernel [taps, taps, C, filters]. None (import the op as it is) for other
     convolutions, groups, NCHW, unknown shapes and kernels that are not weights.
@@ -37,7 +42,9 @@ def convolution(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list
     rows, columns = axes(node, height, width, (taps[0], taps[1]))
     pixels = rows.outputs * columns.outputs
     most_pixels = kernel.shape.num_elements() // _ENOUGH_WEIGHTS_PER_ROW
-    if kernel_channels != channels or (channels > _FEW_CHANNELS and most_pixels < pixels):
+    padding = [_turned_padding(rows), _turned_padding(columns)]
+    turns = rows.stride == columns.stride == 1 and min(map(min, padding)) >= 0
+    if kernel_channels != channels or (channels > _FEW_CHANNELS and most_pixels < pixels and not turns):
         return None
     options = {
         "strides": list(attribute(node, "strides").list.i),
@@ -62,11 +69,29 @@ def convolution(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list
                 pixels,
                 most_pixels,
                 lambda: added_up(times_transposed(signal, matrix)),
-                lambda: tf.raw_ops.Conv2DBackpropInput(
-                    input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, **options
-                ),
+                lambda: turned(dy) if turns else xlas_own(dy),
+            )
+
+        def turned(dy: tf.Tensor) -> tf.Tensor:
+            other_way = tf.reverse(tf.transpose(kernel, [0, 1, 3, 2]), [0, 1])
+            around = [0, 0, *padding[0], *padding[1], 0, 0]
+            return tf.raw_ops.Conv2D(
+                input=dy,
+                filter=other_way,
+                **{**options, "padding": "EXPLICIT", "explicit_paddings": around},
+            )
+
+        def xlas_own(dy: tf.Tensor) -> tf.Tensor:
+            return tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, **options
             )
 
         return tf.raw_ops.Conv2D(input=x, filter=kernel, **options), gradient
 
     return [convolve(x)]
+
+
+def _turned_padding(axis: Axis) -> tuple[int, int]:
+    """Padding of the signal, in front and behind, with which a convolution without strides goes back."""
+    reach = (axis.taps - 1) * axis.dilation
+    return reach - axis.before, reach - axis.after
