@@ -17,7 +17,7 @@ from saliency_client._channel import (
     is_local,
     parse_targets,
 )
-from saliency_client._errors import OptionError
+from saliency_client._errors import InputError, OptionError
 from saliency_client._requests import ModelName
 from saliency_client._retry import RetryPolicy
 
@@ -126,13 +126,20 @@ class BaseClient(ABC, Generic[ChannelT]):
 def explain_parameters(
     class_index: Any, num_samples: Any, noise_level: Any, seed: Any, others: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The contract's parameters and any others, by input name; None stands for the model's default."""
+    """The contract's parameters and any others, by input name; None stands for the model's default.
+
+    Raises:
+        InputError: one of the contract's is among the others, too.
+    """
     named = {
         "class_index": class_index,
         "num_samples": num_samples,
         "noise_level": noise_level,
         "seed": seed,
     }
+    for name in others or {}:
+        if named.get(name) is not None:
+            raise InputError(f"{name} is given twice, by itself and in parameters", hint="give it once")
     return {**named, **(others or {})}
 
 

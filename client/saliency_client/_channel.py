@@ -185,6 +185,8 @@ def checked_metadata(items: MetadataItems | None) -> tuple[tuple[str, str | byte
     for key, value in pairs:
         if not re.fullmatch(r"[0-9a-z_.-]+", key) or key.startswith("grpc-"):
             raise OptionError(f"metadata key {key!r} must be lower-case letters, digits, '_', '-' or '.'")
+        if not isinstance(value, str | bytes):
+            raise OptionError(f"metadata {key!r} is {value!r}; it must be text or bytes")
         if key.endswith("-bin") != isinstance(value, bytes):
             raise OptionError(
                 f"metadata {key!r}: bytes go with keys that end in '-bin', text with all others"

@@ -231,6 +231,8 @@ def _with_dtype(array: Array, spec: TensorSpec) -> Array:
     if spec.dtype == "float32" and array.dtype.kind == "f":
         return array.astype(np.float32)
     hint = f"convert first: {spec.name}.astype('{spec.dtype}')"
+    if array.dtype.kind in "OSU":
+        hint = "give an array of pixels: load_image(path, size=(height, width)).array reads a picture file"
     if spec.dtype == "uint8" and array.dtype.kind == "f":
         hint = (
             "the model's preprocessing is part of it: give the picture's own 0..255 values, as in "

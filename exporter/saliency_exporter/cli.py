@@ -99,7 +99,7 @@ def main() -> None:
     \b
     saliency-exporter export MobileNetV2 models/mobilenet
     saliency-exporter serve mobilenet=models/mobilenet
-    saliency-client explain cat.jpg --model mobilenet
+    saliency-client explain cat.jpg --server localhost:8500 --model mobilenet
     """
 
 

@@ -53,12 +53,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, uncompiled_version: Path) -
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[str]:
     """A server of the files that `serving-config` wrote, models.config and batching.config."""
-    config = folder / "config" / "models.config"
+    config = folder / "docker" / "config" / "models.config"
     here = folder / "models.config"
     here.write_text(config.read_text().replace('"/models/', f'"{folder}/models/'))
     process = ServerProcess(
         *("--model-config-file", here, "--no-warmup"),
-        *("--batching", "--batching-parameters-file", folder / "config" / "batching.config"),
+        *("--batching", "--batching-parameters-file", folder / "docker" / "config" / "batching.config"),
     )
     try:
         yield process.target
@@ -67,12 +67,12 @@ def server(folder: Path) -> Iterator[str]:
 
 
 def test_serving_config_of_a_real_export_serves_its_version_at_its_batch_sizes(folder):
-    text = (folder / "config" / "models.config").read_text()
+    text = (folder / "docker" / "config" / "models.config").read_text()
     (model,) = text_format.Parse(text, model_server_config_pb2.ModelServerConfig()).model_config_list.config
     assert (model.name, model.base_path) == (MODEL, f"/models/{MODEL}")
     assert list(model.model_version_policy.specific.versions) == [1]
     manifest = json.loads((folder / "models" / MODEL / "1" / "assets.extra" / "saliency.json").read_text())
-    batching = (folder / "config" / "batching.config").read_text()
+    batching = (folder / "docker" / "config" / "batching.config").read_text()
     sizes = [int(size) for size in re.findall(r"^allowed_batch_sizes: (\d+)", batching, re.MULTILINE)]
     assert sizes == manifest["batch_sizes"] == [1, 4]
 

@@ -130,6 +130,9 @@ def print_error(message: str, hint: str | None) -> None:
 def _report(error: Exception) -> int:
     if isinstance(error, click.Abort):
         click.echo("interrupted", err=True)
+    # By name: click 8.1 has no such error, and ends the same way.
+    elif type(error).__name__ == "NoArgsIsHelpError":
+        click.echo(error.format_message(), err=True)  # type: ignore[attr-defined]
     else:
         print_error(*describe(error))
     return exit_code(error)

@@ -212,6 +212,7 @@ IMAGES = np.zeros((2, 6, 5, 3), np.uint8)
         ({"method": "smooth", "noise_level": "loud"}, "noise_level is 'loud'; it takes numbers"),
         ({"num_samples": 3}, "explain_gradients takes no num_samples; it takes class_index"),
         ({"parameters": {"images": 3}}, "explain_gradients takes no images"),
+        ({"class_index": 1, "parameters": {"class_index": 2}}, "class_index is given twice"),
         ({"outputs": "heat"}, "explain_gradients has no output 'heat'; there are class_index"),
         ({"outputs": []}, "outputs is empty"),
         ({"timeout": 0}, "timeout is 0; it must be seconds above 0"),
@@ -231,6 +232,13 @@ def test_an_input_error_says_which_model_and_what_to_do_next(client):
 
     assert caught.value.model == MODEL
     assert "(255 * images).round().astype('uint8')" in caught.value.hint
+
+
+@pytest.mark.parametrize("images", ["cat.png", ["cat.png"], [object()]])
+def test_what_is_no_picture_gets_the_hint_how_to_read_one(client, images):
+    with pytest.raises(InputError, match="images is string; the model takes uint8") as caught:
+        client.explain(images)
+    assert "load_image(path, size=(height, width)).array" in caught.value.hint
 
 
 def test_images_with_channels_first_get_the_hint_to_transpose(client):

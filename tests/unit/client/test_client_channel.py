@@ -102,6 +102,8 @@ def test_which_targets_stay_on_this_machine(target, local):
         ({"max_answer_bytes": 0}, "max_answer_bytes is 0"),
         ({"metadata": {"X-Tenant": "a"}}, "metadata key 'X-Tenant' must be lower-case"),
         ({"metadata": {"grpc-timeout": "1"}}, "metadata key 'grpc-timeout'"),
+        ({"metadata": {"saliency-signature": 5}}, "metadata 'saliency-signature' is 5; it must be text"),
+        ({"metadata": {"saliency-signature": None}}, "metadata 'saliency-signature' is None"),
         ({"metadata": {"x-tenant": b"a"}}, "bytes go with keys that end in '-bin'"),
         ({"metadata": [("x-tenant-bin", "a")]}, "bytes go with keys that end in '-bin'"),
         ({"metadata": {"x-tenant": "ä"}}, "holds characters that gRPC cannot send"),
