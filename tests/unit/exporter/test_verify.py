@@ -89,8 +89,8 @@ def test_an_answer_to_a_warmup_record_that_differs_is_found(copy, monkeypatch):
 
 
 def test_a_warmup_record_of_other_examples_is_found(copy):
-    requests = list(read_warmup(copy))
-    inputs = {name: tf.make_ndarray(proto) for name, proto in requests[0].inputs.items()}
+    (request, *_) = (r for r in read_warmup(copy) if r.model_spec.signature_name == "serving_default")
+    inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
     inputs["images"] = 255 - inputs["images"]
     write_warmup(copy, [("serving_default", inputs)], "classifier")
     assert verify(copy).problems == (
