@@ -361,9 +361,10 @@ class Calls:
     ) -> Conversation[_Reply]:
         """Send until there is an answer, an error that no retry mends, or no time left."""
         attempts = 0
+        told = self._metadata + self._told(signature)
         while True:
             attempts += 1
-            metadata = self._metadata + self._told(signature) + (yield from self._authorization())
+            metadata = told + (yield from self._authorization())
             target = self._rotation.pick()
             try:
                 answer: bytes = yield Send(target, path, payload, deadline.remaining(), metadata)

@@ -231,7 +231,7 @@ def _with_dtype(array: Array, spec: TensorSpec) -> Array:
     if spec.dtype == "float32" and array.dtype.kind == "f":
         return array.astype(np.float32)
     hint = f"convert first: {spec.name}.astype('{spec.dtype}')"
-    if array.dtype.kind in "OSU":
+    if have == "string":
         hint = "give an array of pixels: load_image(path, size=(height, width)).array reads a picture file"
     if spec.dtype == "uint8" and array.dtype.kind == "f":
         hint = (

@@ -5,22 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from saliency_client.cli import text as line_text
+
+one_line = line_text.one_line
+
 
 def printable(text: str) -> str:
     """Replace control characters, direction marks and broken characters by escapes; line breaks stay."""
-    return "".join(c if _shown(c) else c.encode("unicode_escape").decode() for c in text)
-
-
-def one_line(text: str) -> str:
-    """The same, with line breaks and runs of blanks as one blank."""
-    return printable(" ".join(text.split()))
+    return "\n".join(map(line_text.printable, text.split("\n")))
 
 
 def printable_json(value: Any) -> str:
     """Indented JSON, whose strings keep every character that can be shown and escape the others."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    return "".join(c if _shown(c) else json.dumps(c)[1:-1] for c in text)
-
-
-def _shown(character: str) -> bool:
-    return character.isprintable() or character == "\n"
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)

@@ -65,7 +65,7 @@ class LocalServer:
             "tensor_content" as with its --enable_serialization_as_tensor_content.
         warmup: replay the warmup records before a version is AVAILABLE.
         warmup_threads: records that are replayed side by side, as TensorFlow Serving's
-            num_model_warmup_threads; 0 means one per core. With batching it is one, since what is merged
+            num_model_warmup_threads; 0 means one per core, and one with batching, since what is merged
             would not warm up the sizes that it is made of.
         poll_seconds: how often to look for new versions; 0 means never.
         reread: called at every look for the models to serve from then on; see ModelManager.reconfigure.
@@ -105,7 +105,7 @@ class LocalServer:
         self._port = port
         self._poll_seconds = poll_seconds
         self._warmup = warmup
-        self._warmup_threads = 1 if batching else warmup_threads or os.cpu_count() or 1
+        self._warmup_threads = warmup_threads or (1 if batching else os.cpu_count() or 1)
         self._batching = batching
         self._intra_op_threads = intra_op_threads
         self._inter_op_threads = inter_op_threads
