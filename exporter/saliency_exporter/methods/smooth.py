@@ -79,10 +79,11 @@ def smooth(
         first: tf.Tensor, mean: tf.Tensor, sum_of_squares: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         samples = first + tf.range(at_once)
-        row_sample = tf.tile(samples, [batch])
+        # Examples of one batch may ask for different numbers of samples: what is beyond them is their last
+        # sample again, which is as finite as that, and counts for nothing.
+        row_sample = tf.reshape(tf.minimum(samples, num_samples[:, tf.newaxis] - 1), [-1])
         noisy = copies + row_sigma * standard_normal(row_seed, row_sample, shape)
         gradient = tf.reshape(score_gradient(score_function(noisy), noisy, row_class), per_sample)
-        # Examples of one batch may ask for different numbers of samples: what is done stays as it is.
         active = samples < num_samples[:, tf.newaxis]
         mean, sum_of_squares = merged(first, mean, sum_of_squares, gradient, active)
         return first + at_once, tf.ensure_shape(mean, x.shape), tf.ensure_shape(sum_of_squares, x.shape)
@@ -112,25 +113,28 @@ def merged(
         mean: float32 [B, …].
         sum_of_squares: float32 [B, …], about the mean.
         gradient: float32 [B, S, …], more samples.
-        active: bool [B, S], which of these count; the first ones of an example, or none.
+        active: bool [B, S], which of these count; the first ones of an example, or none. The others have to be
+            finite.
 
     Returns:
         The new mean and sum; of an example without active samples, as they were.
     """
-    mask = tf.reshape(active, tf.concat([tf.shape(active), [1] * (mean.shape.rank - 1)], 0))
-    more = tf.reduce_sum(tf.cast(mask, tf.float32), axis=1)
+    # Products with 0 and 1 in place of selections, and two sums over the samples: uncompiled, each operation
+    # is a pass over the memory, and a selection that broadcasts is the slowest of them.
+    per_example = (-1,) + (1,) * (mean.shape.rank - 1)
+    weight = tf.cast(active, tf.float32)
+    more = tf.reduce_sum(weight, axis=1)
     # About the first of them, so that equal samples leave no rounding behind.
     first = gradient[:, 0]
-    deviations = tf.where(mask, gradient - first[:, tf.newaxis], 0.0)
-    more_mean = first + tf.reduce_sum(deviations, axis=1) / tf.maximum(more, 1.0)
-    squares = tf.where(mask, tf.square(gradient - more_mean[:, tf.newaxis]), 0.0)
-    more_squares = tf.reduce_sum(squares, axis=1)
+    per_sample = tf.concat([tf.shape(weight), [1] * (mean.shape.rank - 1)], 0)
+    deviations = (gradient - first[:, tf.newaxis]) * tf.reshape(weight, per_sample)
+    total, squares = tf.reduce_sum(deviations, axis=1), tf.reduce_sum(tf.square(deviations), axis=1)
+    offset = total / tf.reshape(tf.maximum(more, 1.0), per_example)
+    squares = tf.maximum(squares - total * offset, 0.0)
     before = tf.cast(done, tf.float32)
-    difference = more_mean - mean
-    new_mean = mean + difference * (more / (before + more))
-    new_sum = sum_of_squares + more_squares + tf.square(difference) * (before * more / (before + more))
-    some = more > 0.0
-    return tf.where(some, new_mean, mean), tf.where(some, new_sum, sum_of_squares)
+    part = tf.reshape(more / (before + more), per_example)
+    difference = (first - mean) + offset
+    return mean + difference * part, sum_of_squares + squares + tf.square(difference) * (part * before)
 
 
 def input_range(x: tf.Tensor) -> tf.Tensor:

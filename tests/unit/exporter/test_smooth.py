@@ -92,7 +92,7 @@ def test_samples_are_merged_a_few_at_a_time_and_what_is_not_asked_for_does_not_c
     mean = sum_of_squares = tf.zeros((2, 4))
     for first in range(0, 9, 3):
         active = np.arange(first, first + 3) < wanted[:, None]
-        part = np.where(active[..., None], samples[:, first : first + 3], np.nan)
+        part = np.where(active[..., None], samples[:, first : first + 3], 1e6)
         mean, sum_of_squares = merged(
             tf.constant(first), mean, sum_of_squares, tf.constant(part, tf.float32), tf.constant(active)
         )
@@ -100,6 +100,24 @@ def test_samples_are_merged_a_few_at_a_time_and_what_is_not_asked_for_does_not_c
         exact = samples[b, :n].astype(np.float64)
         np.testing.assert_allclose(mean[b], exact.mean(axis=0), rtol=1e-6)
         np.testing.assert_allclose(sum_of_squares[b], exact.var(axis=0) * n, rtol=1e-5)
+
+
+def test_samples_beyond_those_asked_for_leave_no_nan_behind(signatures_of, images):
+    """√x has no gradient below 0: what a step draws beyond the last sample must not bring that in."""
+
+    @tf.function
+    def roots(x):
+        return tf.reduce_sum(tf.sqrt(x), axis=[1, 2, 3])[:, tf.newaxis] * tf.ones((1, 2))
+
+    smooth = signatures_of(roots, SHAPE, methods=("smooth",))
+    image, level, seed = 1.0 + images[:1] / np.ptp(images[0]), 0.3, 5
+    lowest = [float((image[0] + level * noise(seed, i)).min()) for i in range(IMAGES_AT_ONCE)]
+    n = next(i for i, value in enumerate(lowest) if value < 0)
+    assert 1 < n < IMAGES_AT_ONCE  # of the first step, some samples are below 0 and the first ones are not
+    for count, is_finite in ((n, True), (n + 1, False)):
+        got = smooth("explain_smooth", image, class_index=0, num_samples=count, noise_level=level, seed=seed)
+        assert np.isfinite(got["gradients"]).all() == is_finite
+        assert np.isfinite(got["variance"]).all() == is_finite
 
 
 def test_a_linear_score_gives_its_weights_whatever_the_noise(smooth, images):
