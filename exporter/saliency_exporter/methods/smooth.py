@@ -113,8 +113,8 @@ def merged(
         mean: float32 [B, …].
         sum_of_squares: float32 [B, …], about the mean.
         gradient: float32 [B, S, …], more samples.
-        active: bool [B, S], which of these count; the first ones of an example, or none. The others have to be
-            finite.
+        active: bool [B, S], which of these count; the first ones of an example, or none. The others have to
+            be finite.
 
     Returns:
         The new mean and sum; of an example without active samples, as they were.
