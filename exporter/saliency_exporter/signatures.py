@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from .activations import find_activations
 from .forward import Forward, Replacement, Rule
-from .methods.gradients import ScoreFunction, gradients
+from .methods.gradients import ScoreFunction, gradient_function, gradients
 from .methods.guided import guided
 from .methods.smooth import smooth
 from .preprocessing import Preprocessing
@@ -138,6 +138,18 @@ def class_labels(labels: Sequence[str]) -> tf.types.experimental.PolymorphicFunc
     return tell
 
 
+def on_its_own(function: Callable, specs: Sequence[tf.TensorSpec]) -> Callable:
+    """The function as one that is called, never inlined: for what is not compiled.
+
+    TensorFlow optimizes a called function by itself. Inlined into a loop, as that over the slices of a
+    batch or over samples, whether it finds oneDNN's gradient of max pooling is down to the order in which it
+    happens to walk the graph: some of five poolings of VGG16, in each process others, took ten times as long.
+    """
+    return tf.function(
+        function, input_signature=specs, autograph=False, experimental_attributes={"_noinline": True}
+    )
+
+
 def channel_max(x: tf.Tensor) -> tf.Tensor:
     """Maximum over the last axis, [B, H, W, C] to [B, H, W]."""
     if x.shape[-1] > MOST_CHANNELS_APART:
@@ -172,25 +184,27 @@ class _Builder:
             (None, *self.graph.input_shape), tf.dtypes.as_dtype(preprocessing.image_dtype), name="images"
         )
 
-    def score_function(self, rules: Rules, replacements: Sequence[Replacement] = ()) -> ScoreFunction:
-        return lambda x: self.forward.scores(x, rules=rules, replacements=replacements)
+    def score_function(self, rules: Rules | None, replacements: Sequence[Replacement] = ()) -> ScoreFunction:
+        return lambda x: self.forward.scores(x, rules=rules or {}, replacements=replacements)
 
     def model_input(self, images: tf.Tensor) -> tf.Tensor:
         return self.preprocessing.function(tf.cast(images, tf.float32))
 
-    def core(self, signature: str, make: Callable[[Rules], Core], *parameters: tf.DType) -> Core:
+    def core(self, signature: str, make: Callable[[Rules | None], Core], *parameters: tf.DType) -> Core:
         """A function of (images [B, …], parameters [B] …), compiled where the export is.
 
         Args:
             signature: its name, which the choice of "auto" is by.
-            make: the function, from the lowering rules for its model.
+            make: the function, from the lowering rules for its model, or from None if it is not compiled.
             parameters: dtypes of the parameters.
         """
         specs = [self.images, *(tf.TensorSpec((None,), dtype) for dtype in parameters)]
 
         def variant(compiled: bool) -> Core:
-            function = make(self.settings.rules() if compiled else {})
-            return tf.function(function, input_signature=specs, jit_compile=compiled or None, autograph=False)
+            if not compiled:
+                return on_its_own(make(None), specs)
+            function = make(self.settings.rules())
+            return tf.function(function, input_signature=specs, jit_compile=True, autograph=False)
 
         uncompiled = self.settings.uncompiled.get(signature, ())
         if not self.settings.compiled or set(self.settings.batch_sizes) <= set(uncompiled):
@@ -207,7 +221,7 @@ class _Builder:
         return either
 
     def predictions(self, name: str) -> tf.types.experimental.PolymorphicFunction:
-        def make(rules: Rules) -> Core:
+        def make(rules: Rules | None) -> Core:
             scores_of = self.score_function(rules)
 
             def predict(images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -238,7 +252,7 @@ class _Builder:
     def _explain_class(
         self, name: str, method: Callable, replacements: Sequence[Replacement] = ()
     ) -> tf.types.experimental.PolymorphicFunction:
-        def make(rules: Rules) -> Core:
+        def make(rules: Rules | None) -> Core:
             scores_of = self.score_function(rules, replacements)
 
             def explain(images: tf.Tensor, class_index: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -257,8 +271,12 @@ class _Builder:
         return explain_class
 
     def explain_smooth(self) -> tf.types.experimental.PolymorphicFunction:
-        def make(rules: Rules) -> Core:
+        def make(rules: Rules | None) -> Core:
             scores_of = self.score_function(rules)
+            gradient_of = gradient_function(scores_of)
+            if rules is None:
+                x = tf.TensorSpec((None, *self.graph.input_shape), tf.float32)
+                gradient_of = on_its_own(gradient_of, [x, tf.TensorSpec((None,), tf.int32)])
 
             def explain(
                 images: tf.Tensor,
@@ -268,7 +286,7 @@ class _Builder:
                 seed: tf.Tensor,
             ) -> dict[str, tf.Tensor]:
                 x = self.model_input(images)
-                result = smooth(scores_of, x, class_index, num_samples, noise_level, seed)
+                result = smooth(scores_of, gradient_of, x, class_index, num_samples, noise_level, seed)
                 return {
                     **self.outputs(result.gradients, result.scores, result.class_index),
                     "variance": result.variance,

@@ -23,7 +23,7 @@ def slim(version_dir: Path) -> None:
     path = version_dir / "saved_model.pb"
     saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     for meta_graph in saved_model.meta_graphs:
-        _keep_grappler_out_of_compiled_functions(meta_graph.graph_def.library)
+        _keep_grappler_out(meta_graph.graph_def.library)
         for function in meta_graph.graph_def.library.function:
             _merge_equal_constants(function)
             _drop_unread_nodes(function)
@@ -34,25 +34,29 @@ def slim(version_dir: Path) -> None:
     write_fingerprint(str(version_dir))
 
 
-def _keep_grappler_out_of_compiled_functions(library: function_pb2.FunctionDefLibrary) -> None:
-    """Mark the functions that XLA compiles, and those that they call, as none of Grappler's business.
+def _keep_grappler_out(library: function_pb2.FunctionDefLibrary) -> None:
+    """Mark functions that are optimized elsewhere as none of Grappler's business when it sees the whole graph.
 
-    XLA optimizes them itself. Of all marks that Grappler's meta optimizer respects, tf.data's is the one
-    that has no other effect on a function that is not tf.data's.
+    XLA optimizes what it compiles, with all that is called from there; and TensorFlow optimizes a function
+    that is called and not inlined when it is made ready to run. Of all marks that Grappler's meta optimizer
+    respects, tf.data's is the one that has no other effect on a function that is not tf.data's.
     """
     functions = {function.signature.name: function for function in library.function}
-    pending = [
+    compiled = [
         node.attr["f"].func.name
         for function in library.function
         for node in function.node_def
         # Reading an absent key of the map would add it.
         if "_XlaMustCompile" in node.attr and node.attr["_XlaMustCompile"].b
     ]
-    while pending:
-        function = functions[pending.pop()]
+    while compiled:
+        function = functions[compiled.pop()]
         if "_tf_data_function" not in function.attr:
             function.attr["_tf_data_function"].b = True
-            pending.extend(name for node in function.node_def for name in called_functions(node))
+            compiled.extend(name for node in function.node_def for name in called_functions(node))
+    for function in library.function:
+        if "_noinline" in function.attr and function.attr["_noinline"].b:
+            function.attr["_tf_data_function"].b = True
 
 
 def _merge_equal_constants(function: function_pb2.FunctionDef) -> None:

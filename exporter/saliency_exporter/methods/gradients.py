@@ -10,6 +10,9 @@ import tensorflow as tf
 ScoreFunction = Callable[[tf.Tensor], tf.Tensor]
 """Model input, float32 [B, H, W, C], to unnormalised class scores, float32 [B, classes]."""
 
+GradientFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""Model input x and class_index, int32 [B], to ∂(scores[b, class_index[b]])/∂x, of the shape of x."""
+
 
 class Gradients(NamedTuple):
     """The gradients of one class score per example.
@@ -44,6 +47,11 @@ def chosen_class(scores: tf.Tensor, class_index: tf.Tensor) -> tf.Tensor:
     """The class to explain, int32 [B]: the given one, or the predicted one where it is −1."""
     predicted = tf.argmax(scores, axis=-1, output_type=tf.int32)
     return tf.where(class_index < 0, predicted, class_index)
+
+
+def gradient_function(score_function: ScoreFunction) -> GradientFunction:
+    """The gradient of a class score as a function of the model input, for methods that ask for many."""
+    return lambda x, class_index: score_gradient(score_function(x), x, class_index)
 
 
 def score_gradient(scores: tf.Tensor, x: tf.Tensor, class_index: tf.Tensor) -> tf.Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from .gradients import ScoreFunction, chosen_class, score_gradient
+from .gradients import GradientFunction, ScoreFunction, chosen_class
 
 IMAGES_AT_ONCE = 10
 """A step of the loop takes as many samples of each example as make up to so many images, and at least one.
@@ -37,6 +37,7 @@ class Smooth(NamedTuple):
 
 def smooth(
     score_function: ScoreFunction,
+    gradient_function: GradientFunction,
     x: tf.Tensor,
     class_index: tf.Tensor,
     num_samples: tf.Tensor,
@@ -52,6 +53,7 @@ def smooth(
 
     Args:
         score_function: the model.
+        gradient_function: the gradient of its class scores.
         x: model input, float32 [B, H, W, C].
         class_index: int32 [B]; −1 is the class with the highest score of the clean image.
         num_samples: int32 [B], ≥ 1.
@@ -83,7 +85,7 @@ def smooth(
         # sample again, which is as finite as that, and counts for nothing.
         row_sample = tf.reshape(tf.minimum(samples, num_samples[:, tf.newaxis] - 1), [-1])
         noisy = copies + row_sigma * standard_normal(row_seed, row_sample, shape)
-        gradient = tf.reshape(score_gradient(score_function(noisy), noisy, row_class), per_sample)
+        gradient = tf.reshape(gradient_function(noisy, row_class), per_sample)
         active = samples < num_samples[:, tf.newaxis]
         mean, sum_of_squares = merged(first, mean, sum_of_squares, gradient, active)
         return first + at_once, tf.ensure_shape(mean, x.shape), tf.ensure_shape(sum_of_squares, x.shape)
