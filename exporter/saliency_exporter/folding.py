@@ -5,7 +5,7 @@ Each is a pure function from graph to graph. What they compute at export no serv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from .forward import (
     tensor_name,
     with_inputs,
 )
+from .rules.lowering._windows import axes
 
 # Ops whose output may be far larger than their inputs, or differs from run to run.
 _NEVER_FOLDED = frozenset({"BroadcastTo", "Fill", "Placeholder", "Range", "Tile"})
@@ -31,7 +32,7 @@ _ADDITIONS = frozenset({"Add", "AddV2", "BiasAdd"})
 
 def fold(graph: ForwardGraph) -> ForwardGraph:
     """All foldings, in the order in which one opens the way for the next."""
-    return fold_offsets(fold_scales(fold_weight_expressions(graph)))
+    return fold_padding(fold_offsets(fold_scales(fold_weight_expressions(graph))))
 
 
 def fold_weight_expressions(graph: ForwardGraph) -> ForwardGraph:
@@ -157,6 +158,61 @@ def fold_offsets(graph: ForwardGraph) -> ForwardGraph:
         replaced[node.name] = bias_add
     kept = tuple(replaced.get(node.name, node) for node in graph.nodes)
     return prune(replace(graph, nodes=kept, weights=weights))
+
+
+def fold_padding(graph: ForwardGraph) -> ForwardGraph:
+    """Let a convolution pad by itself where the zeros in front of it are those of SAME padding.
+
+    Keras pads so before each strided depthwise convolution of MobileNet and EfficientNet, in an op of its own
+    whose result, and whose gradient's, is one more pass over the memory.
+    """
+    nodes = graph.node_map()
+    padded = {
+        node.name: pad
+        for node in graph.nodes
+        if node.op in ("Conv2D", "DepthwiseConv2dNative")
+        and node.attr["padding"].s == b"VALID"
+        and _channels_last(node)
+        and node_name(node.input[1]) in graph.weights
+        and (pad := nodes.get(node_name(node.input[0]))) is not None
+        and pad.op == "Pad"
+        and node_name(pad.input[1]) in nodes
+        and nodes[node_name(pad.input[1])].op == "Const"
+    }
+    if not padded:
+        return graph
+    shapes = static_shapes(graph, {tensor_name(pad.input[0]) for pad in padded.values()})
+    replaced: dict[str, NodeDef] = {}
+    for name, pad in padded.items():
+        height_width = shapes[tensor_name(pad.input[0])][1:3]
+        taps = graph.weights[node_name(nodes[name].input[1])].shape[:2]
+        same = with_inputs(nodes[name], {f"{pad.name}:0": tensor_name(pad.input[0])})
+        same.attr["padding"].s = b"SAME"
+        zeros = tf.make_ndarray(nodes[node_name(pad.input[1])].attr["value"].tensor).tolist()
+        if None not in height_width and zeros == _same_padding(same, *height_width, taps):
+            replaced[name] = same
+    return prune(replace(graph, nodes=tuple(replaced.get(node.name, node) for node in graph.nodes)))
+
+
+def _same_padding(node: NodeDef, height: int, width: int, taps: tuple[int, int]) -> list[list[int]]:
+    """What a convolution with SAME padding puts around [B, H, W, C], as the operand of a Pad."""
+    rows, columns = ([axis.before, max(axis.after, 0)] for axis in axes(node, height, width, taps))
+    return [[0, 0], rows, columns, [0, 0]]
+
+
+def static_shapes(graph: ForwardGraph, names: Collection[str]) -> dict[str, list[int | None]]:
+    """Shapes of tensors as far as they are known without running; a dimension that is not is None."""
+    graph_def = GraphDef(node=[node for node in graph.nodes if node.name != graph.input])
+    graph_def.versions.producer = graph.producer
+    graph_def.library.CopyFrom(graph.library.library)
+    with tf.Graph().as_default():
+        given = {f"{graph.input}:0": tf.compat.v1.placeholder(tf.float32, (None, *graph.input_shape))}
+        for name, weight in graph.weights.items():
+            given[f"{name}:0"] = tf.compat.v1.placeholder(weight.dtype, weight.shape)
+        tensors = tf.graph_util.import_graph_def(
+            graph_def, input_map=given, return_elements=list(names), name=""
+        )
+    return {name: tensor.shape.as_list() for name, tensor in zip(names, tensors, strict=True)}
 
 
 def _offsets_on_linear(

@@ -35,7 +35,7 @@ def slim(version_dir: Path) -> None:
 
 
 def _keep_grappler_out(library: function_pb2.FunctionDefLibrary) -> None:
-    """Mark functions that are optimized elsewhere as none of Grappler's business when it sees the whole graph.
+    """Mark functions that are optimized elsewhere as none of Grappler's business in the whole graph.
 
     XLA optimizes what it compiles, with all that is called from there; and TensorFlow optimizes a function
     that is called and not inlined when it is made ready to run. Of all marks that Grappler's meta optimizer

@@ -195,6 +195,27 @@ MUTANTS = (
         "if False:",
         "test_verify.py::test_maps_that_differ_by_5_percent_are_found",
     ),
+    Mutant(
+        "zeros become SAME padding whatever they are",
+        "folding.py",
+        "zeros == _same_padding(same, *height_width, taps)",
+        "zeros",
+        "test_folding.py::test_zeros_of_same_padding_become_the_convolutions_own",
+    ),
+    Mutant(
+        "a sample beyond the last is another one",
+        "methods/smooth.py",
+        "tf.minimum(samples, num_samples[:, tf.newaxis] - 1)",
+        "tf.broadcast_to(samples, [batch, at_once])",
+        "test_smooth.py::test_samples_beyond_those_asked_for_leave_no_nan_behind",
+    ),
+    Mutant(
+        "what is not compiled is inlined",
+        "signatures.py",
+        'experimental_attributes={"_noinline": True}',
+        "experimental_attributes=None",
+        "test_saved_model.py::test_uncompiled_max_pooling_always_takes_onednns_gradient",
+    ),
 )
 
 

@@ -172,3 +172,47 @@ def test_several_outputs_of_one_op_on_weights_keep_their_places():
     x = np.array([[1.0, 2.0]], np.float32)
     a, b, c = np.split(np.arange(12.0).reshape(2, 6), 3, axis=1)
     np.testing.assert_allclose(scores_and_gradient(folded, x)[0], x @ (a - 2 * b) + c.sum())
+
+
+@pytest.mark.parametrize("size", [(9, 8), (8, 9)])
+@pytest.mark.parametrize(
+    ("make", "taps", "folds"),
+    [
+        # Keras's own padding for even and odd sizes, as its MobileNet and EfficientNet write it.
+        (lambda pad: [layers.ZeroPadding2D(pad), layers.DepthwiseConv2D(3, strides=2)], 3, True),
+        (lambda pad: [layers.ZeroPadding2D(pad), layers.DepthwiseConv2D(5, strides=2)], 5, True),
+        (lambda pad: [layers.ZeroPadding2D(pad), layers.Conv2D(4, 3, strides=2)], 3, True),
+        (lambda pad: [layers.ZeroPadding2D(((2, 1), (1, 1))), layers.Conv2D(4, 3, strides=2)], 3, False),
+        (lambda pad: [layers.ZeroPadding2D(3), layers.Conv2D(4, 7, strides=2)], 7, False),
+        (lambda pad: [layers.ZeroPadding2D(1), layers.MaxPooling2D(3)], 3, False),
+    ],
+    ids=["depthwise 3", "depthwise 5", "conv 3", "other zeros", "conv 7", "max pooling"],
+)
+def test_zeros_of_same_padding_become_the_convolutions_own(make, taps, folds, size):
+    reach = taps // 2
+    pad = tuple((reach - (1 - n % 2), reach) for n in size)
+    model = keras.Sequential([keras.Input((*size, 3)), *make(pad), layers.Flatten(), layers.Dense(4)])
+    graph = trace(source_of(model, (*size, 3)))
+    folded = fold(graph)
+    assert "Pad" in ops(graph)
+    assert ("Pad" in ops(folded)) is not folds
+    images = np.random.default_rng(1).normal(size=(2, *size, 3)).astype(np.float32)
+    for got, expected in zip(
+        scores_and_gradient(folded, images), scores_and_gradient(graph, images), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
+def test_zeros_that_something_else_reads_too_stay_there():
+    inputs = keras.Input((8, 8, 3))
+    padded = layers.ZeroPadding2D(((0, 1), (0, 1)))(inputs)
+    parts = [layers.Conv2D(4, 3, strides=2)(padded), layers.AveragePooling2D(3, strides=2)(padded)]
+    outputs = layers.Dense(4)(layers.Flatten()(layers.Concatenate()(parts)))
+    graph = trace(source_of(keras.Model(inputs, outputs), (8, 8, 3)))
+    folded = fold(graph)
+    assert "Pad" in ops(folded)
+    images = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    for got, expected in zip(
+        scores_and_gradient(folded, images), scores_and_gradient(graph, images), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
