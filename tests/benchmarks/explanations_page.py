@@ -56,13 +56,14 @@ def as_page(records: Sequence[Record], machine: str, versions: str) -> str:
 
 
 PREFACE = f"""Made by `make bench`; tests/benchmarks/README.md tells more. Times are medians with quartiles,
-in milliseconds, of calls made in turn in one run. *Ours* goes from an array in the client through gRPC and
-the local server and back to a map; peers run in a process of their own on the same weights, from an array
-in memory to a map. All explain one given class. *Floor* is the part of the time that the floor would take:
-two forward passes for gradients and guided, 2 · {SAMPLES} for smooth, at the speed of `serving_default`
-measured in turn with it. *Ratio* is against the fastest peer. *KiB* are the request's and the answer's on
-the wire. B is the batch size; smooth draws {SAMPLES} samples, peers 10 noisy images at once where they can
-do that. The weights of efficientnet-lite0 are real, others random."""
+in milliseconds, of calls made in turn in one run, those under a second in rows of three behind one that is
+not timed. *Ours* goes from an array in the client through gRPC and the local server and back to a map;
+peers run in a process of their own on the same weights, from an array in memory to a map. All explain one
+given class. *Floor* is the part of the time that the floor would take: two forward passes for gradients
+and guided, 2 · {SAMPLES} for smooth, at the speed of `serving_default` measured in turn with it. *Ratio*
+is against the fastest peer. *KiB* are the request's and the answer's on the wire. B is the batch size;
+smooth draws {SAMPLES} samples, peers 10 noisy images at once where they can do that. The weights of
+efficientnet-lite0 are real, others random."""
 
 
 FLOORS = """*Floor* is the value that two forward passes for a map or a sample would have, at the speed of
