@@ -23,9 +23,10 @@ SAMPLES = 4
 """Of smooth; its time is linear in them."""
 
 _ROUNDS = 7
-_ENOUGH_SECONDS = 2.0
-_CLEARLY_FASTER = 0.95
-"""Without XLA has to take less than this part of the time with it: a difference that is not noise."""
+_LEAST_ROUNDS = 3
+_ENOUGH_SECONDS = 3.0
+_WORTH_COMPILING = 0.97
+"""XLA has to take less than this part of the time without it: what is not compiled loads sooner."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Choice:
     @property
     def compiled(self) -> bool:
         """Whether XLA is chosen."""
-        return self.none_ms >= _CLEARLY_FASTER * self.xla_ms
+        return self.xla_ms < _WORTH_COMPILING * self.none_ms
 
     def to_manifest(self) -> dict[str, Any]:
         """As JSON values."""
@@ -115,7 +116,7 @@ def _least_ms(functions: list[Callable], inputs: list[tf.Tensor]) -> list[float]
     times: list[list[float]] = [[] for _ in functions]
     end = time.monotonic() + _ENOUGH_SECONDS
     for done in range(_ROUNDS):
-        if done >= 2 and time.monotonic() > end:
+        if done >= _LEAST_ROUNDS and time.monotonic() > end:
             break
         for function, own in zip(functions, times, strict=True):
             own.append(_timed_ms(function, inputs))

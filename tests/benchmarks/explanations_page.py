@@ -111,7 +111,15 @@ def _ratio(record: Record, batch: int, above: str, below: str, whose: str = OURS
     times = _times(record, above, batch), _times(record, below, batch, whose, beside=above)
     if not all(times):
         return None
-    return statistics.median(a / b for a, b in zip(*times, strict=True))
+    rounds = min(map(len, times))
+    turns = [[statistics.median(part) for part in _parts(values, rounds)] for values in times]
+    return statistics.median(a / b for a, b in zip(*turns, strict=True))
+
+
+def _parts(values: Sequence[float], parts: int) -> list[Sequence[float]]:
+    """Consecutive parts of the same length: short calls are made in rows, one row in a round."""
+    length = len(values) // parts
+    return [values[start : start + length] for start in range(0, len(values), length)]
 
 
 def _fastest(record: Record, method: str, batch: int) -> tuple[float, str] | None:

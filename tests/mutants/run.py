@@ -120,9 +120,9 @@ MUTANTS = (
     Mutant(
         "the slower way is chosen",
         "compile_choice.py",
-        "return self.none_ms >= _CLEARLY_FASTER * self.xla_ms",
-        "return self.none_ms < _CLEARLY_FASTER * self.xla_ms",
-        "test_compile_choice.py::test_only_a_clear_difference_speaks_against_xla",
+        "return self.xla_ms < _WORTH_COMPILING * self.none_ms",
+        "return self.xla_ms >= _WORTH_COMPILING * self.none_ms",
+        "test_compile_choice.py::test_xla_is_kept_only_where_it_is_worth_compiling",
     ),
     Mutant(
         "the given class is ignored",
