@@ -101,7 +101,7 @@ def choose(
 
 
 def uncompiled_sizes(choices: list[Choice]) -> Mapping[str, tuple[int, ...]]:
-    """What `Settings.uncompiled` takes: by signature the batch sizes that are faster without XLA."""
+    """What `Settings.uncompiled` takes: by signature the batch sizes that are not compiled."""
     sizes: dict[str, tuple[int, ...]] = {}
     for choice in choices:
         if not choice.compiled:

@@ -201,7 +201,7 @@ def _same_padding(node: NodeDef, height: int, width: int, taps: tuple[int, int])
 
 
 def static_shapes(graph: ForwardGraph, names: Collection[str]) -> dict[str, list[int | None]]:
-    """Shapes of tensors as far as they are known without running; a dimension that is not is None."""
+    """Shapes of tensors by name, as far as they are known without running; an unknown dimension is None."""
     graph_def = GraphDef(node=[node for node in graph.nodes if node.name != graph.input])
     graph_def.versions.producer = graph.producer
     graph_def.library.CopyFrom(graph.library.library)

@@ -35,7 +35,8 @@ DEFAULT_NOISE_LEVEL = 0.15
 DEFAULT_SEED = 0
 PREDICTED_CLASS = -1
 
-MOST_CHANNELS_APART = 4
+_MOST_CHANNELS_APART = 4
+"""Up to so many channels a maximum over them is taken one by one."""
 
 Tensors = Mapping[str, tf.Tensor]
 Core = Callable[..., dict[str, tf.Tensor]]
@@ -50,7 +51,7 @@ class Settings:
         methods: which explain signatures there are.
         batch_sizes: the compiled batch sizes, ascending.
         compile: "xla"; "none" for the same signatures without XLA; "auto" for either, see `uncompiled`.
-        uncompiled: with "auto", by signature the batch sizes that are faster without XLA, as
+        uncompiled: with "auto", by signature the batch sizes that XLA is not worth compiling for, as
             `compile_choice` measures them.
         target: the device that the compiled code is for; lowering rules depend on it.
         lowering: whether slow ops are replaced by equal ones that compile to faster code.
@@ -144,6 +145,10 @@ def on_its_own(function: Callable, specs: Sequence[tf.TensorSpec]) -> Callable:
     TensorFlow optimizes a called function by itself. Inlined into a loop, as that over the slices of a
     batch or over samples, whether it finds oneDNN's gradient of max pooling is down to the order in which it
     happens to walk the graph: some of five poolings of VGG16, in each process others, took ten times as long.
+
+    Args:
+        function: takes tensors of the specs, in order; returns tensors.
+        specs: their shapes and dtypes, the batch open.
     """
     return tf.function(
         function, input_signature=specs, autograph=False, experimental_attributes={"_noinline": True}
@@ -152,7 +157,7 @@ def on_its_own(function: Callable, specs: Sequence[tf.TensorSpec]) -> Callable:
 
 def channel_max(x: tf.Tensor) -> tf.Tensor:
     """Maximum over the last axis, [B, H, W, C] to [B, H, W]."""
-    if x.shape[-1] > MOST_CHANNELS_APART:
+    if x.shape[-1] > _MOST_CHANNELS_APART:
         return tf.reduce_max(x, axis=-1)
     # Uncompiled, reducing a short last axis takes twice as long as comparing its channels.
     return functools.reduce(tf.maximum, tf.unstack(x, axis=-1))

@@ -44,7 +44,7 @@ def as_page(records: Sequence[Record], machine: str, versions: str) -> str:
         *_table(["measure", "model", "value", "target", "", "floor"], _target_rows(records)),
         "## Compilation, loading, memory",
         "The last columns are seconds to compile a signature at a batch size; n marks those that\n"
-        "`--compile auto` measured to be faster without XLA, which are not compiled at load. Load is from\n"
+        "`--compile auto` measured not to be worth compiling, which are not compiled at load. Load is from\n"
         "the start of the server's process to AVAILABLE, nothing compiled before.",
         _mode(records),
         *_table(

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent)]
 
-from measuring import machine, versions  # noqa: E402
+from measuring import interleaved, machine, versions  # noqa: E402
 
 from saliency_exporter.quiet import import_tensorflow  # noqa: E402
 
@@ -79,10 +79,10 @@ def main() -> None:
 def row(name: str, version: Path, compile_: str, batch: int, flop: float, peak: float, ops: int) -> None:
     with tf.Graph().as_default(), v1.Session() as session:
         signatures = v1.saved_model.load(session, ["serve"], str(version)).signature_def
-        forward, _ = median_ms(lambda: call(session, signatures["serving_default"], batch))
-        total, by_op = (by_recorded_op if compile_ == "none" else by_fused_loop)(
-            session, signatures["explain_gradients"], batch
-        )
+        forward = median_ms(one_call(session, signatures["serving_default"], batch))
+        explain = one_call(session, signatures["explain_gradients"], batch)
+        total = median_ms(explain)
+        by_op = by_recorded_op(explain) if compile_ == "none" else by_fused_loop(explain)
     by_class = dict.fromkeys((*CLASSES, "rest"), 0.0)
     for op, ms in by_op.items():
         by_class[class_of(op)] += ms
@@ -105,7 +105,8 @@ def class_of(op: str) -> str:
     return next((name for name, parts in CLASSES.items() if any(p in op for p in parts)), "rest")
 
 
-def call(session: v1.Session, signature: object, batch: int, **options: object) -> None:
+def one_call(session: v1.Session, signature: object, batch: int) -> Callable[..., None]:
+    """A call of the signature with images that are made before; takes the options of Session.run."""
     spec = signature.inputs["images"]
     shape = [dim.size for dim in spec.tensor_shape.dim][1:]
     images = np.random.default_rng(1).integers(0, 256, (batch, *shape))
@@ -113,44 +114,37 @@ def call(session: v1.Session, signature: object, batch: int, **options: object) 
     if "class_index" in signature.inputs:
         feeds[signature.inputs["class_index"].name] = 7
     wanted = [o.name for name, o in signature.outputs.items() if name in ("saliency", "logits")]
-    session.run(wanted, feeds, **options)
+    return lambda **options: session.run(wanted, feeds, **options)
 
 
-def median_ms(function: Callable[[], object]) -> tuple[float, list[float]]:
+def median_ms(function: Callable[[], object]) -> float:
     for _ in range(3):
         function()
-    times = []
-    for _ in range(2 * CALLS + 1):
-        start = time.perf_counter()
-        function()
-        times.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(times)), times
+    return float(np.median(interleaved({"": function}, 2 * CALLS + 1)[""]))
 
 
-def by_recorded_op(session: v1.Session, signature: object, batch: int) -> tuple[float, Counter[str]]:
-    """Milliseconds of a call, and of its ops by kind."""
-    total, _ = median_ms(lambda: call(session, signature, batch))
+def by_recorded_op(call: Callable[..., None]) -> Counter[str]:
+    """Milliseconds of a call's ops by kind."""
     by_op: Counter[str] = Counter()
     options = v1.RunOptions(trace_level=v1.RunOptions.FULL_TRACE)
     for _ in range(CALLS):
         record = v1.RunMetadata()
-        call(session, signature, batch, options=options, run_metadata=record)
+        call(options=options, run_metadata=record)
         for device in record.step_stats.dev_stats:
             for node in device.node_stats:
                 op = node.timeline_label.split("(")[0].split("=")[-1].strip()
                 if "PartitionedCall" not in op:
                     by_op[op] += (node.op_end_rel_micros - node.op_start_rel_micros) / 1e3 / CALLS
-    return total, by_op
+    return by_op
 
 
-def by_fused_loop(session: v1.Session, signature: object, batch: int) -> tuple[float, Counter[str]]:
-    """Milliseconds of a call, and of its fused loops."""
-    total, _ = median_ms(lambda: call(session, signature, batch))
+def by_fused_loop(call: Callable[..., None]) -> Counter[str]:
+    """Milliseconds of a call's fused loops."""
     with tempfile.TemporaryDirectory() as scratch:
         options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=3, python_tracer_level=0)
         tf.profiler.experimental.start(scratch, options)
         for _ in range(CALLS):
-            call(session, signature, batch)
+            call()
         tf.profiler.experimental.stop()
         (path,) = Path(scratch).rglob("*.xplane.pb")
         space = xplane_pb2.XSpace.FromString(path.read_bytes())
@@ -159,7 +153,7 @@ def by_fused_loop(session: v1.Session, signature: object, batch: int) -> tuple[f
         # A loop that is split over the cores is a call of a function; its parts have its name.
         if name.split(".")[0] == "call" or ("fusion" in name and not name.endswith(".clone")):
             by_op[name] += ms / CALLS
-    return total, by_op
+    return by_op
 
 
 def events(space: xplane_pb2.XSpace) -> Iterator[tuple[str, float]]:

@@ -164,6 +164,19 @@ def test_the_manifest_says_what_was_made(tmp_path):
     assert manifest["tensorflow"] == tf.__version__
 
 
+@pytest.mark.parametrize(
+    ("target", "lowering", "lowered"),
+    [
+        ("cpu", True, ["Conv2D", "DepthwiseConv2dNative", "MatMul", "MaxPool"]),
+        ("cpu", False, []),
+        ("gpu", True, []),
+    ],
+)
+def test_the_manifest_says_which_ops_are_lowered(tmp_path, target, lowering, lowered):
+    settings = {"compile": "xla", "methods": ("gradients",), "target": target, "lowering": lowering}
+    assert read_manifest(export(job(**settings), tmp_path))["lowering"] == lowered
+
+
 def test_labels_must_be_as_many_as_classes(tmp_path):
     with pytest.raises(ExportError, match="3 labels for 100 classes"):
         export(job(labels=("a", "b", "c")), tmp_path)
