@@ -260,7 +260,9 @@ _xla_cache = click.option(
     show_default=True,
     help="The device to compile for: on a CPU some ops are replaced by equal, faster ones.",
 )
-@click.option("--lowering/--no-lowering", default=True, help="Replace ops that compile badly on the target.")
+@click.option(
+    "--lowering/--no-lowering", default=True, help="Replace ops by equal ones that are faster on the target."
+)
 @click.option(
     "--max-samples",
     type=click.IntRange(min=1),

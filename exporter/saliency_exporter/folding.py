@@ -5,6 +5,7 @@ Each is a pure function from graph to graph. What they compute at export no serv
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
@@ -32,7 +33,22 @@ _ADDITIONS = frozenset({"Add", "AddV2", "BiasAdd"})
 
 def fold(graph: ForwardGraph) -> ForwardGraph:
     """All foldings, in the order in which one opens the way for the next."""
-    return fold_padding(fold_offsets(fold_scales(fold_weight_expressions(graph))))
+    foldings = {
+        "weight expressions": fold_weight_expressions,
+        "scales": fold_scales,
+        "offsets": fold_offsets,
+        "padding": fold_padding,
+    }
+    for name, folding in foldings.items():
+        folded = folding(graph)
+        if _op_types(folded) != _op_types(graph):
+            folded = replace(folded, foldings=(*graph.foldings, name))
+        graph = folded
+    return graph
+
+
+def _op_types(graph: ForwardGraph) -> Counter[str]:
+    return Counter(node.op for node in graph.nodes)
 
 
 def fold_weight_expressions(graph: ForwardGraph) -> ForwardGraph:

@@ -88,6 +88,7 @@ class ForwardGraph:
         input_shape: shape of one example, (H, W, C) for images.
         classes: number of class scores.
         variables: weight name to the model's own variable that the array is the value of.
+        foldings: names of the foldings that made it what it is, in their order.
     """
 
     nodes: tuple[NodeDef, ...]
@@ -101,6 +102,7 @@ class ForwardGraph:
     input_shape: tuple[int, ...]
     classes: int
     variables: Mapping[str, tf.Variable] = field(default_factory=dict)
+    foldings: tuple[str, ...] = ()
 
     def node_map(self) -> dict[str, NodeDef]:
         """Nodes by name."""
@@ -193,6 +195,26 @@ class Forward:
         """
         scores = _Replay(self, x, rules or {}, replacements).run(self.graph.scores)
         return tf.cast(scores, tf.float32)
+
+
+def lowered_ops(forward: Forward, rules: Mapping[str, Rule]) -> set[str]:
+    """The op types of which the rules take at least one node."""
+    taken: set[str] = set()
+
+    def watched(rule: Rule) -> Rule:
+        def run(node: NodeDef, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor] | None:
+            outputs = rule(node, inputs)
+            if outputs is not None:
+                taken.add(node.op)
+            return outputs
+
+        return run
+
+    watching = {op: watched(rule) for op, rule in rules.items()}
+    replay = tf.function(lambda x: forward.scores(x, rules=watching), autograph=False)
+    if rules:
+        replay.get_concrete_function(tf.TensorSpec((None, *forward.graph.input_shape), tf.float32))
+    return taken
 
 
 class _Replay:

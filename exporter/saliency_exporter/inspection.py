@@ -34,6 +34,7 @@ def summary(version_dir: Path, manifest: Mapping[str, Any]) -> list[tuple[str, s
         ),
         ("compile", f"{manifest['compile']} for {manifest['target']}, batch sizes {batch_sizes}"),
         *(("without XLA", line) for line in _describe_choices(manifest.get("compile_choices", []))),
+        ("foldings", ", ".join(manifest.get("foldings", [])) or "none"),
         ("lowered ops", ", ".join(manifest["lowering"]) or "none"),
         *(("activations", line) for line in describe_activations(manifest.get("activations"))),
         *(("signature", f"{name}, as the model brought it") for name in manifest["kept_signatures"]),

@@ -17,7 +17,7 @@ from .base_path import base_path, next_version, partial_directory, publish, refu
 from .compile_choice import Choice, choose, uncompiled_sizes
 from .errors import ExportError
 from .folding import fold
-from .forward import Forward, ForwardGraph
+from .forward import Forward, ForwardGraph, lowered_ops
 from .kept import describe_kept, kept_arrays, kept_references
 from .manifest import CONTRACT_VERSION, write_manifest
 from .preprocessing import Preprocessing
@@ -147,7 +147,15 @@ def write_version(
         predictions=predictions,
         kept_signatures=describe_kept(kept.signatures) if kept else {},
         compile_choices=[choice.to_manifest() for choice in choices],
+        foldings=list(forward.graph.foldings),
+        lowering=sorted(_lowered(forward, job.settings)),
         warmup_records=count,
+    )
+
+
+def _lowered(forward: Forward, settings: Settings) -> set[str]:
+    return set().union(
+        *(lowered_ops(forward, settings.rules(compiled=compiled)) for compiled in settings.variants)
     )
 
 
@@ -267,7 +275,6 @@ def manifest(job: Export, graph: ForwardGraph, coverage: Coverage, **more: Any) 
         "batch_sizes": list(settings.batch_sizes),
         "compile": settings.compile,
         "target": settings.target,
-        "lowering": sorted(settings.rules()),
         "activations": coverage.to_manifest(),
         "methods": methods,
         "max_samples": settings.max_samples,

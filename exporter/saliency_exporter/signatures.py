@@ -40,7 +40,6 @@ _MOST_CHANNELS_APART = 4
 
 Tensors = Mapping[str, tf.Tensor]
 Core = Callable[..., dict[str, tf.Tensor]]
-Rules = Mapping[str, Rule]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Settings:
         uncompiled: with "auto", by signature the batch sizes that XLA is not worth compiling for, as
             `compile_choice` measures them.
         target: the device that the compiled code is for; lowering rules depend on it.
-        lowering: whether slow ops are replaced by equal ones that compile to faster code.
+        lowering: whether slow ops are replaced by equal ones that are faster on the target.
         max_samples: bound of `num_samples`.
         labels: class names, or None.
     """
@@ -73,9 +72,18 @@ class Settings:
         """Whether cores are compiled by XLA, all or some."""
         return self.compile != "none"
 
-    def rules(self) -> dict[str, Rule]:
-        """Lowering rules of what is compiled. Uncompiled, they are slower than the ops they replace."""
-        return lowering_rules(self.target) if self.compiled and self.lowering else {}
+    @property
+    def variants(self) -> set[bool]:
+        """Holds True where some core is compiled, and False where some is not."""
+        if not self.compiled:
+            return {False}
+        signatures = 1 + len(self.methods)
+        nowhere = [sizes for sizes in self.uncompiled.values() if set(sizes) >= set(self.batch_sizes)]
+        return ({False} if self.uncompiled else set()) | (set() if len(nowhere) == signatures else {True})
+
+    def rules(self, *, compiled: bool) -> dict[str, Rule]:
+        """Lowering rules by op type, of what is compiled or of what is not."""
+        return lowering_rules(self.target, compiled=compiled) if self.lowering else {}
 
 
 def predictions_signature(kept: Container[str]) -> str:
@@ -189,27 +197,27 @@ class _Builder:
             (None, *self.graph.input_shape), tf.dtypes.as_dtype(preprocessing.image_dtype), name="images"
         )
 
-    def score_function(self, rules: Rules | None, replacements: Sequence[Replacement] = ()) -> ScoreFunction:
-        return lambda x: self.forward.scores(x, rules=rules or {}, replacements=replacements)
+    def score_function(self, compiled: bool, replacements: Sequence[Replacement] = ()) -> ScoreFunction:
+        rules = self.settings.rules(compiled=compiled)
+        return lambda x: self.forward.scores(x, rules=rules, replacements=replacements)
 
     def model_input(self, images: tf.Tensor) -> tf.Tensor:
         return self.preprocessing.function(tf.cast(images, tf.float32))
 
-    def core(self, signature: str, make: Callable[[Rules | None], Core], *parameters: tf.DType) -> Core:
+    def core(self, signature: str, make: Callable[[bool], Core], *parameters: tf.DType) -> Core:
         """A function of (images [B, …], parameters [B] …), compiled where the export is.
 
         Args:
             signature: its name, which the choice of "auto" is by.
-            make: the function, from the lowering rules for its model, or from None if it is not compiled.
+            make: the function, from whether it will be compiled.
             parameters: dtypes of the parameters.
         """
         specs = [self.images, *(tf.TensorSpec((None,), dtype) for dtype in parameters)]
 
         def variant(compiled: bool) -> Core:
             if not compiled:
-                return on_its_own(make(None), specs)
-            function = make(self.settings.rules())
-            return tf.function(function, input_signature=specs, jit_compile=True, autograph=False)
+                return on_its_own(make(False), specs)
+            return tf.function(make(True), input_signature=specs, jit_compile=True, autograph=False)
 
         uncompiled = self.settings.uncompiled.get(signature, ())
         if not self.settings.compiled or set(self.settings.batch_sizes) <= set(uncompiled):
@@ -226,8 +234,8 @@ class _Builder:
         return either
 
     def predictions(self, name: str) -> tf.types.experimental.PolymorphicFunction:
-        def make(rules: Rules | None) -> Core:
-            scores_of = self.score_function(rules)
+        def make(compiled: bool) -> Core:
+            scores_of = self.score_function(compiled)
 
             def predict(images: tf.Tensor) -> dict[str, tf.Tensor]:
                 scores = scores_of(self.model_input(images))
@@ -257,8 +265,8 @@ class _Builder:
     def _explain_class(
         self, name: str, method: Callable, replacements: Sequence[Replacement] = ()
     ) -> tf.types.experimental.PolymorphicFunction:
-        def make(rules: Rules | None) -> Core:
-            scores_of = self.score_function(rules, replacements)
+        def make(compiled: bool) -> Core:
+            scores_of = self.score_function(compiled, replacements)
 
             def explain(images: tf.Tensor, class_index: tf.Tensor) -> dict[str, tf.Tensor]:
                 result = method(scores_of, self.model_input(images), class_index)
@@ -276,10 +284,10 @@ class _Builder:
         return explain_class
 
     def explain_smooth(self) -> tf.types.experimental.PolymorphicFunction:
-        def make(rules: Rules | None) -> Core:
-            scores_of = self.score_function(rules)
+        def make(compiled: bool) -> Core:
+            scores_of = self.score_function(compiled)
             gradient_of = gradient_function(scores_of)
-            if rules is None:
+            if not compiled:
                 x = tf.TensorSpec((None, *self.graph.input_shape), tf.float32)
                 gradient_of = on_its_own(gradient_of, [x, tf.TensorSpec((None,), tf.int32)])
 

@@ -86,7 +86,7 @@ def make_variants(source: Source, names: str) -> Iterator[tuple[str, Run]]:
     yield REFERENCE, tf.function(replay(forwards[False], {}, forward_only=False), autograph=False)
     for name in names.split(","):
         words = name.split()
-        rules = lowering_rules("cpu") if "lowered" in words else {}
+        rules = lowering_rules("cpu", compiled=name.startswith("xla")) if "lowered" in words else {}
         for op in (after for before, after in pairwise(words) if before == "without"):
             del rules[op]
         run = replay(forwards["folded" in words], rules, forward_only="forward" in words)

@@ -1,1 +1,1 @@
-"""What a replay does to single ops or activations: other gradients (guided), faster equal code (lowering)."""
+"""What a replay does to ops: guided gives them other gradients, lowering makes equal functions faster."""

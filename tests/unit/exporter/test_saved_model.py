@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import tensorflow as tf
 from callables import source_of
 
 from saliency_exporter.errors import ExportError
+from saliency_exporter.inspection import summary
 from saliency_exporter.manifest import read_manifest
 from saliency_exporter.preprocessing import builtin
 from saliency_exporter.saved_model import Export, export, next_version
@@ -164,17 +166,83 @@ def test_the_manifest_says_what_was_made(tmp_path):
     assert manifest["tensorflow"] == tf.__version__
 
 
+def pointwise_relu(x: tf.Tensor) -> tf.Tensor:
+    """Two 1×1 convolutions, each with an offset and a ReLU, and the mean as scores."""
+    for step in range(2):
+        kernel = np.random.default_rng(step).normal(size=(1, 1, x.shape[3], 16)).astype(np.float32)
+        x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), np.ones(16, np.float32)))
+    return tf.reduce_mean(x, axis=[1, 2])
+
+
+def wide(x: tf.Tensor) -> tf.Tensor:
+    """A 3×3 convolution from 256 to 256 channels, and the mean as scores."""
+    kernels = [
+        np.random.default_rng(size).normal(size=(size, size, c, 256)) for size, c in ((1, 3), (3, 256))
+    ]
+    for kernel in kernels:
+        x = tf.nn.conv2d(x, kernel.astype(np.float32), 1, "SAME")
+    return tf.reduce_mean(x, axis=[1, 2])
+
+
+def export_of(model: Callable, folder: Path, **settings) -> Path:
+    settings = {"batch_sizes": (1, 2), "compile": "none", "methods": ("gradients",), **settings}
+    source = source_of(model, (20, 20, 3))
+    return export(Export(source, builtin("none"), Settings(**settings), "m"), folder)
+
+
+def test_uncompiled_on_a_cpu_the_way_back_through_1x1_is_a_product_and_the_way_forward_stays_fused(tmp_path):
+    images = np.zeros((1, 20, 20, 3), np.float32)
+    plain = export_of(pointwise_relu, tmp_path, target="cpu", lowering=False)
+    lowered = export_of(pointwise_relu, tmp_path, target="cpu")
+    before, after = (ran_ops(v, "explain_gradients", images=images, class_index=1) for v in (plain, lowered))
+    back = ("Conv2DBackpropInput", "_MklNativeConv2DBackpropInput")
+    forward = ("_FusedConv2D", "_MklNativeFusedConv2D")
+    assert sum(before[op] for op in back) == 2
+    assert sum(after[op] for op in back) == 0
+    assert [after[op] for op in forward] == [before[op] for op in forward]
+    assert sum(after[op] for op in forward) == 2
+
+
 @pytest.mark.parametrize(
-    ("target", "lowering", "lowered"),
+    ("model", "settings", "lowered"),
     [
-        ("cpu", True, ["Conv2D", "DepthwiseConv2dNative", "MatMul", "MaxPool"]),
-        ("cpu", False, []),
-        ("gpu", True, []),
+        (pooled, {"compile": "xla", "target": "cpu"}, ["Conv2D", "MaxPool"]),
+        (pooled, {"compile": "none", "target": "cpu"}, []),
+        (wide, {"compile": "none", "target": "cpu"}, ["Conv2D"]),
+        (pooled, {"compile": "xla", "target": "cpu", "lowering": False}, []),
+        (wide, {"compile": "xla", "target": "gpu"}, []),
     ],
+    ids=["compiled", "uncompiled", "uncompiled, wide", "not lowered", "gpu"],
 )
-def test_the_manifest_says_which_ops_are_lowered(tmp_path, target, lowering, lowered):
-    settings = {"compile": "xla", "methods": ("gradients",), "target": target, "lowering": lowering}
-    assert read_manifest(export(job(**settings), tmp_path))["lowering"] == lowered
+def test_the_manifest_says_which_ops_are_lowered(tmp_path, model, settings, lowered):
+    assert read_manifest(export_of(model, tmp_path, **settings))["lowering"] == lowered
+
+
+def test_the_manifest_says_which_foldings_changed_the_model(tmp_path):
+    def normalized(x: tf.Tensor) -> tf.Tensor:
+        scale, offset = np.full(16, 2, np.float32), np.ones(16, np.float32)
+        kernel = np.ones((3, 3, 3, 16), np.float32)
+        x = tf.nn.conv2d(tf.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]), kernel, 2, "VALID") * scale + offset
+        return tf.reduce_mean(x, axis=[1, 2])
+
+    version = export_of(normalized, tmp_path / "all")
+    assert read_manifest(version)["foldings"] == ["scales", "offsets", "padding"]
+    assert read_manifest(export_of(normalized, tmp_path / "none", lowering=False))["foldings"] == []
+    assert read_manifest(export_of(wide, tmp_path / "wide"))["foldings"] == []
+    shown = dict(summary(version, read_manifest(version)))
+    assert shown["foldings"] == "scales, offsets, padding"
+    assert shown["lowered ops"] == "none"
+
+
+def test_settings_know_whether_anything_is_compiled():
+    sizes = {"batch_sizes": (1, 2), "methods": ("gradients",)}
+    assert Settings(**sizes, compile="xla").variants == {True}
+    assert Settings(**sizes, compile="none").variants == {False}
+    assert Settings(**sizes, compile="auto").variants == {True}
+    part = {"explain_gradients": (1, 2), "serving_default": (1,)}
+    assert Settings(**sizes, compile="auto", uncompiled=part).variants == {True, False}
+    whole = {"explain_gradients": (1, 2), "serving_default": (1, 2)}
+    assert Settings(**sizes, compile="auto", uncompiled=whole).variants == {False}
 
 
 def test_labels_must_be_as_many_as_classes(tmp_path):

@@ -7,8 +7,10 @@ import pytest
 import tensorflow as tf
 
 
-def _run_both(rule, op, x, *weights, oracle=None):
+def _run_both(rule, op, x, *weights, oracle=None, compiled=True):
     """((output, input gradient) of the plain op uncompiled, the same of the rule compiled), as arrays.
+
+    Without `compiled`, the rule is not compiled either.
 
     op(x, *weights) is the TensorFlow call; x and weights are arrays; oracle(x, *weights) takes the plain
     op's place where TensorFlow's CPU has no kernel for it. The upstream signal is random, not ones, so that
@@ -37,7 +39,7 @@ def _run_both(rule, op, x, *weights, oracle=None):
         return outputs[0]
 
     plain = tf.function(**value_and_gradient(lambda x: oracle(x, *weights)))(x, upstream)
-    ruled = tf.function(**value_and_gradient(lowered), jit_compile=True)(x, upstream)
+    ruled = tf.function(**value_and_gradient(lowered), jit_compile=compiled)(x, upstream)
     assert node.SerializeToString(deterministic=True) == as_traced, "the rule changed the node"
     return tuple(t.numpy() for t in plain), tuple(t.numpy() for t in ruled)
 

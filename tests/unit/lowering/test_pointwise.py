@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from saliency_exporter.rules.lowering.pointwise import pointwise
+from saliency_exporter.rules.lowering.pointwise import pointwise, pointwise_uncompiled
 
 
 def convolution(strides=(1, 1), padding="SAME"):
@@ -23,7 +23,24 @@ def test_value_and_input_gradient_are_those_of_the_convolution(
     np.testing.assert_allclose(dx, plain_dx, rtol=1e-12, atol=1e-11)
 
 
-def test_other_convolutions_are_declined():
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_uncompiled_value_and_input_gradient_are_those_of_the_convolution(run_both, generator, padding):
+    x, kernel = generator.normal(size=(3, 8, 7, 64)), generator.normal(size=(1, 1, 64, 24))
+    op = convolution(padding=padding)
+    (plain_y, plain_dx), (y, dx) = run_both(pointwise_uncompiled, op, x, kernel, compiled=False)
+    np.testing.assert_array_equal(y, plain_y)
+    np.testing.assert_allclose(dx, plain_dx, rtol=1e-12, atol=1e-11)
+
+
+def test_uncompiled_strides_are_declined():
+    with tf.Graph().as_default():
+        x, kernel = tf.zeros((1, 8, 8, 4)), tf.zeros((1, 1, 4, 2))
+        assert pointwise_uncompiled(convolution((1, 2))(x, kernel).op.node_def, [x, kernel]) is None
+        assert pointwise_uncompiled(convolution()(x, kernel).op.node_def, [x, kernel]) is not None
+
+
+@pytest.mark.parametrize("rule", [pointwise, pointwise_uncompiled])
+def test_other_convolutions_are_declined(rule):
     with tf.Graph().as_default():
         x = tf.zeros((1, 8, 8, 4))
         for kernel, options in (
@@ -37,4 +54,4 @@ def test_other_convolutions_are_declined():
             (tf.reshape(x[0, :2, :2, :2], (1, 1, 4, 2)) + tf.reduce_mean(x), {"padding": "SAME"}),
         ):
             y = tf.raw_ops.Conv2D(input=x, filter=kernel, strides=[1] * 4, **options)
-            assert pointwise(y.op.node_def, [x, kernel]) is None
+            assert rule(y.op.node_def, [x, kernel]) is None

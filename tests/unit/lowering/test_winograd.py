@@ -1,0 +1,98 @@
+"""Minimal filtering against TensorFlow's own convolution, and against float64 for its rounding."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from saliency_exporter.rules.lowering.winograd import winograd
+
+
+def conv2d(padding="SAME", explicit_paddings=(), strides=1, dilations=1):
+    return lambda x, kernel: tf.raw_ops.Conv2D(
+        input=x,
+        filter=kernel,
+        strides=[1, strides, strides, 1],
+        padding=padding,
+        explicit_paddings=list(explicit_paddings),
+        dilations=[1, dilations, dilations, 1],
+    )
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("picture", [(16, 16), (15, 17), (16, 15)])
+def test_value_and_input_gradient_are_those_of_the_convolution(run_both, generator, picture, batch, compiled):
+    x = generator.normal(size=(batch, *picture, 300))
+    kernel = generator.normal(size=(3, 3, 300, 400))
+    (plain_y, plain_dx), (y, dx) = run_both(winograd, conv2d(), x, kernel, compiled=compiled)
+    np.testing.assert_allclose(y, plain_y, rtol=1e-11, atol=1e-10)
+    np.testing.assert_allclose(dx, plain_dx, rtol=1e-11, atol=1e-10)
+
+
+def test_padding_of_one_pixel_may_be_explicit(run_both, generator):
+    x, kernel = generator.normal(size=(1, 16, 16, 300)), generator.normal(size=(3, 3, 300, 400))
+    op = conv2d("EXPLICIT", (0, 0, 1, 1, 1, 1, 0, 0))
+    (plain_y, plain_dx), (y, dx) = run_both(winograd, op, x, kernel, oracle=conv2d())
+    np.testing.assert_allclose(y, plain_y, rtol=1e-11, atol=1e-10)
+    np.testing.assert_allclose(dx, plain_dx, rtol=1e-11, atol=1e-10)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_float32_is_rounded_as_little_as_by_a_direct_convolution(run_both, generator, compiled):
+    """Within a factor of 4 of the direct one, whose errors grow with the 2304 terms of a sum.
+
+    Minimal filtering sums 256 products, and before and after them at most 16 terms: no product is of
+    larger numbers than a sum of 4 inputs, so nothing like the tenfold loss of F(4×4, 3×3) can be.
+    """
+    x = generator.normal(size=(1, 28, 28, 256)).clip(0)
+    kernel = generator.normal(size=(3, 3, 256, 256)) * np.sqrt(2 / (9 * 256))
+    x, kernel = x.astype(np.float32), kernel.astype(np.float32)
+    exact, _ = run_both(winograd, conv2d(), x.astype(float), kernel.astype(float), compiled=False)
+    direct, ours = run_both(winograd, conv2d(), x, kernel, compiled=compiled)
+    for true, plain, lowered in zip(exact, direct, ours, strict=True):
+        size = np.linalg.norm(true)
+        assert np.linalg.norm(lowered - true) < min(1e-6 * size, 4 * np.linalg.norm(plain - true))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [
+        ((3, 3, 256, 256), {"padding": "VALID"}),
+        ((3, 3, 256, 256), {"strides": 2}),
+        ((3, 3, 256, 256), {"dilations": 2}),
+        ((3, 3, 128, 256), {}),
+        ((5, 5, 256, 256), {}),
+        ((3, 1, 256, 256), {}),
+        ((3, 3, 256, 64), {}),
+    ],
+    ids=["valid", "strided", "dilated", "groups", "five taps", "one column", "few filters"],
+)
+def test_other_convolutions_are_declined(kernel, options):
+    with tf.Graph().as_default():
+        x, weight = tf.zeros((1, 28, 28, 256)), tf.constant(np.zeros(kernel, np.float32))
+        y = conv2d(**options)(x, weight)
+        assert winograd(y.op.node_def, [x, weight]) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "dtype", "declined"),
+    [
+        (28, 256, np.float32, False),
+        (28, 256, np.float16, True),
+        (14, 256, np.float32, True),
+        (7, 512, np.float32, True),
+    ],
+    ids=["taken", "half precision", "small picture", "kernel larger than the picture"],
+)
+def test_it_is_for_many_channels_of_a_large_picture_in_full_precision(size, channels, dtype, declined):
+    with tf.Graph().as_default():
+        x = tf.zeros((1, size, size, channels), dtype)
+        kernel = tf.constant(np.zeros((3, 3, channels, channels), dtype))
+        assert (winograd(conv2d()(x, kernel).op.node_def, [x, kernel]) is None) == declined
+
+
+def test_a_kernel_that_depends_on_the_picture_is_declined():
+    with tf.Graph().as_default():
+        x = tf.zeros((1, 28, 28, 256))
+        kernel = tf.constant(np.zeros((3, 3, 256, 256), np.float32)) + tf.reduce_mean(x)
+        assert winograd(conv2d()(x, kernel).op.node_def, [x, kernel]) is None
