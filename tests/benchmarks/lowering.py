@@ -59,7 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
         "--variants",
-        default="graph folded,xla lowered,xla lowered folded",
+        default="graph folded,graph lowered folded,xla lowered,xla lowered folded",
         help="each one graph or xla, followed by any of: lowered, without OP, folded, forward",
     )
     return parser.parse_args()

@@ -216,6 +216,28 @@ MUTANTS = (
         "experimental_attributes=None",
         "test_saved_model.py::test_uncompiled_max_pooling_always_takes_onednns_gradient",
     ),
+    Mutant(
+        "minimal filtering goes back by the kernel as it is",
+        "rules/lowering/winograd.py",
+        "_TURNED = [3, 1, 2, 0]",
+        "_TURNED = [0, 1, 2, 3]",
+        "../lowering/test_winograd.py::test_value_and_input_gradient_are_those_of_the_convolution",
+    ),
+    Mutant(
+        "minimal filtering rounds its transform of the kernel",
+        "rules/lowering/winograd.py",
+        "transformed = _transformed(_G, tf.reshape(kernel, [9, channels, filters]))",
+        "transformed = tf.round(_transformed(_G, tf.reshape(kernel, [9, channels, filters])) * 1e5) / 1e5",
+        "../lowering/test_winograd.py::test_float32_is_rounded_as_little_as_by_a_direct_convolution",
+    ),
+    Mutant(
+        "what is not compiled is not lowered",
+        "signatures.py",
+        "return lowering_rules(self.target, compiled=compiled) if self.lowering else {}",
+        "return lowering_rules(self.target, compiled=compiled) if self.lowering and compiled else {}",
+        "test_saved_model.py::test_uncompiled_on_a_cpu_the_way_back_through_1x1_is_a_product_and_the_way_"
+        "forward_stays_fused",
+    ),
 )
 
 

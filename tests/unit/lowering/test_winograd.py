@@ -75,20 +75,25 @@ def test_other_convolutions_are_declined(kernel, options):
 
 
 @pytest.mark.parametrize(
-    ("size", "channels", "dtype", "declined"),
+    ("size", "channels", "dtype", "enough", "declined"),
     [
-        (28, 256, np.float32, False),
-        (28, 256, np.float16, True),
-        (14, 256, np.float32, True),
-        (7, 512, np.float32, True),
+        (28, 256, np.float32, 100_000, False),
+        (28, 256, np.float32, 101_000, True),
+        (28, 256, np.float16, 1, True),
+        (14, 256, np.float32, 25_000, False),
+        (7, 512, np.float32, 25_000, True),
+        (112, 128, np.float32, 25_000, True),
     ],
-    ids=["taken", "half precision", "small picture", "kernel larger than the picture"],
+    ids=["taken", "not enough", "half precision", "14² × 256", "small picture", "few channels"],
 )
-def test_it_is_for_many_channels_of_a_large_picture_in_full_precision(size, channels, dtype, declined):
+def test_it_is_for_many_channels_of_a_large_picture_in_full_precision(
+    size, channels, dtype, enough, declined
+):
     with tf.Graph().as_default():
         x = tf.zeros((1, size, size, channels), dtype)
         kernel = tf.constant(np.zeros((3, 3, channels, channels), dtype))
-        assert (winograd(conv2d()(x, kernel).op.node_def, [x, kernel]) is None) == declined
+        node = conv2d()(x, kernel).op.node_def
+        assert (winograd(node, [x, kernel], enough=enough) is None) == declined
 
 
 def test_a_kernel_that_depends_on_the_picture_is_declined():

@@ -6,6 +6,7 @@ Values and input gradients stay equal to float32 rounding; gradients with respec
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -37,7 +38,8 @@ def lowering_rules(target: Literal["cpu", "gpu"], *, compiled: bool = True) -> d
     if target == "gpu":
         return {}
     if target == "cpu" and not compiled:
-        return {"Conv2D": _first_of(pointwise_uncompiled, winograd)}
+        # Down to ResNet50's 14² × 256, which XLA's own convolution is as fast for.
+        return {"Conv2D": _first_of(pointwise_uncompiled, functools.partial(winograd, enough=25_000))}
     if target == "cpu":
         return {
             "Conv2D": _first_of(pointwise, winograd, convolution, depthwise),

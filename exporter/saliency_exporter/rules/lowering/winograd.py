@@ -30,15 +30,21 @@ _DTYPES = frozenset({tf.float32, tf.float64})
 """Of fewer bits, the sums before the product would cost accuracy."""
 
 _ENOUGH_CHANNELS = 85
-_ENOUGH_SAVED = 40_000
 
 
-def winograd(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
+def winograd(
+    node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor], *, enough: int = 40_000
+) -> list[tf.Tensor] | None:
     """Conv2D of 3×3 taps with many channels, no strides, and padding that keeps the picture's size.
 
     Inputs: images [B, H, W, C], kernel [3, 3, C, filters]. None (import the op as it is) for other
     convolutions, where it is not worth it, for groups, NCHW, unknown shapes, fewer than 32 bits and kernels
     that are not weights.
+
+    Args:
+        node: the Conv2D.
+        inputs: its data inputs.
+        enough: from how many pixels times channels, each way, it is worth it.
     """
     x, kernel = inputs
     if attribute(node, "data_format").s == b"NCHW" or x.dtype not in _DTYPES:
@@ -52,7 +58,10 @@ def winograd(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf
     for axis in axes(node, height, width, (3, 3)):
         if (axis.stride, axis.dilation, axis.before, axis.outputs) != (1, 1, 1, axis.size):
             return None
-    if not _is_worth_it(height * width, channels, filters):
+    # Products are saved for each channel of each filter, sums cost for each channel; the kernel is
+    # transformed once for a batch, however small the picture.
+    each_way = channels * filters / (channels + filters)
+    if each_way < _ENOUGH_CHANNELS or height * width * each_way < enough:
         return None
     transformed = _transformed(_G, tf.reshape(kernel, [9, channels, filters]))
 
@@ -96,13 +105,3 @@ def _put_together(outputs: tf.Tensor, height: int, width: int) -> tf.Tensor:
     by_tile = tf.reshape(outputs, [2, 2, -1, down, right, filters])
     whole = tf.reshape(tf.transpose(by_tile, [2, 3, 0, 4, 1, 5]), [-1, 2 * down, 2 * right, filters])
     return whole[:, :height, :width]
-
-
-def _is_worth_it(pixels: int, channels: int, filters: int) -> bool:
-    """Whether the products that it saves outweigh its sums and the transform of the kernel.
-
-    Products are for each channel of each filter, sums for each channel, and the kernel is transformed once
-    for a batch. Measured on two cores: layers of VGG16 from 128 → 256 channels on gain, 14² × 256 does not.
-    """
-    channels_each = channels * filters / (channels + filters)
-    return channels_each >= _ENOUGH_CHANNELS and pixels * channels_each >= _ENOUGH_SAVED
