@@ -1,7 +1,8 @@
 """`--compile auto`: measures each signature with XLA and without, batch size by batch size, and chooses.
 
 Which of the two is faster depends on the model, the batch size and the processor; no rule that was tried
-predicts it. What is compared is what would be served: the same signatures, folded, lowered where compiled.
+predicts it. What is compared is what would be served: the same signatures, folded, each way lowered by its
+own rules.
 """
 
 from __future__ import annotations

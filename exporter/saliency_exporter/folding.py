@@ -22,6 +22,7 @@ from .forward import (
     tensor_name,
     with_inputs,
 )
+from .rules.lowering._nodes import attribute
 from .rules.lowering._windows import axes
 
 # Ops whose output may be far larger than their inputs, or differs from run to run.
@@ -41,14 +42,15 @@ def fold(graph: ForwardGraph) -> ForwardGraph:
     }
     for name, folding in foldings.items():
         folded = folding(graph)
-        if _op_types(folded) != _op_types(graph):
+        if _outline(folded) != _outline(graph):
             folded = replace(folded, foldings=(*graph.foldings, name))
         graph = folded
     return graph
 
 
-def _op_types(graph: ForwardGraph) -> Counter[str]:
-    return Counter(node.op for node in graph.nodes)
+def _outline(graph: ForwardGraph) -> Counter[tuple[str, bytes]]:
+    """How many ops there are of each type and padding, by which a folding's work is seen."""
+    return Counter((node.op, attribute(node, "padding").s) for node in graph.nodes)
 
 
 def fold_weight_expressions(graph: ForwardGraph) -> ForwardGraph:

@@ -199,6 +199,8 @@ class Forward:
 
 def lowered_ops(forward: Forward, rules: Mapping[str, Rule]) -> set[str]:
     """The op types of which the rules take at least one node."""
+    if not rules:
+        return set()
     taken: set[str] = set()
 
     def watched(rule: Rule) -> Rule:
@@ -212,8 +214,7 @@ def lowered_ops(forward: Forward, rules: Mapping[str, Rule]) -> set[str]:
 
     watching = {op: watched(rule) for op, rule in rules.items()}
     replay = tf.function(lambda x: forward.scores(x, rules=watching), autograph=False)
-    if rules:
-        replay.get_concrete_function(tf.TensorSpec((None, *forward.graph.input_shape), tf.float32))
+    replay.get_concrete_function(tf.TensorSpec((None, *forward.graph.input_shape), tf.float32))
     return taken
 
 

@@ -52,7 +52,7 @@ class Settings:
         compile: "xla"; "none" for the same signatures without XLA; "auto" for either, see `uncompiled`.
         uncompiled: with "auto", by signature the batch sizes that XLA is not worth compiling for, as
             `compile_choice` measures them.
-        target: the device that the compiled code is for; lowering rules depend on it.
+        target: the device that the export will run on; lowering rules depend on it.
         lowering: whether slow ops are replaced by equal ones that are faster on the target.
         max_samples: bound of `num_samples`.
         labels: class names, or None.
@@ -77,9 +77,9 @@ class Settings:
         """Holds True where some core is compiled, and False where some is not."""
         if not self.compiled:
             return {False}
-        signatures = 1 + len(self.methods)
-        nowhere = [sizes for sizes in self.uncompiled.values() if set(sizes) >= set(self.batch_sizes)]
-        return ({False} if self.uncompiled else set()) | (set() if len(nowhere) == signatures else {True})
+        nowhere = sum(set(self.batch_sizes) <= set(sizes) for sizes in self.uncompiled.values())
+        there = {False: bool(self.uncompiled), True: nowhere < 1 + len(self.methods)}
+        return {compiled for compiled, is_there in there.items() if is_there}
 
     def rules(self, *, compiled: bool) -> dict[str, Rule]:
         """Lowering rules by op type, of what is compiled or of what is not."""

@@ -88,7 +88,7 @@ def make_variants(source: Source, names: str) -> Iterator[tuple[str, Run]]:
         words = name.split()
         rules = lowering_rules("cpu", compiled=name.startswith("xla")) if "lowered" in words else {}
         for op in (after for before, after in pairwise(words) if before == "without"):
-            del rules[op]
+            rules.pop(op, None)
         run = replay(forwards["folded" in words], rules, forward_only="forward" in words)
         yield name, tf.function(run, jit_compile=name.startswith("xla"), autograph=False)
 

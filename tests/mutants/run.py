@@ -238,6 +238,14 @@ MUTANTS = (
         "test_saved_model.py::test_uncompiled_on_a_cpu_the_way_back_through_1x1_is_a_product_and_the_way_"
         "forward_stays_fused",
     ),
+    Mutant(
+        "guided reads what a ReLU reads, so no convolution computes both",
+        "rules/guided.py",
+        'told_by = y if activation.kind in ("relu", "relu6") else x',
+        "told_by = x",
+        "test_saved_model.py::test_uncompiled_on_a_cpu_the_way_back_through_1x1_is_a_product_and_the_way_"
+        "forward_stays_fused",
+    ),
 )
 
 

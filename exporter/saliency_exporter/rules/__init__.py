@@ -1,1 +1,1 @@
-"""What a replay does to ops: guided gives them other gradients, lowering makes equal functions faster."""
+"""What a replay puts in place of ops: other gradients (guided), equal and faster functions (lowering)."""

@@ -55,7 +55,10 @@ def guided_rule(activation: Activation) -> ReplacementRule:
                 signal = tf.nn.relu(dy)
                 if not activation.passes_unchanged:
                     (signal,) = tf.gradients(y, x, signal)
-                return _where_passing(activation, x, signal)
+                # Nothing but the activation should read x where y tells the same: uncompiled, the convolution
+                # before a ReLU then computes both at once.
+                told_by = y if activation.kind in ("relu", "relu6") else x
+                return _where_passing(activation, told_by, signal)
 
             return y, backward
 

@@ -176,12 +176,14 @@ def pointwise_relu(x: tf.Tensor) -> tf.Tensor:
 
 def wide(x: tf.Tensor) -> tf.Tensor:
     """A 3×3 convolution from 256 to 256 channels, and the mean as scores."""
-    kernels = [
-        np.random.default_rng(size).normal(size=(size, size, c, 256)) for size, c in ((1, 3), (3, 256))
-    ]
-    for kernel in kernels:
-        x = tf.nn.conv2d(x, kernel.astype(np.float32), 1, "SAME")
-    return tf.reduce_mean(x, axis=[1, 2])
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 256, 256)).astype(np.float32)
+    return tf.reduce_mean(tf.nn.conv2d(tf.tile(x, [1, 1, 1, 86])[..., :256], kernel, 1, "SAME"), axis=[1, 2])
+
+
+def apart(x: tf.Tensor) -> tf.Tensor:
+    """A depthwise convolution, the mean, and a matrix product."""
+    x = tf.nn.depthwise_conv2d(x, np.ones((3, 3, 3, 1), np.float32), [1, 1, 1, 1], "SAME")
+    return tf.reduce_mean(x, axis=[1, 2]) @ np.ones((3, 8), np.float32)
 
 
 def export_of(model: Callable, folder: Path, **settings) -> Path:
@@ -193,13 +195,15 @@ def export_of(model: Callable, folder: Path, **settings) -> Path:
 def test_uncompiled_on_a_cpu_the_way_back_through_1x1_is_a_product_and_the_way_forward_stays_fused(tmp_path):
     images = np.zeros((1, 20, 20, 3), np.float32)
     plain = export_of(pointwise_relu, tmp_path, target="cpu", lowering=False)
-    lowered = export_of(pointwise_relu, tmp_path, target="cpu")
+    lowered = export_of(pointwise_relu, tmp_path, target="cpu", methods=("gradients", "guided"))
     before, after = (ran_ops(v, "explain_gradients", images=images, class_index=1) for v in (plain, lowered))
+    guided = ran_ops(lowered, "explain_guided", images=images, class_index=1)
     back = ("Conv2DBackpropInput", "_MklNativeConv2DBackpropInput")
     forward = ("_FusedConv2D", "_MklNativeFusedConv2D")
     assert sum(before[op] for op in back) == 2
     assert sum(after[op] for op in back) == 0
-    assert [after[op] for op in forward] == [before[op] for op in forward]
+    assert after["MatMul"] + after["_MklMatMul"] == 2
+    assert [after[op] for op in forward] == [before[op] for op in forward] == [guided[op] for op in forward]
     assert sum(after[op] for op in forward) == 2
 
 
@@ -207,12 +211,13 @@ def test_uncompiled_on_a_cpu_the_way_back_through_1x1_is_a_product_and_the_way_f
     ("model", "settings", "lowered"),
     [
         (pooled, {"compile": "xla", "target": "cpu"}, ["Conv2D", "MaxPool"]),
+        (apart, {"compile": "xla", "target": "cpu"}, ["DepthwiseConv2dNative", "MatMul"]),
         (pooled, {"compile": "none", "target": "cpu"}, []),
         (wide, {"compile": "none", "target": "cpu"}, ["Conv2D"]),
         (pooled, {"compile": "xla", "target": "cpu", "lowering": False}, []),
         (wide, {"compile": "xla", "target": "gpu"}, []),
     ],
-    ids=["compiled", "uncompiled", "uncompiled, wide", "not lowered", "gpu"],
+    ids=["compiled", "compiled, apart", "uncompiled", "uncompiled, wide", "not lowered", "gpu"],
 )
 def test_the_manifest_says_which_ops_are_lowered(tmp_path, model, settings, lowered):
     assert read_manifest(export_of(model, tmp_path, **settings))["lowering"] == lowered
@@ -220,18 +225,18 @@ def test_the_manifest_says_which_ops_are_lowered(tmp_path, model, settings, lowe
 
 def test_the_manifest_says_which_foldings_changed_the_model(tmp_path):
     def normalized(x: tf.Tensor) -> tf.Tensor:
-        scale, offset = np.full(16, 2, np.float32), np.ones(16, np.float32)
+        scale, offset = tf.sqrt(tf.constant(np.full(16, 2, np.float32))), np.ones(16, np.float32)
         kernel = np.ones((3, 3, 3, 16), np.float32)
         x = tf.nn.conv2d(tf.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]), kernel, 2, "VALID") * scale + offset
         return tf.reduce_mean(x, axis=[1, 2])
 
-    version = export_of(normalized, tmp_path / "all")
-    assert read_manifest(version)["foldings"] == ["scales", "offsets", "padding"]
+    version = export_of(normalized, tmp_path / "all", compile="xla", target="cpu")
+    assert read_manifest(version)["foldings"] == ["weight expressions", "scales", "offsets", "padding"]
     assert read_manifest(export_of(normalized, tmp_path / "none", lowering=False))["foldings"] == []
     assert read_manifest(export_of(wide, tmp_path / "wide"))["foldings"] == []
     shown = dict(summary(version, read_manifest(version)))
-    assert shown["foldings"] == "scales, offsets, padding"
-    assert shown["lowered ops"] == "none"
+    assert shown["foldings"] == "weight expressions, scales, offsets, padding"
+    assert shown["lowered ops"] == "Conv2D"
 
 
 def test_settings_know_whether_anything_is_compiled():

@@ -1,6 +1,9 @@
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from saliency_exporter.rules.lowering import lowering_rules
+from saliency_exporter.rules.lowering.winograd import winograd
 
 
 def test_a_cpu_gets_rules_and_a_gpu_keeps_its_own_kernels():
@@ -17,3 +20,13 @@ def test_an_unknown_target_is_named_in_the_error():
     for compiled in (True, False):
         with pytest.raises(ValueError, match="'tpu'"):
             lowering_rules("tpu", compiled=compiled)
+
+
+def test_uncompiled_a_smaller_picture_is_worth_minimal_filtering():
+    """ResNet50's 14² × 256."""
+    with tf.Graph().as_default():
+        x = tf.zeros((1, 14, 14, 256))
+        kernel = tf.constant(np.zeros((3, 3, 256, 256), np.float32))
+        node = tf.nn.conv2d(x, kernel, 1, "SAME").op.node_def
+        assert lowering_rules("cpu", compiled=False)["Conv2D"](node, [x, kernel]) is not None
+        assert winograd(node, [x, kernel]) is None

@@ -38,7 +38,7 @@ def lowering_rules(target: Literal["cpu", "gpu"], *, compiled: bool = True) -> d
     if target == "gpu":
         return {}
     if target == "cpu" and not compiled:
-        # Down to ResNet50's 14² × 256, which XLA's own convolution is as fast for.
+        # Down to ResNet50's 14² × 256, for which XLA's own convolution is as fast.
         return {"Conv2D": _first_of(pointwise_uncompiled, functools.partial(winograd, enough=25_000))}
     if target == "cpu":
         return {

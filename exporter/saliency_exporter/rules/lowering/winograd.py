@@ -2,12 +2,15 @@
 
 Tiles d of 4×4 inputs that overlap by two give 2×2 outputs, Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A, where the product
 ⊙ is a matrix product over the channels (A. Lavin, S. Gray, Fast Algorithms for Convolutional Neural
-Networks, CVPR 2016, equation 8 and the matrices below it; S. Winograd, Arithmetic Complexity of Computations,
-1980). Bᵀ and Aᵀ only add and subtract, and G halves, so float32 stays float32: against float64, the error of
-a convolution over 256 to 512 channels is 3e-7 to 7e-7 of its norm, where the direct ways have 2e-7 to 6e-7.
+Networks, CVPR 2016, equations 7 and 8; S. Winograd, Arithmetic Complexity of Computations, 1980). Bᵀ and
+Aᵀ only add and subtract, and G halves, so float32 stays float32: against float64, the error of a
+convolution over 256 to 512 channels is 3e-7 to 7e-7 of its norm, where the direct ways have 2e-7 to 6e-7.
 
 The input gradient is the same convolution with the kernel turned and its channels exchanged. The transform of
-a turned kernel has its first and last rows, and columns, exchanged: so it is computed once for both ways.
+a turned kernel has its first and last rows, and columns, exchanged: so a call computes it once for both ways.
+
+All tiles together are four times as large as the picture, before and behind the product. An infinity in the
+picture makes all outputs of its tiles NaN, not only those that read it.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ _DTYPES = frozenset({tf.float32, tf.float64})
 """Of fewer bits, the sums before the product would cost accuracy."""
 
 _ENOUGH_CHANNELS = 85
+_MOST_VALUES = 1 << 22
+"""Of one picture, its channels included: its tiles take 64 MiB then, in float32."""
 
 
 def winograd(
@@ -38,8 +43,8 @@ def winograd(
     """Conv2D of 3×3 taps with many channels, no strides, and padding that keeps the picture's size.
 
     Inputs: images [B, H, W, C], kernel [3, 3, C, filters]. None (import the op as it is) for other
-    convolutions, where it is not worth it, for groups, NCHW, unknown shapes, fewer than 32 bits and kernels
-    that are not weights.
+    convolutions, where it is not worth it or would take much memory, for groups, NCHW, unknown shapes, fewer
+    than 32 bits and kernels that are not weights.
 
     Args:
         node: the Conv2D.
@@ -62,6 +67,8 @@ def winograd(
     # transformed once for a batch, however small the picture.
     each_way = channels * filters / (channels + filters)
     if each_way < _ENOUGH_CHANNELS or height * width * each_way < enough:
+        return None
+    if height * width * max(channels, filters) > _MOST_VALUES:
         return None
     transformed = _transformed(_G, tf.reshape(kernel, [9, channels, filters]))
 
