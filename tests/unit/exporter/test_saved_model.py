@@ -205,6 +205,8 @@ def test_uncompiled_on_a_cpu_the_way_back_through_1x1_is_a_product_and_the_way_f
     assert after["MatMul"] + after["_MklMatMul"] == 2
     assert [after[op] for op in forward] == [before[op] for op in forward] == [guided[op] for op in forward]
     assert sum(after[op] for op in forward) == 2
+    # Guided has one Relu for each signal's sign, and none on the way forward.
+    assert guided["Relu"] + guided["_MklNativeRelu"] == 2
 
 
 @pytest.mark.parametrize(
