@@ -258,7 +258,7 @@ _xla_cache = click.option(
     type=click.Choice(["gpu", "cpu"]),
     default="gpu",
     show_default=True,
-    help="The device to compile for: on a CPU some ops are replaced by equal, faster ones.",
+    help="The device to run on: on a CPU some ops are replaced by equal, faster ones.",
 )
 @click.option(
     "--lowering/--no-lowering", default=True, help="Replace ops by equal ones that are faster on the target."

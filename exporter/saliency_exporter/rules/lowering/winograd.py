@@ -33,6 +33,8 @@ _DTYPES = frozenset({tf.float32, tf.float64})
 """Of fewer bits, the sums before the product would cost accuracy."""
 
 _ENOUGH_CHANNELS = 85
+"""Each way, C · filters / (C + filters): VGG16's layers from 128 → 256 on gain, those of 128 → 128 do not."""
+
 _MOST_VALUES = 1 << 22
 """Of one picture, its channels included: its tiles take 64 MiB then, in float32."""
 
@@ -49,7 +51,7 @@ def winograd(
     Args:
         node: the Conv2D.
         inputs: its data inputs.
-        enough: from how many pixels times channels, each way, it is worth it.
+        enough: from how many pixels times channels, each way, it is worth it, as measured on two cores.
     """
     x, kernel = inputs
     if attribute(node, "data_format").s == b"NCHW" or x.dtype not in _DTYPES:
