@@ -24,19 +24,45 @@ def test_value_and_input_gradient_are_those_of_the_convolution(
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
-def test_uncompiled_value_and_input_gradient_are_those_of_the_convolution(run_both, generator, padding):
-    x, kernel = generator.normal(size=(3, 8, 7, 64)), generator.normal(size=(1, 1, 64, 24))
-    op = convolution(padding=padding)
+@pytest.mark.parametrize(
+    ("size", "filters", "strides"),
+    [((8, 6), 24, (1, 1)), ((8, 6), 24, (2, 2)), ((8, 6), 24, (4, 3)), ((96, 96), 128, (2, 2))],
+)
+def test_uncompiled_value_and_input_gradient_are_those_of_the_convolution(
+    run_both, generator, size, filters, strides, padding
+):
+    """The last one is no product: between little arithmetic and a large kernel."""
+    x, kernel = generator.normal(size=(3, *size, 64)), generator.normal(size=(1, 1, 64, filters))
+    op = convolution(strides, padding)
     (plain_y, plain_dx), (y, dx) = run_both(pointwise_uncompiled, op, x, kernel, compiled=False)
     np.testing.assert_allclose(y, plain_y, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(dx, plain_dx, rtol=1e-12, atol=1e-11)
 
 
-def test_uncompiled_strides_are_declined():
+def test_uncompiled_strides_that_do_not_divide_the_picture_are_declined():
     with tf.Graph().as_default():
-        x, kernel = tf.zeros((1, 8, 8, 4)), tf.zeros((1, 1, 4, 2))
-        assert pointwise_uncompiled(convolution((1, 2))(x, kernel).op.node_def, [x, kernel]) is None
-        assert pointwise_uncompiled(convolution()(x, kernel).op.node_def, [x, kernel]) is not None
+        kernel = tf.zeros((1, 1, 4, 2))
+        for size, strides, taken in (
+            ((8, 8), (2, 2), True),
+            ((9, 8), (2, 2), False),
+            ((8, 9), (2, 2), False),
+        ):
+            x = tf.zeros((1, *size, 4))
+            outputs = pointwise_uncompiled(convolution(strides)(x, kernel).op.node_def, [x, kernel])
+            assert (outputs is not None) == taken, size
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "filters", "taken"),
+    [(56, 24, 144, True), (7, 1024, 2048, True), (56, 64, 256, False), (14, 256, 1024, False)],
+)
+def test_uncompiled_a_product_is_for_little_arithmetic_or_large_kernels(size, channels, filters, taken):
+    with tf.Graph().as_default():
+        x = tf.zeros((1, size, size, channels))
+        kernel = tf.constant(np.zeros((1, 1, channels, filters), np.float32))
+        assert pointwise(convolution()(x, kernel).op.node_def, [x, kernel]) is not None
+        outputs = pointwise_uncompiled(convolution()(x, kernel).op.node_def, [x, kernel])
+        assert (outputs is not None) == taken
 
 
 @pytest.mark.parametrize("rule", [pointwise, pointwise_uncompiled])

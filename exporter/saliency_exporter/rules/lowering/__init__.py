@@ -18,6 +18,7 @@ from .dense import dense
 from .depthwise import depthwise
 from .max_pool import max_pool
 from .pointwise import pointwise, pointwise_uncompiled
+from .strided import strided_uncompiled
 from .winograd import winograd
 
 
@@ -25,8 +26,8 @@ def lowering_rules(target: Literal["cpu", "gpu"], *, compiled: bool = True) -> d
     """Lowering rules by op type, for functions that run on the target device.
 
     None on a GPU: there XLA hands convolutions and pooling to cuDNN, whose kernels these rules would replace
-    by plain loops. Uncompiled on a CPU, oneDNN's kernels are the fastest for all but large 3×3 convolutions
-    and the way back through 1×1.
+    by plain loops. Uncompiled on a CPU, oneDNN's kernels are the fastest for all but large 3×3 convolutions,
+    and the way back through 1×1 and through a strided first layer.
 
     Args:
         target: the device.
@@ -39,7 +40,8 @@ def lowering_rules(target: Literal["cpu", "gpu"], *, compiled: bool = True) -> d
         return {}
     if target == "cpu" and not compiled:
         # Down to ResNet50's 14² × 256, for which XLA's own convolution is as fast.
-        return {"Conv2D": _first_of(pointwise_uncompiled, functools.partial(winograd, enough=25_000))}
+        large = functools.partial(winograd, enough=25_000)
+        return {"Conv2D": _first_of(pointwise_uncompiled, strided_uncompiled, large)}
     if target == "cpu":
         return {
             "Conv2D": _first_of(pointwise, winograd, convolution, depthwise),

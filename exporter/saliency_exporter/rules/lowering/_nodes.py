@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 AttrValue = tf.compat.v1.AttrValue
@@ -25,3 +27,14 @@ def is_weight(tensor: tf.Tensor) -> bool:
     while op.type in _PASSED_ON:
         op = op.inputs[0].op
     return op.type in _SOURCES
+
+
+def is_plain_convolution(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> bool:
+    """Whether a convolution is NHWC, with all shapes known but the batch, and its kernel a weight."""
+    x, kernel = inputs
+    return (
+        attribute(node, "data_format").s != b"NCHW"
+        and x.shape[1:].is_fully_defined()
+        and kernel.shape.is_fully_defined()
+        and is_weight(kernel)
+    )

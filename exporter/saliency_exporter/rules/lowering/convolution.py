@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from ._nodes import attribute, is_weight
+from ._nodes import attribute, is_plain_convolution
 from ._products import if_few_rows, times_transposed
 from ._windows import Axis, axes, scatter
 
@@ -33,9 +33,7 @@ def convolution(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list
     convolutions, groups, NCHW, unknown shapes and kernels that are not weights.
     """
     x, kernel = inputs
-    if attribute(node, "data_format").s == b"NCHW":
-        return None
-    if not (x.shape[1:].is_fully_defined() and kernel.shape.is_fully_defined() and is_weight(kernel)):
+    if not is_plain_convolution(node, inputs):
         return None
     height, width, channels = x.shape[1:]
     *taps, kernel_channels, filters = kernel.shape

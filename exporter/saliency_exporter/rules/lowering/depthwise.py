@@ -10,7 +10,7 @@ from itertools import product
 
 import tensorflow as tf
 
-from ._nodes import attribute, is_weight
+from ._nodes import is_plain_convolution
 from ._windows import add, axes, gather, scatter
 
 
@@ -22,9 +22,7 @@ def depthwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[t
     convolutions, NCHW, unknown shapes and kernels that are not weights.
     """
     x, kernel = inputs
-    if attribute(node, "data_format").s == b"NCHW":
-        return None
-    if not (x.shape[1:].is_fully_defined() and kernel.shape.is_fully_defined() and is_weight(kernel)):
+    if not is_plain_convolution(node, inputs):
         return None
     height, width, channels = x.shape[1:]
     if node.op == "Conv2D":

@@ -21,7 +21,7 @@ from itertools import product
 import numpy as np
 import tensorflow as tf
 
-from ._nodes import attribute, is_weight
+from ._nodes import is_plain_convolution
 from ._windows import axes
 
 _BT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
@@ -54,9 +54,7 @@ def winograd(
         enough: from how many pixels times channels, each way, it is worth it, as measured on two cores.
     """
     x, kernel = inputs
-    if attribute(node, "data_format").s == b"NCHW" or x.dtype not in _DTYPES:
-        return None
-    if not (x.shape[1:].is_fully_defined() and kernel.shape.is_fully_defined() and is_weight(kernel)):
+    if x.dtype not in _DTYPES or not is_plain_convolution(node, inputs):
         return None
     *taps, channels, filters = kernel.shape
     height, width = x.shape[1:3]
