@@ -1,4 +1,7 @@
-"""Parses requests after gRPC has handed them over: gRPC for Python leaks those that it cannot parse."""
+"""Parses requests after gRPC has handed them over: gRPC for Python leaks those that it cannot parse.
+
+Answers that are serialized already pass as they are.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,18 @@ class ParseRequests(grpc.ServerInterceptor):
         handler = continuation(handler_call_details)
         if handler is None or handler.request_streaming or handler.request_deserializer is None:
             return handler
-        parse = handler.request_deserializer
+        parse, serialize = handler.request_deserializer, _unless_bytes(handler.response_serializer)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                _parsed(parse, handler.unary_stream), response_serializer=handler.response_serializer
+                _parsed(parse, handler.unary_stream), response_serializer=serialize
             )
         return grpc.unary_unary_rpc_method_handler(
-            _parsed(parse, handler.unary_unary), response_serializer=handler.response_serializer
+            _parsed(parse, handler.unary_unary), response_serializer=serialize
         )
+
+
+def _unless_bytes(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    return lambda answer: answer if isinstance(answer, bytes) else serialize(answer)
 
 
 def _parsed(parse: Callable[[bytes], Any], behaviour: Callable[[Any, grpc.ServicerContext], Any]) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import grpc
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
@@ -23,7 +24,7 @@ from tensorflow_serving.apis import (
 from saliency_exporter.servable import DEFAULT_SIGNATURE, ServableError
 from saliency_exporter.serving.admission import Admission
 from saliency_exporter.serving.models import ModelManager
-from saliency_exporter.tensor_protos import Encoding, to_array, write_tensor
+from saliency_exporter.tensor_protos import Bytes, Encoding, serialized, to_array, wire_field
 
 MESSAGE_LIMIT = 1024
 
@@ -31,6 +32,8 @@ LARGE = 1000
 """Images times samples from which on a request is large: others come first to one of the running places."""
 
 _MOST_VALUES = 65_536
+_OUTPUTS = predict_pb2.PredictResponse.DESCRIPTOR.fields_by_name["outputs"].number
+_KEY, _VALUE = 1, 2  # of every map's entries
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _Answer = TypeVar("_Answer")
 
@@ -43,10 +46,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._admission = admission
         self._encoding = encoding
 
-    def Predict(
-        self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
-    ) -> predict_pb2.PredictResponse:
-        """Runs one signature of one version."""
+    def Predict(self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> bytes:
+        """Runs one signature of one version; the answer is a serialized PredictResponse."""
         return _answer(context, lambda: self._predict(request, context))
 
     def GetModelMetadata(
@@ -55,11 +56,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         """Tells the signatures of one version, their defaults included."""
         return _answer(context, lambda: self._metadata(request))
 
-    def _predict(
-        self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
-    ) -> predict_pb2.PredictResponse:
+    def _predict(self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> bytes:
         name, version, label = _requested(request)
-        response = predict_pb2.PredictResponse()
         signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         with self._models.servable(name, version, label) as (_, servable):
             large = is_large(request, servable.signature_defs.get(signature_name))
@@ -73,12 +71,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             outputs = servable.predict(
                 signature_name, request.inputs, request.output_filter, context.time_remaining()
             )
-        response.model_spec.name = name
-        response.model_spec.version.value = number
-        response.model_spec.signature_name = signature_name
-        for alias, array in outputs.items():
-            write_tensor(response.outputs[alias], array, self._encoding)
-        return response
+        spec = model_pb2.ModelSpec(name=name, signature_name=signature_name)
+        spec.version.value = number
+        return predict_answer(spec, outputs, self._encoding)
 
     def _metadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest
@@ -127,6 +122,15 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             status.status.error_code = known.code
             status.status.error_message = known.message
         return response
+
+
+def predict_answer(spec: model_pb2.ModelSpec, outputs: Mapping[str, np.ndarray], encoding: Encoding) -> bytes:
+    """A serialized PredictResponse, put together with one copy of the arrays."""
+    pieces: list[Bytes] = [predict_pb2.PredictResponse(model_spec=spec).SerializeToString()]
+    for alias, array in outputs.items():
+        entry = [*wire_field(_KEY, [alias.encode()]), *wire_field(_VALUE, serialized(array, encoding))]
+        pieces += wire_field(_OUTPUTS, entry)
+    return b"".join(pieces)
 
 
 def is_large(request: predict_pb2.PredictRequest, signature: meta_graph_pb2.SignatureDef | None) -> bool:
