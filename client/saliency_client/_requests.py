@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError
 from saliency_client._errors import AnswerError, InputError
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
 from saliency_client._signatures import Signature, TensorSpec
-from saliency_client._tensors import Array, decode, encode
-from saliency_client._wire import split_answer
+from saliency_client._tensors import Array, decode, serialized
+from saliency_client._wire import join_request, split_answer
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
@@ -164,9 +164,8 @@ def _request(
             signature=signature.name,
         )
     message = tfs.PredictRequest(model_spec=model.spec(signature.name), output_filter=outputs)
-    for name, array in arrays.items():
-        message.inputs[name].CopyFrom(encode(array))
-    return Request(message.SerializeToString(), signature, outputs, batch)
+    inputs = {name: serialized(array) for name, array in arrays.items()}
+    return Request(join_request(message, inputs), signature, outputs, batch)
 
 
 def _input(signature: Signature, name: str) -> TensorSpec:

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from saliency_client._errors import AnswerError, InputError
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
-from saliency_client._wire import varint
+from saliency_client._wire import bytes_field, varint
 
 Array = npt.NDArray[Any]
 
@@ -40,6 +40,7 @@ _DTYPES: dict[str, tuple[tfs.DataType, str, str]] = {
     "uint64": (tfs.DT_UINT64, "<u8", "uint64_val"),
 }
 _NAMES: dict[int, str] = {number: name for name, (number, _, _) in _DTYPES.items()}
+_CONTENT = tfs.TensorProto.DESCRIPTOR.fields_by_name["tensor_content"].number
 _BYTE_FIELDS = ("float_val", "double_val", "scomplex_val", "dcomplex_val")
 _FILL_LIMIT = 65_536
 # A view keeps the whole answer in memory. Who keeps a score should not keep all maps for it.
@@ -53,26 +54,31 @@ def dtype_name(number: int) -> str:
     return _NAMES.get(number, f"DT_{number}")
 
 
-def encode(array: Array) -> tfs.TensorProto:
-    """A TensorProto that holds `array`, of any dtype that TensorFlow Serving takes and any shape.
+def serialized(array: Array) -> list[bytes | memoryview]:
+    """A serialized TensorProto that holds `array`, in pieces that follow each other; numbers are views.
 
-    Strings may be an array of str, of bytes, or of objects of either; str goes as UTF-8.
+    `array` may have any dtype that TensorFlow Serving takes and any shape. Strings may be an array of str, of
+    bytes, or of objects of either; str goes as UTF-8.
 
     Raises:
         InputError: the dtype has no TensorFlow equivalent, such as datetime64.
     """
+    shape = _shape_proto(array.shape)
     if array.dtype.kind in "OSU":
-        return _encode_strings(array)
+        strings = tfs.TensorProto(dtype=tfs.DT_STRING, tensor_shape=shape, string_val=_texts(array))
+        return [strings.SerializeToString()]
     name = array.dtype.name
     if name not in _DTYPES:
         raise InputError(f"an array of {name} cannot be sent; TensorFlow Serving has no such dtype here")
     number, wire, _ = _DTYPES[name]
-    proto = tfs.TensorProto(dtype=number, tensor_shape=_shape_proto(array.shape))
-    proto.tensor_content = array.astype(wire, copy=False).tobytes()
-    return proto
+    head = tfs.TensorProto(dtype=number, tensor_shape=shape).SerializeToString()
+    if array.size == 0:
+        return [head]
+    content = np.ascontiguousarray(array.astype(wire, copy=False)).reshape(-1).view(np.uint8)
+    return [head, *bytes_field(_CONTENT, [content.data])]
 
 
-def _encode_strings(array: Array) -> tfs.TensorProto:
+def _texts(array: Array) -> list[bytes]:
     values = []
     for value in array.ravel().tolist():
         if not isinstance(value, (str, bytes)):
@@ -80,7 +86,7 @@ def _encode_strings(array: Array) -> tfs.TensorProto:
                 f"an array of objects can be sent only if all are text, not {type(value).__name__}"
             )
         values.append(value.encode() if isinstance(value, str) else value)
-    return tfs.TensorProto(dtype=tfs.DT_STRING, tensor_shape=_shape_proto(array.shape), string_val=values)
+    return values
 
 
 def _shape_proto(shape: Sequence[int]) -> tfs.TensorShapeProto:

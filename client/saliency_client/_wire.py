@@ -1,15 +1,15 @@
-"""An answer's tensors, found in the bytes of the message without copying them.
+"""A message's tensors, put into its bytes with one copy and found in them without one.
 
 protobuf copies a message twice on the way to an array: out of the received bytes when it parses, and out of
 its own memory when a field is read. So the fields that hold an array's bytes are cut out before it parses,
-and everything else is left to it.
+and everything else is left to it. On the way out it would copy an array four times.
 
 Source: https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
@@ -19,6 +19,7 @@ from saliency_client._proto import saliency_client_tfs_pb2 as tfs
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 
+_INPUTS = tfs.PredictRequest.DESCRIPTOR.fields_by_name["inputs"].number
 _OUTPUTS = tfs.PredictResponse.DESCRIPTOR.fields_by_name["outputs"].number
 _KEY, _VALUE = 1, 2  # of every map's entries
 # The fields of TensorProto that are an array's bytes as they stand.
@@ -32,6 +33,20 @@ class WireTensor:
 
     proto: tfs.TensorProto
     payload: Mapping[str, list[memoryview]] = field(default_factory=dict)
+
+
+def join_request(request: tfs.PredictRequest, inputs: Mapping[str, Sequence[bytes | memoryview]]) -> bytes:
+    """The serialized request with these inputs, each a serialized TensorProto in pieces."""
+    pieces: list[bytes | memoryview] = [request.SerializeToString()]
+    for name, tensor in inputs.items():
+        entry = [*bytes_field(_KEY, [name.encode()]), *bytes_field(_VALUE, tensor)]
+        pieces += bytes_field(_INPUTS, entry)
+    return b"".join(pieces)
+
+
+def bytes_field(number: int, content: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """A field of bytes, or of a message, as protobuf writes it: its tag, its length, its content."""
+    return [_varint_of(number << 3 | _BYTES) + _varint_of(sum(map(len, content))), *content]
 
 
 def split_answer(answer: bytes) -> tuple[tfs.PredictResponse, dict[str, WireTensor]]:
@@ -104,6 +119,15 @@ def varint(message: bytes | memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
     raise DecodeError("a number is cut short")
+
+
+def _varint_of(number: int) -> bytes:
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    written.append(number)
+    return bytes(written)
 
 
 def _text(value: memoryview) -> str:

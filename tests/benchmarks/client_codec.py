@@ -33,7 +33,7 @@ from saliency_client import _requests as requests
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
 from saliency_client._requests import ModelName
 from saliency_client._signatures import Signature, TensorSpec
-from saliency_client._tensors import encode
+from saliency_client._tensors import serialized
 
 SIDE = 224
 COMPUTE_SECONDS = 0.020
@@ -77,7 +77,7 @@ def median_ms(call: Callable[[], object], repeats: int = 100) -> float:
 
 def answer(array: np.ndarray, output: str, *, typed: bool) -> bytes:
     response = tfs.PredictResponse()
-    proto = encode(array)
+    proto = tfs.TensorProto.FromString(b"".join(serialized(array)))
     if typed:
         proto.float_val.append(proto.tensor_content)
         proto.ClearField("tensor_content")
@@ -175,7 +175,8 @@ class Server(grpc.GenericRpcHandler):
                 else:
                     for size in spec.shape:
                         infos[name].tensor_shape.dim.add(size=-1 if size is None else size)
-        definition.defaults["class_index"].CopyFrom(encode(np.array(-1, np.int32)))
+        default = b"".join(serialized(np.array(-1, np.int32)))
+        definition.defaults["class_index"].MergeFromString(default)
         response.metadata["signature_def"].value = signatures.SerializeToString()
         return response.SerializeToString()
 

@@ -15,7 +15,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 from saliency_client._errors import AnswerError
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
 from saliency_client._signatures import parse_metadata
-from saliency_client._tensors import decode, encode
+from saliency_client._tensors import decode, serialized
 
 NUMBERS = [
     "float16", "float32", "float64", "int8", "int16", "int32", "int64",
@@ -28,6 +28,10 @@ TYPED_FIELD = {
     "int64": "int64_val", "uint32": "uint32_val", "uint64": "uint64_val", "bool": "bool_val",
     "complex64": "scomplex_val", "complex128": "dcomplex_val",
 }  # fmt: skip
+
+
+def encode(array: np.ndarray) -> tfs.TensorProto:
+    return tfs.TensorProto.FromString(b"".join(serialized(array)))
 
 
 def example(dtype: str, shape: tuple[int, ...]) -> np.ndarray:

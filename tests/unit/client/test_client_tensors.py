@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from saliency_client._errors import AnswerError, InputError
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
-from saliency_client._tensors import decode, encode
+from saliency_client._tensors import decode, serialized
 
 MEGABYTE = 2**20
 
@@ -100,9 +100,9 @@ def test_any_message_gives_an_array_of_its_shape_or_an_answer_error(proto: tfs.T
 @pytest.mark.parametrize("dtype", ["datetime64[s]", "timedelta64[s]", np.longdouble, [("a", "f4")]])
 def test_an_array_that_tensorflow_has_no_dtype_for_is_refused(dtype):
     with pytest.raises(InputError, match="cannot be sent"):
-        encode(np.zeros(2, dtype))
+        serialized(np.zeros(2, dtype))
 
 
 def test_an_array_of_objects_that_are_not_text_is_refused():
     with pytest.raises(InputError, match="only if all are text, not int"):
-        encode(np.array(["a", 1], dtype=object))
+        serialized(np.array(["a", 1], dtype=object))

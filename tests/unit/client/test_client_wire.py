@@ -1,4 +1,4 @@
-"""Answers taken apart without copying agree with protobuf's own parser."""
+"""Requests put together and answers taken apart by hand agree with protobuf."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from tensorflow_serving.apis import predict_pb2
 
 from saliency_client import Explanation
 from saliency_client._errors import AnswerError
+from saliency_client._proto import saliency_client_tfs_pb2 as tfs
 from saliency_client._requests import Request, parse_answer
 from saliency_client._signatures import Signature, TensorSpec
-from saliency_client._wire import PAYLOAD_FIELDS, split_answer
+from saliency_client._tensors import serialized
+from saliency_client._wire import PAYLOAD_FIELDS, join_request, split_answer
 
 SHAPE = (2, 40, 30, 3)
+UTF_8 = st.characters(codec="utf-8")
 SPECS = {
     "gradients": TensorSpec("gradients", "float32", (None, *SHAPE[1:])),
     "label": TensorSpec("label", "string", (None,)),
@@ -50,6 +53,26 @@ def answer(*, typed: bool, padding: int = 0) -> bytes:
     label.tensor_shape.dim.add(size=2)
     label.string_val.extend([b"cat", "Hündin".encode()])
     return response.SerializeToString()
+
+
+@given(
+    st.dictionaries(st.text(UTF_8, max_size=200), st.binary(max_size=300), max_size=4),
+    st.lists(st.text(UTF_8, max_size=20), max_size=3),
+)
+@example({"n" * 200: bytes(300)}, ["o" * 200])
+@settings(max_examples=100, deadline=None)
+def test_a_request_is_the_official_message(inputs, output_filter):
+    arrays = {name: np.frombuffer(value, np.uint8) for name, value in inputs.items()}
+    request = tfs.PredictRequest(model_spec={"name": "m", "signature_name": "s"}, output_filter=output_filter)
+
+    message = join_request(request, {name: serialized(array) for name, array in arrays.items()})
+
+    official = predict_pb2.PredictRequest.FromString(message)
+    assert (official.model_spec.name, official.model_spec.signature_name) == ("m", "s")
+    assert list(official.output_filter) == output_filter
+    assert set(official.inputs) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(make_ndarray(official.inputs[name]), array, strict=True)
 
 
 @pytest.mark.parametrize("typed", [True, False], ids=["typed fields", "tensor_content"])
