@@ -231,6 +231,20 @@ MUTANTS = (
         "../lowering/test_winograd.py::test_float32_is_rounded_as_little_as_by_a_direct_convolution",
     ),
     Mutant(
+        "the phases of a strided gradient are put together in another order",
+        "rules/lowering/strided.py",
+        "tf.reshape(phases, apart), [0, 1, 3, 2, 4])",
+        "tf.reshape(phases, apart), [0, 1, 2, 3, 4])",
+        "../lowering/test_strided.py::test_value_and_input_gradient_are_those_of_the_convolution",
+    ),
+    Mutant(
+        "a strided 1×1 gradient goes to the last pixel of each stride",
+        "rules/lowering/pointwise.py",
+        "[(0, 0), (0, 0), (0, down - 1), (0, 0), (0, right - 1), (0, 0)]",
+        "[(0, 0), (0, 0), (down - 1, 0), (0, 0), (right - 1, 0), (0, 0)]",
+        "../lowering/test_pointwise.py::test_uncompiled_value_and_input_gradient_are_those_of_the_convolution",
+    ),
+    Mutant(
         "what is not compiled is not lowered",
         "signatures.py",
         "return lowering_rules(self.target, compiled=compiled) if self.lowering else {}",

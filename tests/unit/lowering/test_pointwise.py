@@ -26,12 +26,18 @@ def test_value_and_input_gradient_are_those_of_the_convolution(
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize(
     ("size", "filters", "strides"),
-    [((8, 6), 24, (1, 1)), ((8, 6), 24, (2, 2)), ((8, 6), 24, (4, 3)), ((96, 96), 128, (2, 2))],
+    [
+        ((8, 6), 24, (1, 1)),
+        ((8, 6), 24, (2, 2)),
+        ((8, 6), 24, (4, 3)),
+        ((96, 96), 128, (2, 2)),
+        ((2, 3), 4800, (1, 1)),
+    ],
 )
 def test_uncompiled_value_and_input_gradient_are_those_of_the_convolution(
     run_both, generator, size, filters, strides, padding
 ):
-    """The last one is no product: between little arithmetic and a large kernel."""
+    """The fourth is no product, between little arithmetic and a large kernel; the last is one both ways."""
     x, kernel = generator.normal(size=(3, *size, 64)), generator.normal(size=(1, 1, 64, filters))
     op = convolution(strides, padding)
     (plain_y, plain_dx), (y, dx) = run_both(pointwise_uncompiled, op, x, kernel, compiled=False)
@@ -63,6 +69,24 @@ def test_uncompiled_a_product_is_for_little_arithmetic_or_large_kernels(size, ch
         assert pointwise(convolution()(x, kernel).op.node_def, [x, kernel]) is not None
         outputs = pointwise_uncompiled(convolution()(x, kernel).op.node_def, [x, kernel])
         assert (outputs is not None) == taken
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "filters", "convolutions"),
+    [(7, 960, 320, 0), (19, 728, 728, 0), (7, 192, 1152, 1), (14, 480, 80, 1)],
+)
+def test_uncompiled_the_value_is_a_product_for_very_large_kernels_alone(
+    size, channels, filters, convolutions
+):
+    """A convolution keeps its bias and its activation in one op; beyond 300 000 weights that counts less."""
+    kernel = np.zeros((1, 1, channels, filters), np.float32)
+    with tf.Graph().as_default() as graph:
+        x, weights = tf.zeros((1, size, size, channels)), tf.constant(kernel)
+        node = convolution()(x, weights).op.node_def
+        before = len(graph.get_operations())
+        pointwise_uncompiled(node, [x, weights])
+        added = [op.type for op in graph.get_operations()[before:]]
+    assert added.count("Conv2D") == convolutions
 
 
 @pytest.mark.parametrize("rule", [pointwise, pointwise_uncompiled])

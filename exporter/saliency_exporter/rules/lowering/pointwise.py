@@ -19,6 +19,9 @@ _LITTLE_ARITHMETIC = 15_000_000
 _ENOUGH_WEIGHTS_PER_PIXEL = 1400
 """The kernels of 7² and Xception's of 19² × 728 have more, ResNet50's of 14² fewer."""
 
+_ENOUGH_WEIGHTS = 300_000
+"""MobileNetV2's kernel from 960 to 320 channels gains, EfficientNet's of 192 × 1152 lose at batch 1."""
+
 
 def pointwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
     """Conv2D with a 1×1 kernel: [B·H·W, C] @ [C, filters] on the pixels that the strides keep.
@@ -37,10 +40,12 @@ def pointwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[t
 
 
 def pointwise_uncompiled(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
-    """The Conv2D that `pointwise` takes, as it is; its gradient is a matrix product, where that is faster.
+    """The Conv2D that `pointwise` takes, with a matrix product as its gradient where that is faster.
 
-    With strides, the gradient is that of the pixels which are read, with zeros for the others. None where
-    nothing is gained: strides that do not divide the height and the width, or neither strides nor a product.
+    Where the kernel is very large, the value is a product too; else the op stays, and with it the bias and
+    the activation that TensorFlow makes part of it. With strides, the gradient is that of the pixels which
+    are read, with zeros for the others. None where nothing is gained: strides that do not divide the height
+    and the width, or neither strides nor a product.
     """
     if not _is_pointwise(node, inputs):
         return None
@@ -52,6 +57,9 @@ def pointwise_uncompiled(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]
     as_product = _product_is_faster(rows * columns, channels * filters)
     if height % down or width % right or (down == right == 1 and not as_product):
         return None
+    if down == right == 1 and _is_large(rows * columns, channels * filters):
+        y = tf.matmul(tf.reshape(x, [-1, channels]), kernel[0, 0])
+        return [tf.reshape(y, [-1, height, width, filters])]
 
     @tf.custom_gradient
     def convolve(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
@@ -79,6 +87,11 @@ def _product_is_faster(pixels: int, weights: int) -> bool:
     kernel is large beside the picture; between, its convolution is up to a quarter faster than its product.
     """
     return pixels * weights <= _LITTLE_ARITHMETIC or weights >= _ENOUGH_WEIGHTS_PER_PIXEL * pixels
+
+
+def _is_large(pixels: int, weights: int) -> bool:
+    """Whether a product takes less time than oneDNN's convolution, bias and activation apart included."""
+    return weights >= max(_ENOUGH_WEIGHTS, _ENOUGH_WEIGHTS_PER_PIXEL * pixels)
 
 
 def _is_pointwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> bool:
