@@ -55,13 +55,15 @@ def dtype_name(number: int) -> str:
 
 
 def serialized(array: Array) -> list[bytes | memoryview]:
-    """A serialized TensorProto that holds `array`, in pieces that follow each other; numbers are views.
+    """A serialized TensorProto that holds `array`, in pieces that follow each other.
+
+    Numbers that lie in memory as on the wire are a view of the array.
 
     `array` may have any dtype that TensorFlow Serving takes and any shape. Strings may be an array of str, of
     bytes, or of objects of either; str goes as UTF-8.
 
     Raises:
-        InputError: the dtype has no TensorFlow equivalent, such as datetime64.
+        InputError: the dtype has no TensorFlow equivalent, such as datetime64, or an object is not text.
     """
     shape = _shape_proto(array.shape)
     if array.dtype.kind in "OSU":

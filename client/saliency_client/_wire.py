@@ -2,7 +2,7 @@
 
 protobuf copies a message twice on the way to an array: out of the received bytes when it parses, and out of
 its own memory when a field is read. So the fields that hold an array's bytes are cut out before it parses,
-and everything else is left to it. On the way out it would copy an array four times.
+and everything else is left to it. On the way out it would copy an array up to four times.
 
 Source: https://protobuf.dev/programming-guides/encoding/
 """
@@ -46,7 +46,7 @@ def join_request(request: tfs.PredictRequest, inputs: Mapping[str, Sequence[byte
 
 def bytes_field(number: int, content: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
     """A field of bytes, or of a message, as protobuf writes it: its tag, its length, its content."""
-    return [_varint_of(number << 3 | _BYTES) + _varint_of(sum(map(len, content))), *content]
+    return [_written_varint(number << 3 | _BYTES) + _written_varint(sum(map(len, content))), *content]
 
 
 def split_answer(answer: bytes) -> tuple[tfs.PredictResponse, dict[str, WireTensor]]:
@@ -121,7 +121,7 @@ def varint(message: bytes | memoryview, at: int) -> tuple[int, int]:
     raise DecodeError("a number is cut short")
 
 
-def _varint_of(number: int) -> bytes:
+def _written_varint(number: int) -> bytes:
     written = bytearray()
     while number > 0x7F:
         written.append(number & 0x7F | 0x80)

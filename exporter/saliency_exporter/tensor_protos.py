@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
 Encoding = Literal["fields", "tensor_content"]
-Bytes = bytes | memoryview
+Piece = bytes | memoryview
 
 # A message may leave values out: the runtime repeats the last one. What it would make up stays bounded, so
 # that a hundred bytes on the wire cannot ask for gigabytes.
@@ -21,6 +21,7 @@ MAX_FILLED_BYTES = 64 << 20
 _LAST_VALUE_DTYPE = 100
 
 _FIELDS = tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name
+_LENGTH_DELIMITED = 2  # protobuf's wire type of bytes and messages
 _CONTENT = _FIELDS["tensor_content"].number
 # On the wire a packed field of floats is their bytes.
 _PACKED_FIELDS = {
@@ -68,13 +69,14 @@ def to_proto(array: np.ndarray, encoding: Encoding = "tensor_content") -> tensor
     return tensor_pb2.TensorProto.FromString(b"".join(serialized(array, encoding)))
 
 
-def serialized(array: np.ndarray, encoding: Encoding) -> list[Bytes]:
+def serialized(array: np.ndarray, encoding: Encoding) -> list[Piece]:
     """A TensorProto as `to_proto` encodes it, serialized, in pieces that follow each other.
 
-    Numbers whose bytes are those on the wire are a view of the array: a message is put together with one copy
-    of them, where protobuf makes four.
+    Numbers that lie in memory as on the wire are a view of the array: a message is put together with one copy
+    of them, where protobuf makes up to four.
     """
     array = np.asarray(array)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     dtype = tf.string if array.dtype.kind in "OSU" else tf.dtypes.as_dtype(array.dtype)
     proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
     for size in array.shape:
@@ -94,9 +96,9 @@ def serialized(array: np.ndarray, encoding: Encoding) -> list[Bytes]:
     return [proto.SerializeToString()]
 
 
-def wire_field(number: int, content: Sequence[Bytes]) -> list[Bytes]:
+def wire_field(number: int, content: Sequence[Piece]) -> list[Piece]:
     """A field of bytes, or of a message, as protobuf writes it: its tag, its length, its content."""
-    return [_varint(number << 3 | 2) + _varint(sum(map(len, content))), *content]
+    return [_varint(number << 3 | _LENGTH_DELIMITED) + _varint(sum(map(len, content))), *content]
 
 
 def _wire_bytes(array: np.ndarray) -> memoryview:

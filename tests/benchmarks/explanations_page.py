@@ -140,9 +140,14 @@ def _floor_to_fastest(record: Record, method: str, batch: int) -> float | None:
     a batch have the floor of that batch.
     """
     fastest = _fastest(record, method, batch)
-    images = {size: statistics.median(_times(record, "serving_default", size)) / size for size in BATCHES}
-    floor = 2 * (SAMPLES * batch * min(images.values()) if method == "smooth" else batch * images[batch])
+    by_image = _forward_ms(record)
+    floor = 2 * (SAMPLES * batch * min(by_image.values()) if method == "smooth" else batch * by_image[batch])
     return floor / fastest[0] if fastest else None
+
+
+def _forward_ms(record: Record) -> dict[int, float]:
+    """Milliseconds of a forward pass for one image, by batch size."""
+    return {size: statistics.median(_times(record, "serving_default", size)) / size for size in BATCHES}
 
 
 def _floor(record: Record, method: str, batch: int) -> str:

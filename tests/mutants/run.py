@@ -238,6 +238,13 @@ MUTANTS = (
         "../lowering/test_strided.py::test_value_and_input_gradient_are_those_of_the_convolution",
     ),
     Mutant(
+        "a strided first layer has no rule of its own, uncompiled",
+        "rules/lowering/__init__.py",
+        "_first_of(pointwise_uncompiled, strided_uncompiled, large)",
+        "_first_of(pointwise_uncompiled, large)",
+        "../lowering/test_lowering_rules.py::test_uncompiled_a_strided_first_layer_has_a_rule_of_its_own",
+    ),
+    Mutant(
         "a strided 1×1 gradient goes to the last pixel of each stride",
         "rules/lowering/pointwise.py",
         "[(0, 0), (0, 0), (0, down - 1), (0, 0), (0, right - 1), (0, 0)]",

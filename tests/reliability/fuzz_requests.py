@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import numpy as np
-from lab import METHODS, MODEL, Lab, Outcome, images, main, resident_mib, same
+from lab import METHODS, MODEL, Lab, Outcome, encode, images, main, resident_mib, same
 from server_process import ServerProcess
 
 from saliency_client import SaliencyClient
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
 from saliency_client._requests import METADATA, PREDICT, STATUS
-from saliency_client._tensors import decode, encode
+from saliency_client._tensors import decode
 
 Code = grpc.StatusCode
 OK, INVALID = {Code.OK}, {Code.INVALID_ARGUMENT}

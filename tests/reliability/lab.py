@@ -27,9 +27,17 @@ import numpy as np  # noqa: E402
 from exports import export_classifier  # noqa: E402
 from server_process import ServerProcess  # noqa: E402
 
+from saliency_client._proto import saliency_client_tfs_pb2 as tfs  # noqa: E402
+from saliency_client._tensors import serialized  # noqa: E402
+
 MODEL = "classifier"
 METHODS = ("gradients", "guided", "smooth")
 SIZE = (32, 32, 3)
+
+
+def encode(array: np.ndarray) -> tfs.TensorProto:
+    """The message that the client sends for an array."""
+    return tfs.TensorProto.FromString(b"".join(serialized(array)))
 
 
 @dataclass

@@ -10,13 +10,12 @@ from typing import Any
 
 import grpc
 import numpy as np
-from lab import MODEL, Lab, Outcome, images, main, percentiles
+from lab import MODEL, Lab, Outcome, encode, images, main, percentiles
 from server_process import ServerProcess
 
 from saliency_client import RetryPolicy, SaliencyClient, SaliencyError
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
 from saliency_client._requests import PREDICT
-from saliency_client._tensors import encode
 
 RUNNING, WAITING = 2, 8
 FACTOR = 10

@@ -1,4 +1,4 @@
-"""Parses requests after gRPC has handed them over: gRPC for Python leaks those that it cannot parse.
+"""Requests are parsed after gRPC has handed them over: gRPC for Python leaks those that it cannot parse.
 
 Answers that are serialized already pass as they are.
 """
@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 
 
-class ParseRequests(grpc.ServerInterceptor):
-    """Answers INTERNAL to bytes that are no message of the method, as gRPC itself does.
+class Messages(grpc.ServerInterceptor):
+    """Answers INTERNAL to bytes that are no message of the method, as gRPC does; lets a method answer bytes.
 
     A request whose deserializer raises is never freed by grpcio (20 KB each with 1.85): so
     many broken requests would fill the memory. Here no deserializer raises; the method's behaviour parses.

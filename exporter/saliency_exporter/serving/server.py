@@ -27,7 +27,7 @@ from saliency_exporter.servable import Servable, load_servable
 from saliency_exporter.serving.admission import Admission
 from saliency_exporter.serving.batching import BatchingParameters, BatchingSession
 from saliency_exporter.serving.models import ModelConfig, ModelManager
-from saliency_exporter.serving.parsing import ParseRequests
+from saliency_exporter.serving.parsing import Messages
 from saliency_exporter.serving.services import ModelService, PredictionService
 from saliency_exporter.serving.tls import TlsFiles, server_credentials
 from saliency_exporter.tensor_protos import Encoding
@@ -181,7 +181,7 @@ class LocalServer:
             "grpc.so_reuseport": 0,
             **grpc_arguments,
         }
-        server = grpc.server(self._threads, interceptors=[ParseRequests()], options=tuple(options.items()))
+        server = grpc.server(self._threads, interceptors=[Messages()], options=tuple(options.items()))
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             PredictionService(self._models, self._admission, encoding), server
         )

@@ -24,7 +24,7 @@ from tensorflow_serving.apis import (
 from saliency_exporter.servable import DEFAULT_SIGNATURE, ServableError
 from saliency_exporter.serving.admission import Admission
 from saliency_exporter.serving.models import ModelManager
-from saliency_exporter.tensor_protos import Bytes, Encoding, serialized, to_array, wire_field
+from saliency_exporter.tensor_protos import Encoding, Piece, serialized, to_array, wire_field
 
 MESSAGE_LIMIT = 1024
 
@@ -39,7 +39,10 @@ _Answer = TypeVar("_Answer")
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata; the services for tf.Example inputs stay UNIMPLEMENTED."""
+    """Predict and GetModelMetadata; the services for tf.Example inputs stay UNIMPLEMENTED.
+
+    A server of it needs the interceptor `Messages`: Predict answers in bytes.
+    """
 
     def __init__(self, models: ModelManager, admission: Admission, encoding: Encoding) -> None:
         self._models = models
@@ -126,7 +129,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
 def predict_answer(spec: model_pb2.ModelSpec, outputs: Mapping[str, np.ndarray], encoding: Encoding) -> bytes:
     """A serialized PredictResponse, put together with one copy of the arrays."""
-    pieces: list[Bytes] = [predict_pb2.PredictResponse(model_spec=spec).SerializeToString()]
+    pieces: list[Piece] = [predict_pb2.PredictResponse(model_spec=spec).SerializeToString()]
     for alias, array in outputs.items():
         entry = [*wire_field(_KEY, [alias.encode()]), *wire_field(_VALUE, serialized(array, encoding))]
         pieces += wire_field(_OUTPUTS, entry)

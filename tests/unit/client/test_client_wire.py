@@ -63,6 +63,7 @@ def answer(*, typed: bool, padding: int = 0) -> bytes:
 @settings(max_examples=100, deadline=None)
 def test_a_request_is_the_official_message(inputs, output_filter):
     arrays = {name: np.frombuffer(value, np.uint8) for name, value in inputs.items()}
+    arrays["p"] = np.arange(90, dtype=np.float32).reshape(9, 10)
     request = tfs.PredictRequest(model_spec={"name": "m", "signature_name": "s"}, output_filter=output_filter)
 
     message = join_request(request, {name: serialized(array) for name, array in arrays.items()})

@@ -22,6 +22,15 @@ def test_an_unknown_target_is_named_in_the_error():
             lowering_rules("tpu", compiled=compiled)
 
 
+def test_uncompiled_a_strided_first_layer_has_a_rule_of_its_own():
+    with tf.Graph().as_default() as graph:
+        x, kernel = tf.zeros((1, 32, 32, 3)), tf.zeros((3, 3, 3, 8))
+        node = tf.nn.conv2d(x, kernel, 2, "SAME").op.node_def
+        (y,) = lowering_rules("cpu", compiled=False)["Conv2D"](node, [x, kernel])
+        tf.gradients(y, x)
+        assert "Conv2DBackpropInput" not in {op.type for op in graph.get_operations()}
+
+
 def test_uncompiled_a_smaller_picture_is_worth_minimal_filtering():
     """ResNet50's 14² × 256."""
     with tf.Graph().as_default():

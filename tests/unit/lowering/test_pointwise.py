@@ -84,19 +84,24 @@ def test_uncompiled_the_value_is_a_product_for_very_large_kernels_alone(
         x, weights = tf.zeros((1, size, size, channels)), tf.constant(kernel)
         node = convolution()(x, weights).op.node_def
         before = len(graph.get_operations())
-        pointwise_uncompiled(node, [x, weights])
+        assert pointwise_uncompiled(node, [x, weights]) is not None
         added = [op.type for op in graph.get_operations()[before:]]
-    assert added.count("Conv2D") == convolutions
+    assert (added.count("Conv2D"), added.count("MatMul")) == (convolutions, 1 - convolutions)
 
 
 @pytest.mark.parametrize("rule", [pointwise, pointwise_uncompiled])
 def test_other_convolutions_are_declined(rule):
     with tf.Graph().as_default():
-        x = tf.zeros((1, 8, 8, 4))
+        x, kernel = tf.zeros((1, 8, 8, 4)), tf.zeros((1, 1, 4, 2))
+        assert rule(convolution()(x, kernel).op.node_def, [x, kernel]) is not None
+        square = tf.zeros((1, 8, 8, 8))
+        nchw = tf.raw_ops.Conv2D(
+            input=square, filter=tf.zeros((1, 1, 8, 2)), strides=[1] * 4, padding="SAME", data_format="NCHW"
+        )
+        assert rule(nchw.op.node_def, [square, tf.zeros((1, 1, 8, 2))]) is None
         for kernel, options in (
             (tf.zeros((3, 3, 4, 2)), {"padding": "SAME"}),
             (tf.zeros((1, 1, 2, 2)), {"padding": "SAME"}),
-            (tf.zeros((1, 1, 8, 2)), {"padding": "SAME", "data_format": "NCHW"}),
             (
                 tf.zeros((1, 1, 4, 2)),
                 {"padding": "EXPLICIT", "explicit_paddings": [0, 0, 1, 1, 1, 1, 0, 0]},

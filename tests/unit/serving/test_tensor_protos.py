@@ -39,6 +39,14 @@ def test_TensorFlow_reads_back_what_was_encoded(encoding, array):
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("dtype", [">f2", ">f4", ">f8", ">i4", ">u8", ">c8", "<f4"])
+def test_how_an_array_lies_in_memory_does_not_matter(encoding, dtype):
+    array = np.arange(24).reshape(2, 3, 4).astype(dtype).transpose(2, 0, 1)[::-1]
+    read = to_array(to_proto(array, encoding))
+    np.testing.assert_array_equal(read, array.astype(array.dtype.newbyteorder("=")), strict=True)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
 def test_bfloat16_passes(encoding):
     array = np.array([1.5, -2.0, np.inf], ml_dtypes.bfloat16)
     assert tensorflow_reads(to_proto(array, encoding)).tobytes() == array.tobytes()

@@ -27,7 +27,7 @@ def lowering_rules(target: Literal["cpu", "gpu"], *, compiled: bool = True) -> d
 
     None on a GPU: there XLA hands convolutions and pooling to cuDNN, whose kernels these rules would replace
     by plain loops. Uncompiled on a CPU, oneDNN's kernels are the fastest for all but large 3×3 convolutions,
-    and the way back through 1×1 and through a strided first layer.
+    1×1 ones of very large kernels, and the way back through 1×1 and through a strided first layer.
 
     Args:
         target: the device.

@@ -36,6 +36,12 @@ class Axis:
         """Number of inputs h = a·stride + phase of the longest phase."""
         return -(-self.size // self.stride)
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """The least and the largest offset of any reader of any phase."""
+        offsets = [offset for phase in range(self.stride) for _, offset in self.readers(phase)]
+        return min(offsets), max(offsets)
+
     def readers(self, phase: int) -> list[tuple[int, int]]:
         """(tap, offset) of each window that reads input a·stride + phase: through tap, output a + offset."""
         pairs = []
@@ -137,8 +143,8 @@ def _piece(axis: Axis, start: int) -> slice:
 
 def _margins(axis: Axis) -> tuple[int, int]:
     """Zeros in front of and behind the outputs, so that every reader's offset is a valid index."""
-    offsets = [offset for phase in range(axis.stride) for _, offset in axis.readers(phase)]
-    return max(0, -min(offsets)), max(0, axis.phase_size - 1 + max(offsets) - (axis.outputs - 1))
+    first, last = axis.reach
+    return max(0, -first), max(0, axis.phase_size - 1 + last - (axis.outputs - 1))
 
 
 def _interleave(phases: list[list[tf.Tensor | None]], rows: Axis, columns: Axis) -> tf.Tensor:

@@ -14,10 +14,10 @@ from ._nodes import attribute, is_plain_convolution
 from ._products import product
 
 _LITTLE_ARITHMETIC = 15_000_000
-"""Multiplications for one image: the first 1×1 layers of MobileNetV2 have 6 to 15 million, ResNet50's 51."""
+"""Multiplications for one image: most 1×1 layers of MobileNetV2 have 5 to 15 million, of ResNet50 51."""
 
 _ENOUGH_WEIGHTS_PER_PIXEL = 1400
-"""The kernels of 7² and Xception's of 19² × 728 have more, ResNet50's of 14² fewer."""
+"""The kernels of 7² and Xception's of 19² × 728 have more, ResNet50's of 14² without strides fewer."""
 
 _ENOUGH_WEIGHTS = 300_000
 """MobileNetV2's kernel from 960 to 320 channels gains, EfficientNet's of 192 × 1152 lose at batch 1."""

@@ -24,7 +24,7 @@ def strided_uncompiled(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) 
     """Conv2D of at most 4 channels with strides, as it is; its gradient is one convolution without.
 
     Inputs: images [B, H, W, C], kernel [taps, taps, C, filters]. None (import the op as it is) for other
-    convolutions, groups, NCHW, unknown shapes and kernels that are not weights.
+    convolutions, dilation, groups, NCHW, unknown shapes and kernels that are not weights.
     """
     x, kernel = inputs
     if not is_plain_convolution(node, inputs):
@@ -36,14 +36,8 @@ def strided_uncompiled(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) 
     strides = rows.stride, columns.stride
     if kernel_channels != channels or channels > _FEW_CHANNELS or strides == (1, 1):
         return None
-    if min(map(min, padding)) < 0:
+    if min(map(min, padding)) < 0 or (rows.dilation, columns.dilation) != (1, 1):
         return None
-    options = {
-        "strides": list(attribute(node, "strides").list.i),
-        "padding": attribute(node, "padding").s,
-        "explicit_paddings": list(attribute(node, "explicit_paddings").list.i),
-        "dilations": list(attribute(node, "dilations").list.i) or [1, 1, 1, 1],
-    }
 
     @tf.custom_gradient
     def convolve(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
@@ -60,21 +54,22 @@ def strided_uncompiled(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) 
             whole = [-1, rows.phase_size * strides[0], columns.phase_size * strides[1], channels]
             return tf.reshape(lines, whole)[:, :height, :width]
 
-        return tf.raw_ops.Conv2D(input=x, filter=kernel, **options), gradient
+        y = tf.raw_ops.Conv2D(
+            input=x,
+            filter=kernel,
+            strides=list(attribute(node, "strides").list.i),
+            padding=attribute(node, "padding").s,
+            explicit_paddings=list(attribute(node, "explicit_paddings").list.i),
+        )
+        return y, gradient
 
     return [convolve(x)]
 
 
 def _padding(axis: Axis) -> tuple[int, int]:
     """Zeros in front of and behind the signal, so that every reader of every phase finds its output."""
-    first, last = _offsets(axis)
+    first, last = axis.reach
     return -first, axis.phase_size - 1 + last - (axis.outputs - 1)
-
-
-def _offsets(axis: Axis) -> tuple[int, int]:
-    """The first and the last output, counted from its own, that reads an input of some phase."""
-    offsets = [offset for phase in range(axis.stride) for _, offset in axis.readers(phase)]
-    return min(offsets), max(offsets)
 
 
 def _kernel_of_phases(kernel: tf.Tensor, rows: Axis, columns: Axis) -> tf.Tensor:
@@ -89,7 +84,7 @@ def _kernel_of_phases(kernel: tf.Tensor, rows: Axis, columns: Axis) -> tf.Tensor
 
 def _taps(axis: Axis) -> np.ndarray:
     """The tap that reads each phase at each offset, int [offsets, phases]; the one behind the last: none."""
-    first, last = _offsets(axis)
+    first, last = axis.reach
     taps = np.full((last - first + 1, axis.stride), axis.taps)
     for phase in range(axis.stride):
         for tap, offset in axis.readers(phase):
