@@ -74,10 +74,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cell-seconds",
         type=float,
-        default=25.0,
+        default=75.0,
         help="bound for one table cell: fewer rounds, then fewer peers; default: %(default)s",
     )
-    parser.add_argument("--budget", type=float, default=60.0, help="minutes; later models are left out")
+    parser.add_argument("--budget", type=float, default=90.0, help="minutes; later models are left out")
     parser.add_argument("--compile", default="auto", help="of the export; default: %(default)s")
     parser.add_argument("--peers-python", default=".venv-peers/bin/python")
     parser.add_argument("--records", type=Path, default=ROOT / "bench-output")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ NOT_MEASURED = "longer than a cell's bound"
 LOAD_SECONDS = 1800
 PROBE_SAMPLES = 10
 LONG_CELL = 4
+FAR = 2.0
+"""How many times the fastest peer's time a peer's call takes at least that is measured in one round alone: it
+cannot be the fastest, and its calls would leave the others fewer rounds."""
 SHORT_CALL = 1.0
 """Seconds. Shorter calls come in rows, the first untimed: on a processor that has just woken or worked for
 another process, a call takes up to twice as long, in process as over gRPC, and a server in use is awake."""
@@ -42,6 +45,8 @@ GROUPS = (
     ("smooth", ("smooth", "serving_default"), SAMPLES),
 )
 """What is measured in turn, and so can be compared: name, calls, samples."""
+Key = tuple[str, str]
+"""A method, and who computes it."""
 Timed = Callable[[int], float]
 """Runs one call with so many samples; milliseconds."""
 
@@ -96,12 +101,12 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                 record["bytes"][batch] = [counter.sent, counter.received]
             record["memory_peak"] = memory_mib(server.process.pid, "VmHWM")
             if arguments.model == LITE0:
+                say(arguments.model, "samples and memory")
                 record["samples"] = work_of_samples(client, shape, server.process.pid)
     finally:
         peers.stop()
         server.stop()
     if arguments.model == LITE0:
-        say(arguments.model, "default batch sizes")
         record["defaults"] = default_batch_sizes(arguments, scratch, shape)
     record["minutes"] = (time.monotonic() - started) / 60
     return record
@@ -200,60 +205,97 @@ class PeerRefusedError(Exception):
 
 
 def cell(
-    calls: dict[tuple[str, str], Timed],
+    calls: dict[Key, Timed],
     samples: int,
     arguments: argparse.Namespace,
     smaller: dict[str, Any] | None,
     batch: int,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Any]:
     """Times by call of (method, who), interleaved, within the bound of a cell.
 
     What a call will take is known from this cell at batch size 1 where that is given (`smaller`), else
     from a call with few samples. This project and the first peer may take a few bounds for one round; of the
-    rest, what fits into one is measured.
+    rest, what fits into one is measured. Rounds are as many as fit, and of peers that are far behind one.
     """
+    if smaller is None:
+        seconds, left_out = probed(calls, samples)
+    else:
+        seconds = {
+            key: batch * smaller["seconds"][name]
+            for key in calls
+            if (name := _name(key)) in smaller["seconds"]
+        }
+        left_out = {
+            name: smaller["left_out"][name] for key in calls if (name := _name(key)) not in smaller["seconds"]
+        }
+    included = fitting(seconds, arguments.cell_seconds)
+    for key in seconds.keys() - included:
+        left_out[_name(key)] = f"{NOT_MEASURED}: about {seconds[key]:.1f} s a call"
+    if smaller is not None:
+        for key in included:
+            calls[key](PROBE_SAMPLES)
+    far = far_behind({key: seconds[key] for key in included})
+    spent, each = (sum(_with_rows(seconds[key]) for key in keys) for keys in (far, set(included) - far))
+    rounds = int(min(arguments.rounds, max(1, (arguments.cell_seconds - spent) // each)))
+    times: dict[str, list[float]] = {_name(key): [] for key in included}
+    for turn in range(rounds):
+        for key in included:
+            if turn == 0 or key not in far:
+                times[_name(key)] += row(calls[key], samples, seconds[key])
+    expected = {_name(key): value for key, value in seconds.items()}
+    return {"ms": times, "rounds": rounds, "left_out": left_out, "seconds": expected}
+
+
+def probed(calls: Mapping[Key, Timed], samples: int) -> tuple[dict[Key, float], dict[str, str]]:
+    """Seconds that each call will take, and why others cannot be made."""
     probe = min(samples, PROBE_SAMPLES)
-    seconds: dict[tuple[str, str], float] = {}
-    left_out: dict[str, str] = {}
+    seconds, refused = {}, {}
     for key, call in calls.items():
-        name = "|".join(key)
-        if smaller is not None:
-            if name in smaller["seconds"]:
-                seconds[key] = batch * smaller["seconds"][name]
-            else:
-                left_out[name] = smaller["left_out"][name]
-            continue
         try:
             call(probe)
             seconds[key] = call(probe) / 1e3 * (samples / probe if key[0] == "smooth" else 1)
         except PeerRefusedError as refusal:
-            left_out[name] = str(refusal)
-    included: dict[tuple[str, str], Timed] = {}
-    round_seconds = 0.0
-    for key, expected in sorted(seconds.items(), key=lambda item: _rank(item[0])):
+            refused[_name(key)] = str(refusal)
+    return seconds, refused
+
+
+def fitting(seconds: Mapping[Key, float], bound: float) -> list[Key]:
+    """What is measured: in the order of this project and its peers, what fits into one round's bound."""
+    included: list[Key] = []
+    spent = 0.0
+    for key in sorted(seconds, key=_rank):
         bounds = LONG_CELL if key[1] in (OURS, PEERS[0]) else 1
-        if round_seconds + expected <= bounds * arguments.cell_seconds:
-            included[key] = calls[key]
-            round_seconds += expected
-        else:
-            left_out["|".join(key)] = f"{NOT_MEASURED}: about {expected:.1f} s a call"
-    if smaller is not None:
-        for call in included.values():
-            call(PROBE_SAMPLES)
-    round_seconds = sum(seconds[key] * (IN_A_ROW + 1 if seconds[key] < SHORT_CALL else 1) for key in included)
-    rounds = int(min(arguments.rounds, max(1, arguments.cell_seconds // max(round_seconds, 1e-3))))
-    times: dict[str, list[float]] = {"|".join(key): [] for key in included}
-    for _ in range(rounds):
-        for key, call in included.items():
-            short = seconds[key] < SHORT_CALL
-            if short:
-                call(samples)
-            times["|".join(key)] += [call(samples) for _ in range(IN_A_ROW if short else 1)]
-    expected = {"|".join(key): value for key, value in seconds.items()}
-    return {"ms": times, "left_out": left_out, "seconds": expected}
+        if spent + seconds[key] <= bounds * bound:
+            included.append(key)
+            spent += seconds[key]
+    return included
 
 
-def _rank(key: tuple[str, str]) -> int:
+def far_behind(seconds: Mapping[Key, float]) -> set[Key]:
+    """The peers' calls that take FAR times as long as the fastest peer's of the same method, or longer."""
+    peers = {key: value for key, value in seconds.items() if key[1] != OURS}
+    fastest = {method: min(v for (m, _), v in peers.items() if m == method) for method, _ in peers}
+    return {key for key, value in peers.items() if value >= FAR * fastest[key[0]]}
+
+
+def row(call: Timed, samples: int, seconds: float) -> list[float]:
+    """Milliseconds of one call in a round, or of several short ones behind one that is not timed."""
+    if seconds >= SHORT_CALL:
+        return [call(samples)]
+    call(samples)
+    return [call(samples) for _ in range(IN_A_ROW)]
+
+
+def _with_rows(seconds: float) -> float:
+    """Seconds of a row of calls."""
+    return seconds * (IN_A_ROW + 1 if seconds < SHORT_CALL else 1)
+
+
+def _name(key: Key) -> str:
+    return "|".join(key)
+
+
+def _rank(key: Key) -> int:
     """This project first, then the peers in their order."""
     return [OURS, *PEERS].index(key[1])
 
@@ -294,21 +336,27 @@ def work_of_samples(client: SaliencyClient, shape: tuple[int, ...], pid: int) ->
 def default_batch_sizes(
     arguments: argparse.Namespace, scratch: Path, shape: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Load times with the default batch sizes, without and with compiled programs kept, and throughput."""
-    exported = export(LITE0, scratch, "defaults", (1, 2, 4, 8, 16), "xla", "")
-    result: dict[str, Any] = {"export": exported, "load_seconds": {}, "throughput_ms": {}}
-    for state in ("empty", "full"):
-        start = time.perf_counter()
-        server = ServerProcess(f"m={scratch / 'defaults'}", "--xla-cache", scratch / "cache")
-        try:
-            server.wait_for("listening on", LOAD_SECONDS)
-            result["load_seconds"][state] = time.perf_counter() - start
-            if state == "full":
-                client, _ = open_client(server.target, "m")
-                with client:
-                    result["throughput_ms"] = throughput(client, shape, arguments.rounds)
-        finally:
-            server.stop()
+    """Load times with the default batch sizes, without and with compiled programs kept, and throughput.
+
+    Of an export with all signatures compiled, and of one as the other models of this run have it.
+    """
+    result: dict[str, Any] = {"load_seconds": {}, "throughput_ms": {}}
+    for mode in dict.fromkeys(("xla", arguments.compile)):
+        say(arguments.model, f"default batch sizes, {mode}")
+        export(LITE0, scratch, f"defaults-{mode}", (1, 2, 4, 8, 16), mode, "")
+        for state in ("empty", "full"):
+            start = time.perf_counter()
+            cache = scratch / f"cache-{mode}"
+            server = ServerProcess(f"m={scratch / f'defaults-{mode}'}", "--xla-cache", cache)
+            try:
+                server.wait_for("listening on", LOAD_SECONDS)
+                result["load_seconds"][f"{mode} {state}"] = time.perf_counter() - start
+                if (mode, state) == ("xla", "full"):
+                    client, _ = open_client(server.target, "m")
+                    with client:
+                        result["throughput_ms"] = throughput(client, shape, arguments.rounds)
+            finally:
+                server.stop()
     return result
 
 

@@ -1,12 +1,12 @@
-"""Where the time of explain_gradients goes: one traced call by kind of op, against what the machine can do.
+"""Where the time of a call goes: a traced call by kind of op, against what the machine can do.
 
     .venv/bin/python tests/benchmarks/time_shares.py --models VGG16 --batch-sizes 1,8
 
 Each model is exported twice for a CPU, uncompiled and compiled by XLA, and loaded as TensorFlow Serving does.
 Uncompiled, the runtime records each op; compiled, XLA records its fused loops, and what is left are products
 and convolutions, which run beside the record. GFLOP/s count the arithmetic that direct convolutions and
-products would take, forward and back, over the time in them: minimal filtering takes less, and can be above
-the peak. The peak is that of a matrix product of 4096³, measured before each model.
+products would take, over the time in them: minimal filtering takes less, and can be above the peak. The peak
+is that of a matrix product of 4096³, measured before each model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent)]
@@ -48,6 +48,7 @@ CLASSES = {
 }
 """Kinds of work by what the name of an op contains, the first that fits."""
 CALLS = 5
+SIGNATURES = ("serving_default", "explain_gradients", "explain_guided")
 
 
 def main() -> None:
@@ -59,54 +60,56 @@ def main() -> None:
     parser.add_argument("--ops", type=int, default=0, help="print so many of the longest kinds of op too")
     arguments = parser.parse_args()
     print(f"{machine()}; {versions(['tensorflow'])}\n")
-    heads = ["model", "B", "forward, ms", "gradients, ms", *CLASSES, "rest", "GFLOP/s", "of the peak"]
+    heads = ["model", "B", "call", "ms", *CLASSES, "rest", "GFLOP/s", "of the peak"]
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     for name in arguments.models.split(","):
         source = load_source(name, **({"weights": "none"} if name[0].isupper() else {}))
-        flop = 2 * forward_flop(source)
+        flop = forward_flop(source)
         peak = gflops_of_a_product()
         with tempfile.TemporaryDirectory() as scratch:
             for compile_ in ("none", "xla"):
                 settings = Settings(
-                    methods=("gradients",), batch_sizes=(1, 8), compile=compile_, target="cpu"
+                    methods=("gradients", "guided"), batch_sizes=(1, 8), compile=compile_, target="cpu"
                 )
                 version = export(
                     Export(source, source.preprocessing, settings, name), Path(scratch) / compile_
                 )
                 for batch in map(int, arguments.batch_sizes.split(",")):
-                    row(name, version, compile_, batch, flop * batch, peak, arguments.ops)
+                    rows(name, version, compile_, batch, flop * batch, peak, arguments.ops)
 
 
-def row(name: str, version: Path, compile_: str, batch: int, flop: float, peak: float, ops: int) -> None:
+def rows(name: str, version: Path, compile_: str, batch: int, flop: float, peak: float, ops: int) -> None:
+    """Print a row for each signature; `flop` is that of one forward pass of the batch."""
+    label = f"{name}, {'uncompiled' if compile_ == 'none' else 'XLA'}"
     with tf.Graph().as_default(), v1.Session() as session:
         signatures = v1.saved_model.load(session, ["serve"], str(version)).signature_def
-        forward = median_ms(one_call(session, signatures["serving_default"], batch))
-        explain = one_call(session, signatures["explain_gradients"], batch)
-        total = median_ms(explain)
-        by_op = by_recorded_op(explain) if compile_ == "none" else by_fused_loop(explain)
+        calls = {
+            key.removeprefix("explain_"): one_call(session, signatures[key], batch) for key in SIGNATURES
+        }
+        totals = medians_ms(calls)
+        for call_name, call in calls.items():
+            total = totals[call_name]
+            by_op = by_recorded_op(call) if compile_ == "none" else by_fused_loop(call)
+            by_class = in_classes(by_op, total, compile_)
+            passes = 1 if call_name == "serving_default" else 2
+            reached = passes * flop / by_class["products"] / 1e6
+            cells = [label, str(batch), call_name, f"{total:.1f}", *(f"{ms:.1f}" for ms in by_class.values())]
+            print(f"| {' | '.join(cells)} | {reached:.0f} | {reached / peak:.0%} of {peak:.0f} |", flush=True)
+            for op, ms in by_op.most_common(ops):
+                print(f"    {ms:9.2f} ms  {op}")
+
+
+def in_classes(by_op: Counter[str], total: float, compile_: str) -> dict[str, float]:
+    """Milliseconds by kind of work, which add up to those of an unrecorded call."""
     by_class = dict.fromkeys((*CLASSES, "rest"), 0.0)
-    for op, ms in by_op.items():
-        by_class[class_of(op)] += ms
     if compile_ == "xla":
-        by_class = dict.fromkeys(by_class, 0.0)
         by_class["rest"] = sum(by_op.values())
-        by_class["products"] = total - by_class["rest"]
+        by_class["products"] = max(total - by_class["rest"], 0.0)
+    else:
+        for op, ms in by_op.items():
+            by_class[class_of(op)] += ms
     scale = total / sum(by_class.values())
-    reached = flop / (by_class["products"] * scale) / 1e6
-    shares = [f"{100 * ms * scale / total:.0f} %" for ms in by_class.values()]
-    times = [f"{forward:.1f}", f"{total:.1f}"]
-    label = f"{name}, {'uncompiled' if compile_ == 'none' else 'XLA'}"
-    cells = [
-        label,
-        str(batch),
-        *times,
-        *shares,
-        f"{reached:.0f}",
-        f"{100 * reached / peak:.0f} % of {peak:.0f}",
-    ]
-    print(f"| {' | '.join(cells)} |", flush=True)
-    for op, ms in by_op.most_common(ops):
-        print(f"    {ms:9.2f} ms  {op}")
+    return {name: scale * ms for name, ms in by_class.items()}
 
 
 def class_of(op: str) -> str:
@@ -125,10 +128,9 @@ def one_call(session: v1.Session, signature: object, batch: int) -> Callable[...
     return lambda **options: session.run(wanted, feeds, **options)
 
 
-def median_ms(function: Callable[[], object]) -> float:
-    for _ in range(3):
-        function()
-    return float(np.median(interleaved({"": function}, 2 * CALLS + 1)[""]))
+def medians_ms(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    interleaved(calls, 3)
+    return {name: float(np.median(times)) for name, times in interleaved(calls, 2 * CALLS + 1).items()}
 
 
 def by_recorded_op(call: Callable[..., None]) -> Counter[str]:
