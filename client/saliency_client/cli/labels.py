@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saliency_client.cli.errors import CommandError
+from saliency_client.cli.model_input import number_of_classes
 from saliency_client.cli.text import printable
 
 if TYPE_CHECKING:
@@ -25,9 +26,21 @@ def class_names(path: Path | None, client: SaliencyClient) -> Labels | None:
     """The names of all classes: those of a file, else the model's own; None where it has none.
 
     Raises:
-        CommandError: the file cannot be read, or is no list of names.
+        CommandError: the file cannot be read, is no list of names, or has more or fewer than the model has
+            classes.
     """
-    return read_labels(path) if path else client.labels()
+    if path is None:
+        return client.labels()
+    labels = read_labels(path)
+    classes = number_of_classes(client.signatures())
+    if classes is not None and len(labels) != classes:
+        raise CommandError(
+            f"labels {printable(str(path))} has {len(labels)} names, and the model has {classes} classes",
+            hint="remove the background class from the file: the model has none"
+            if len(labels) == classes + 1
+            else "one name for each class, in the order of the model's output",
+        )
+    return labels
 
 
 def read_labels(path: Path) -> Labels:
@@ -45,7 +58,7 @@ def read_labels(path: Path) -> Labels:
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"labels {printable(str(path))} cannot be read: {error}") from error
     if not text.lstrip().startswith(("[", "{")):
-        return tuple(line.strip() for line in text.splitlines())
+        return tuple(line.strip() for line in text.rstrip().splitlines())
     try:
         names = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -90,7 +90,7 @@ concurrency_option = _images(
 labels_option = _images(
     "--labels",
     type=FILE,
-    help="Class names, one a line or a JSON list, where the model brings none.",
+    help="Names of all classes, one a line or a JSON list, where the model brings none.",
 )
 
 

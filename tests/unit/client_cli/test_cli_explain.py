@@ -304,6 +304,31 @@ def test_labels_of_a_file_name_classes_that_the_model_does_not(
     assert cli("explain", photo, "--labels", "names.txt", "--json").record["label"] == "cat"
 
 
+@pytest.mark.parametrize(
+    ("names", "count", "hint"),
+    [
+        ("ant\nbee\ncat\n", 3, "one name for each class, in the order of the model's output"),
+        ("background\nant\nbee\ncat\ndog\n", 5, "remove the background class from the file"),
+        ("[]", 0, "one name for each class"),
+    ],
+)
+@pytest.mark.parametrize("command", ["explain", "predict"])
+def test_a_file_with_names_for_another_number_of_classes_is_an_error(
+    cli: Cli, photo: Path, server: ScriptedServer, command: str, names: str, count: int, hint: str
+) -> None:
+    (cli.folder / "names.txt").write_text(names)
+    run = cli(command, photo, "--labels", "names.txt")
+    assert run.code == 1
+    assert f"labels names.txt has {count} names, and the model has 4 classes" in run.err
+    assert hint in run.err
+    assert server.requests == []
+
+
+def test_blank_lines_at_the_end_of_a_file_of_names_are_no_names(cli: Cli, photo: Path) -> None:
+    (cli.folder / "names.txt").write_text("ant\nbee\ncat\ndog\n\n  \n")
+    assert cli("predict", photo, "--labels", "names.txt", "--quiet").out == "cat\n"
+
+
 def test_stdin_is_an_image(cli: Cli, photo: Path) -> None:
     record = cli("explain", "-", "--json", stdin=photo.read_bytes()).record
     assert (record["image"], record["file"], record["class_index"]) == ("-", "stdin-gradients.png", 2)
