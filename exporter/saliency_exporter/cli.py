@@ -53,11 +53,22 @@ class _LazyGroup(click.Group):
             fail(error)
         except KeyboardInterrupt:
             _end_interrupted()
+        except ModuleNotFoundError as error:
+            # The command comes with the plain install, as the client's does; what it runs on does not.
+            if (error.name or "").partition(".")[0] not in _OF_THE_EXTRA:
+                raise
+            sentence = f"saliency-exporter needs the package {error.name!r}, which is not installed"
+            install = "pip install 'saliency-serving[exporter]', or in a clone: pip install -e '.[exporter]'"
+            fail(ExportError(sentence, hint=install))
         except Exception:
             # Raised amid a call of TensorFlow's, an interrupt can come out as another error.
             if interrupts:
                 _end_interrupted()
             raise
+
+
+_OF_THE_EXTRA = ("tensorflow", "tensorflow_serving", "keras", "grpc_health", "grpc_reflection")
+"""The packages that saliency-serving[exporter] brings, by the name that is imported."""
 
 
 def _noted_interrupts() -> list[int]:
@@ -315,7 +326,7 @@ def export(
     """Export MODEL to the next version of the model base path MODEL_DIR.
 
     MODEL is a .keras or .h5 file, a SavedModel directory, module:callable, the name of a
-    keras.applications model, or efficientnet-lite0, which brings its own trained weights.
+    keras.applications model, or efficientnet-lite0, whose trained weights saliency-serving[demo] brings.
 
     \b
     saliency-exporter export efficientnet-lite0 models/lite0
@@ -365,6 +376,14 @@ def export(
         )
         verify_step = _verify_in_own_process(xla_cache) if verify_ else None
         final = export_version(job, model_dir, version=version, verify=verify_step, progress=say)
+    from .manifest import read_manifest
+
+    if read_manifest(final)["score"]["head_assumed"]:
+        click.echo(
+            "note: the model ends in neither softmax nor sigmoid: its output is taken for logits, "
+            "and probabilities are their softmax",
+            err=True,
+        )
     click.echo(str(final))
 
 

@@ -139,7 +139,8 @@ def save_photos(folder: Path) -> list[Path]:
         from PIL import Image
     except ModuleNotFoundError as error:
         raise ExportError(
-            f"the demonstration needs {error.name}", hint="pip install 'saliency-serving[demo]'"
+            f"the demonstration needs {error.name}",
+            hint="pip install 'saliency-serving[demo]', or in a clone: pip install -e '.[demo]'",
         ) from error
     for name, file in zip(PHOTOS, files, strict=True):
         partial = file.with_suffix(".partial")

@@ -57,7 +57,7 @@ MUTANTS = (
     Mutant(
         "the forward mask is gone",
         "rules/guided.py",
-        "return _where_passing(activation, x, signal)",
+        "return _where_passing(activation, told_by, signal)",
         "return signal",
         "test_activations.py::test_the_guided_rule_of_one_unit",
     ),
@@ -99,7 +99,7 @@ MUTANTS = (
     Mutant(
         "samples beyond those asked for count",
         "methods/smooth.py",
-        "deviations = tf.where(mask, gradient - first[:, tf.newaxis], 0.0)",
+        "deviations = (gradient - first[:, tf.newaxis]) * tf.reshape(weight, per_sample)",
         "deviations = gradient - first[:, tf.newaxis]",
         "test_smooth.py::test_an_image_alone_takes_several_samples_in_a_step_but_only_those_asked_for",
     ),

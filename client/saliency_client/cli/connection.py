@@ -106,7 +106,8 @@ def _local_server(version_dir: Path) -> Iterator[tuple[str, str]]:
     except ImportError as error:
         raise CommandError(
             f"--local needs TensorFlow, and it cannot be imported: {error}",
-            hint="pip install 'saliency-serving[exporter]', or ask a server with --server",
+            hint="pip install 'saliency-serving[exporter]' (in a clone: pip install -e '.[exporter]'), "
+            "or ask a server with --server",
         ) from error
     with ExitStack() as stack:
         try:

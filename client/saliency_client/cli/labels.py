@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ Labels = tuple[str, ...]
 MAX_BYTES = 16 << 20
 """Of a file of class names."""
 _FEW = 20
+_NEAR = 5
 
 
 def class_names(path: Path | None, client: SaliencyClient) -> Labels | None:
@@ -92,7 +94,9 @@ def find_class(name: str, labels: Labels) -> int:
             f"{printable(name)!r} is the name of classes {', '.join(map(str, matches))}",
             hint=f"give the index, as --class {matches[0]}",
         )
-    near = difflib.get_close_matches(name.casefold(), [label.casefold() for label in labels], n=3, cutoff=0.5)
+    wanted = name.strip().casefold()
+    near = [label for label in labels if wanted in re.findall(r"\w+", label.casefold())][:_NEAR]
+    near = near or difflib.get_close_matches(wanted, [label.casefold() for label in labels], n=3, cutoff=0.5)
     raise CommandError(
         f"no class is named {printable(name)!r}",
         hint=_other_classes(near, labels),

@@ -291,6 +291,9 @@ def test_a_class_that_no_one_knows_is_an_error(cli: Cli, photo: Path) -> None:
     assert "near ones: bee" in run.err
     run = cli("explain", photo, "--class", "cat", "--labels", "names.txt")
     assert "'cat' is the name of classes 2, 3" in run.err
+    (cli.folder / "names.txt").write_text("crate\ntiger cat\noxcart\nSiamese cat, Siamese\n")
+    run = cli("explain", photo, "--class", "Cat", "--labels", "names.txt")
+    assert "near ones: tiger cat, Siamese cat, Siamese\n" in run.err, "whole words before likeness in letters"
 
 
 def test_labels_of_a_file_name_classes_that_the_model_does_not(

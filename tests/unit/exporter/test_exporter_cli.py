@@ -52,6 +52,7 @@ def test_export_prints_the_directory_alone_on_stdout_and_no_noise(tmp_path):
         "verifying",
         "explain_smooth",
     )
+    assert "note:" not in done.stderr
     positions = [done.stderr.index(step) for step in steps]
     assert positions == sorted(positions)
     for noise in ("WARNING", "I0000", "E0000", "cuda", "oneDNN", "Traceback"):
@@ -178,6 +179,35 @@ def test_cheap_mistakes_are_found_before_tensorflow_is_imported(tmp_path, argume
         assert "hint: did you mean my-model.keras?" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        ("tensorflow", "export"),
+        ("tensorflow", "verify"),
+        ("tensorflow", "serve"),
+        ("tensorflow_serving", "export"),
+        ("grpc_health", "serve"),
+    ],
+)
+def test_what_the_extra_brings_is_named_where_it_is_missing(uncompiled_version, tmp_path, package, command):
+    arguments = {
+        "export": ["models:classifier", str(tmp_path / "m"), "--preprocessing", "tf", "--batch-sizes", "1"],
+        "verify": [str(uncompiled_version)],
+        "serve": [f"m={uncompiled_version.parent}", "--port", "0", "--no-warmup"],
+    }[command]
+    check = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        f"import saliency_exporter.cli\nsaliency_exporter.cli.main({[command, *arguments]!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=TESTS, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert f"error: saliency-exporter needs the package '{package}" in done.stderr
+    assert "hint: pip install 'saliency-serving[exporter]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_names_that_the_command_line_knows_are_those_of_the_modules():
     from saliency_exporter import cli, preprocessing, signatures
     from saliency_exporter.sources import keras_file
@@ -212,6 +242,7 @@ def test_a_model_without_rectifier_is_refused_and_exports_without_guided(tmp_pat
     done = run("export", "plain:make", "m", *options, "--methods", "gradients,smooth", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "m" / "1" / "saved_model.pb").exists()
+    assert "note: the model ends in neither softmax nor sigmoid" in done.stderr
 
 
 def test_debugging_shows_the_traceback(tmp_path):

