@@ -378,10 +378,11 @@ def export(
         final = export_version(job, model_dir, version=version, verify=verify_step, progress=say)
     from .manifest import read_manifest
 
-    if read_manifest(final)["score"]["head_assumed"]:
+    head = read_manifest(final)["score"]
+    if head["head_assumed"]:
         click.echo(
             "note: the model ends in neither softmax nor sigmoid: its output is taken for logits, "
-            "and probabilities are their softmax",
+            f"and probabilities are their {head['head']}",
             err=True,
         )
     click.echo(str(final))

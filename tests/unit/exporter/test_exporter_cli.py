@@ -242,7 +242,21 @@ def test_a_model_without_rectifier_is_refused_and_exports_without_guided(tmp_pat
     done = run("export", "plain:make", "m", *options, "--methods", "gradients,smooth", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "m" / "1" / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize(("classes", "head"), [(3, "softmax"), (1, "sigmoid")])
+def test_export_says_where_it_takes_an_output_for_logits(tmp_path, classes, head):
+    (tmp_path / "plain.py").write_text(
+        "import keras\n"
+        "def make():\n"
+        "    layers = keras.layers\n"
+        f"    return keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense({classes})])\n"
+    )
+    options = ["--preprocessing", "none", "--compile", "none", "--batch-sizes", "1", "--no-verify"]
+    done = run("export", "plain:make", "m", *options, "--methods", "gradients", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert "note: the model ends in neither softmax nor sigmoid" in done.stderr
+    assert f"probabilities are their {head}\n" in done.stderr
 
 
 def test_debugging_shows_the_traceback(tmp_path):
