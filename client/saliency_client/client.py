@@ -58,7 +58,7 @@ class SaliencyClient(BaseClient[grpc.Channel]):
             class_index: int, the class to explain; −1 is the class predicted for the image.
             num_samples: int ≥ 1, noisy copies for each image; smooth only.
             noise_level: float in [0, 1], σ / (max(x) − min(x)) of the model's input x; smooth only.
-            seed: int, of the noise; the same seed gives the same map; smooth only.
+            seed: int, of the noise, which is the same for the same seed; smooth only.
             parameters: others that the signature takes, by input name.
             outputs: names of the signature's outputs, or 'all'. All but the large ones, `gradients` and
                 `variance`, come in any case: a server prepares anew for each set that it has not seen.

@@ -381,7 +381,7 @@ def run_in_slices(core: Core, inputs: Tensors, batch_sizes: Sequence[int]) -> di
     """Run a core on a batch of any size with shapes of the given batch sizes alone.
 
     A slice is as large as the largest size; the last one is padded to the next size by repeating its last
-    example. Examples do not see each other, so neither padding nor slicing changes a result.
+    example. Examples do not see each other, so padding and slicing change a result by rounding alone.
 
     Args:
         core: function of the inputs' values, in order; every output has the batch as its first dimension.

@@ -1,4 +1,8 @@
-"""What a server of an exported model answers: signatures, defaults, outputs, versions, status, metadata."""
+"""What a server of an exported model answers: signatures, defaults, outputs, versions, status, metadata.
+
+Of two answers to the same question the integers and strings are the same, and the floats are to float32
+rounding: a GPU's kernels may add in another order each time.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import pytest
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from rounding import KINK, ULP, assert_equal_but_for_kinks, assert_equal_to_rounding, ulps_of_norm
 from tensorflow_serving.apis import get_model_status_pb2
 
 EXPLAINED = {
@@ -52,7 +57,7 @@ def test_an_empty_signature_name_means_serving_default(server):
     images = server.images(1)
     by_name = server.predict("serving_default", images=images)
     for alias, array in server.predict("", images=images).items():
-        np.testing.assert_array_equal(array, by_name[alias])
+        assert_equal_but_for_kinks(array, by_name[alias], name=alias)
 
 
 def test_every_method_answers_its_outputs_in_their_shapes_and_dtypes(server, method):
@@ -71,7 +76,8 @@ def test_every_method_answers_its_outputs_in_their_shapes_and_dtypes(server, met
 
 def test_the_map_is_the_largest_magnitude_over_the_channels(server, method):
     outputs = server.predict(method, images=server.images(2), **parameters(method, 2))
-    np.testing.assert_array_equal(outputs["saliency"], np.abs(outputs["gradients"]).max(-1))
+    # A compiler may compute the last steps of both outputs on their own.
+    assert_equal_to_rounding(outputs["saliency"], np.abs(outputs["gradients"]).max(-1))
 
 
 def test_a_request_of_images_alone_takes_the_defaults_of_the_contract(server, method):
@@ -82,7 +88,7 @@ def test_a_request_of_images_alone_takes_the_defaults_of_the_contract(server, me
     left_out = server.predict(method, images=images, outputs=outputs)
     given = server.predict(method, images=images, outputs=outputs, **parameters(method, 1, **explicit))
     for alias, array in left_out.items():
-        np.testing.assert_array_equal(array, given[alias])
+        assert_equal_but_for_kinks(array, given[alias], name=alias)
 
 
 def test_the_default_class_is_the_predicted_one_with_its_probability(server, method):
@@ -103,7 +109,7 @@ def test_a_scalar_parameter_stands_for_every_image(server, method):
             pytest.skip("the server batches requests, which rejects scalars")
         raise
     listed = server.predict(method, images=images, **parameters(method, 2, class_index=1))
-    np.testing.assert_array_equal(outputs["gradients"], listed["gradients"])
+    assert_equal_but_for_kinks(outputs["gradients"], listed["gradients"])
 
 
 def test_each_image_has_its_own_class(server, method):
@@ -112,13 +118,14 @@ def test_each_image_has_its_own_class(server, method):
     inputs = parameters(method, 2) | {"class_index": np.array([0, 1], np.int32)}
     outputs = server.predict(method, images=pair, **inputs)
     assert outputs["class_index"].tolist() == [0, 1]
-    assert not np.array_equal(outputs["gradients"][0], outputs["gradients"][1])
+    one, other = outputs["gradients"][:1], outputs["gradients"][1:]
+    assert ulps_of_norm(other, one)[0] * ULP > 2 * KINK
 
 
-def test_the_same_request_twice_gives_the_same_bits(server, method):
+def test_the_same_request_twice_gives_the_same_map(server, method):
     request = {"images": server.images(2), **parameters(method, 2)}
     first, second = (server.predict(method, **request)["gradients"] for _ in range(2))
-    np.testing.assert_array_equal(first, second)
+    assert_equal_but_for_kinks(second, first)
 
 
 def test_only_the_outputs_of_the_filter_come(server, method):
@@ -207,8 +214,7 @@ def test_concurrent_requests_of_every_kind_get_the_answers_that_they_get_alone(s
     with ThreadPoolExecutor(12) as pool:
         together = list(pool.map(ask, range(24)))
     for expected, answer in zip(alone, together, strict=True):
-        scale = np.abs(expected).max()
-        np.testing.assert_allclose(answer, expected, rtol=0, atol=2e-5 * scale)
+        assert_equal_but_for_kinks(answer, expected)
 
 
 def test_a_deadline_ends_the_call_and_the_server_goes_on(server):

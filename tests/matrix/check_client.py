@@ -23,7 +23,7 @@ def check(target: str) -> None:
         explanation = client.explain(IMAGES, method="smooth", class_index=2, outputs="all")
         assert explanation.gradients.shape == (5, 6, 5, 3)
         assert list(explanation.label) == ["class 2"] * 5
-        np.testing.assert_array_equal(explanation.saliency, np.abs(explanation.gradients).max(-1))
+        np.testing.assert_allclose(explanation.saliency, np.abs(explanation.gradients).max(-1), rtol=1e-5)
         results = list(client.explain_many(IMAGES, batch_size=2, class_index=[0, 1, 99, 3, 0]))
         assert [result.index for result in results if result.error] == [2]
         error = pickle.loads(pickle.dumps(results[2].error))

@@ -1,9 +1,10 @@
 """Breaks the exporter on purpose, one place at a time, and shows that a named test notices.
 
-python tests/mutants/run.py
+python tests/mutants/run.py [WORD …]
 
-Each mutant is a copy of the package with one text replaced, put before the installed one on the path. The
-run fails when a mutant survives, or when the text that it replaces is no longer there.
+With words, only the mutants that have one of them in their name. Each mutant is a copy of the package with
+one text replaced, put before the installed one on the path. The run fails when a mutant survives, or when the
+text that it replaces is no longer there.
 """
 
 from __future__ import annotations
@@ -116,6 +117,92 @@ MUTANTS = (
         "lambda: plain(*inputs), lambda: xla(*inputs)",
         "lambda: xla(*inputs), lambda: plain(*inputs)",
         "test_compile_choice.py::test_the_chosen_sizes_run_without_xla_and_the_others_with_it",
+    ),
+    Mutant(
+        "the parameters are those of the neighbour",
+        "signatures.py",
+        "outputs = core(*(tf.gather(value, rows) for value in inputs.values()))",
+        "images, *rest = inputs.values()\n"
+        "        outputs = core(tf.gather(images, rows), *(tf.roll(tf.gather(v, rows), 1, 0) for v in rest))",
+        "test_independence.py::test_an_answer_is_what_it_is_alone",
+    ),
+    Mutant(
+        "every slice is the first one",
+        "signatures.py",
+        "rows = tf.minimum(start + tf.range(padded), batch - 1)",
+        "rows = tf.minimum(tf.range(padded), batch - 1)",
+        "test_independence.py::test_an_answer_is_what_it_is_alone",
+    ),
+    Mutant(
+        "a thousandth of the padding is mixed into every image",
+        "signatures.py",
+        "return self.preprocessing.function(tf.cast(images, tf.float32))",
+        "x = self.preprocessing.function(tf.cast(images, tf.float32))\n"
+        "        return x + 1e-3 * (x[-1:] - x)",
+        "test_independence.py::test_an_answer_is_what_it_is_alone",
+    ),
+    Mutant(
+        "a thousandth of the neighbour's map leaks",
+        "signatures.py",
+        '"gradients": gradient,',
+        '"gradients": gradient + 1e-3 * (tf.roll(gradient, 1, 0) - gradient),',
+        "test_independence.py::test_an_answer_is_what_it_is_alone",
+    ),
+    Mutant(
+        "the class predicted for the first image is everybody's",
+        "methods/gradients.py",
+        "return tf.where(class_index < 0, predicted, class_index)",
+        "return tf.where(class_index < 0, predicted[:1], class_index)",
+        "test_independence.py::test_an_answer_is_what_it_is_alone",
+    ),
+    Mutant(
+        "the seed of the first image is everybody's",
+        "methods/smooth.py",
+        "row_seed, row_class = repeated(seed), repeated(class_index)",
+        "row_seed, row_class = repeated(seed[:1] + 0 * seed), repeated(class_index)",
+        "test_independence.py::test_an_answer_is_what_it_is_alone",
+    ),
+    Mutant(
+        "the samples are of the class of the first image",
+        "methods/smooth.py",
+        "row_seed, row_class = repeated(seed), repeated(class_index)",
+        "row_seed, row_class = repeated(seed), repeated(class_index[:1] + 0 * class_index)",
+        "test_independence.py::test_an_answer_is_what_it_is_alone",
+    ),
+    Mutant(
+        "a sample's noise depends on its place in its step",
+        "methods/smooth.py",
+        "standard_normal(row_seed, row_sample, shape)",
+        "standard_normal(row_seed, row_sample - first, shape)",
+        "test_independence.py::test_an_answer_is_what_it_is_alone",
+    ),
+    Mutant(
+        "the noise depends on the position in the batch",
+        "methods/smooth.py",
+        "keys = tf.stack([seed, tf.broadcast_to(sample, tf.shape(seed))], axis=1)",
+        "keys = tf.stack([seed + tf.range(tf.size(seed)), tf.broadcast_to(sample, tf.shape(seed))], axis=1)",
+        "test_smooth.py::test_the_bits_of_the_noise_are_those_of_seed_and_sample_at_every_place_in_every_batch",
+    ),
+    Mutant(
+        "the noise is of the generator that the device prefers",
+        "methods/smooth.py",
+        'None, None, tf.int32, alg="philox")',
+        'None, None, tf.int32, alg="threefry")',
+        "test_smooth.py::test_the_bits_of_the_noise_are_those_of_seed_and_sample_at_every_place_in_every_batch",
+    ),
+    Mutant(
+        "the logarithm of the noise loses its last bits",
+        "methods/smooth.py",
+        "radius = tf.sqrt(-2.0 * tf.math.log(_open_unit(bits[:, 0])))",
+        "radius = tf.sqrt(-2.0 * (tf.math.log(_open_unit(bits[:, 0]) * 2.0) - math.log(2.0)))",
+        "test_smooth.py::test_compiled_and_uncompiled_noise_agree_to_float32_rounding_also_with_the_theory",
+    ),
+    Mutant(
+        "verify takes any saliency",
+        "verify.py",
+        'if not _error("gradient", outputs["saliency"], largest) <= SALIENCY_TOLERANCE:',
+        "if False:",
+        "test_verify.py::test_an_answer_to_a_warmup_record_that_differs_is_found",
     ),
     Mutant(
         "the slower way is chosen",
@@ -295,9 +382,13 @@ def survives(mutant: Mutant) -> bool:
 
 
 def main() -> None:
-    """Run every mutant; exit with 1 if one survives."""
+    """Run every mutant, or those that are named; exit with 1 if one survives."""
+    words = sys.argv[1:]
+    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+    if not chosen:
+        sys.exit(f"no mutant has {' or '.join(words)} in its name")
     survivors = 0
-    for mutant in MUTANTS:
+    for mutant in chosen:
         alive = survives(mutant)
         survivors += alive
         print(

@@ -1,7 +1,8 @@
 """Mutated Predict requests: each gets a right code, and the server neither dies, hangs nor grows.
 
 Two kinds. Structured mutations break one known thing, so that the code is known as well; byte mutations break
-anything, and only have to be answered sanely. Unloaded answers are compared to the bit before and after.
+anything, and only have to be answered sanely. Unloaded answers are
+compared before and after, to float32 rounding.
 """
 
 from __future__ import annotations
@@ -378,7 +379,7 @@ def _attack(
     alive = server.process.poll() is None
     outcome.check(f"{name}: the server lives", alive, "True", alive)
     equal = all(same(before[method], after[method]) for method in METHODS)
-    outcome.check(f"{name}: answers afterwards equal to the bit", equal, "True", equal)
+    outcome.check(f"{name}: answers afterwards equal to rounding", equal, "True", equal)
     outcome.check(
         f"{name}: resident memory {warm:.0f} MiB, then",
         f"{grown:+.1%}",

@@ -17,12 +17,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-from lab import MODEL, Lab, Outcome, images, main
+from lab import MODEL, Lab, Outcome, images, main, same
 from PIL import Image
 from server_process import ServerProcess
 
-from saliency_client import Explanation, RetryPolicy, SaliencyClient, SaliencyError
+from saliency_client import RetryPolicy, SaliencyClient, SaliencyError
 
 # Enough that a kill finds some of them under way, few enough that a round is short.
 ROUND = 240
@@ -102,7 +101,7 @@ def _bulk(outcome: Outcome, replicas: Replicas, rng: random.Random, count: int, 
                 indices.append(result.index)
                 if result.error is None:
                     seen["answers"] += 1
-                    if not _equal(result.unwrap(), unloaded[result.index]):
+                    if not same(result.unwrap().outputs, unloaded[result.index].outputs):
                         wrong.append(f"image {result.index} has another answer")
                 elif isinstance(result.error, SaliencyError) and result.error.code is not None:
                     seen[type(result.error).__name__] += 1
@@ -117,13 +116,6 @@ def _bulk(outcome: Outcome, replicas: Replicas, rng: random.Random, count: int, 
     outcome.fact("images", kills * ROUND)
     outcome.fact("results", ", ".join(f"{what} {n}" for what, n in seen.most_common()))
     outcome.check("wrong, missing, twice or untyped", wrong[:3] or "none", "none", not wrong)
-
-
-def _equal(one: Explanation, other: Explanation) -> bool:
-    return all(
-        np.array_equal(one.outputs[name], other.outputs[name], equal_nan=value.dtype.kind == "f")
-        for name, value in other.outputs.items()
-    )
 
 
 def _command(outcome: Outcome, replicas: Replicas, rng: random.Random, rounds: int) -> None:

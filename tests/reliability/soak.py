@@ -59,7 +59,7 @@ def campaign(lab: Lab, *, seconds: float = 600.0, seed: int = 7) -> Outcome:
         _ask(outcome, server, cases, seconds, random.Random(seed + 1))
         with SaliencyClient(server.target, model=MODEL, timeout=120) as client:
             equal = all(_answer(client, case.pictures, case.options, case.answer) for case in cases)
-        outcome.check("afterwards, unloaded answers equal to the bit", equal, "True", equal)
+        outcome.check("afterwards, unloaded answers equal to rounding", equal, "True", equal)
         alive = server.process.poll() is None
         outcome.check("the server lives", alive, "True", alive)
     return outcome

@@ -156,10 +156,9 @@ def relative_error(mean: tf.Tensor, variance: tf.Tensor, n: tf.Tensor) -> tf.Ten
 def standard_normal(seed: tf.Tensor, sample: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
     """Standard normal noise that each example draws on its own, float32 [B, *shape].
 
-    The bits are those of Philox (Salmon et al. 2011) keyed by (seed, sample), the same compiled and
-    uncompiled. TensorFlow's own normal and uniform floats take different bits of that stream when they are
-    compiled, so the floats are made here: 23 bits to the open unit interval, then Box and Muller 1958.
-    Compiled and uncompiled values agree to float32 rounding.
+    The bits are those of `random_bits`. TensorFlow's own normal and uniform floats take different bits of the
+    same stream when they are compiled, so the floats are made here: 23 bits to the open unit interval, then
+    Box and Muller 1958. Floats made of the same bits agree to float32 rounding, whatever computes them.
 
     Args:
         seed: int32 [B].
@@ -167,17 +166,42 @@ def standard_normal(seed: tf.Tensor, sample: tf.Tensor, shape: tuple[int, ...]) 
         shape: shape of one example.
     """
     size = math.prod(shape)
-    pairs = (size + 1) // 2
+    normal = normal_of(random_bits(seed, sample, (size + 1) // 2))
+    return tf.reshape(normal[:, :size], (-1, *shape))
+
+
+def random_bits(seed: tf.Tensor, sample: tf.Tensor, pairs: int) -> tf.Tensor:
+    """Random integers of each example, a function of its seed and the sample's number, int32 [B, 2, pairs].
+
+    Philox4x32-10 (Salmon et al. 2011), a counter's blocks under a key that is Philox of (seed, sample). There
+    is no rounding in it: the bits are the same compiled, uncompiled, on every device and at every position in
+    a batch.
+
+    Args:
+        seed: int32 [B].
+        sample: int32, scalar or [B].
+        pairs: how many integers in each of the two rows.
+    """
 
     def bits_of(key: tf.Tensor) -> tf.Tensor:
         return tf.random.stateless_uniform((2, pairs), key, None, None, tf.int32, alg="philox")
 
     keys = tf.stack([seed, tf.broadcast_to(sample, tf.shape(seed))], axis=1)
-    bits = tf.map_fn(bits_of, keys, fn_output_signature=tf.TensorSpec((2, pairs), tf.int32))
+    return tf.map_fn(bits_of, keys, fn_output_signature=tf.TensorSpec((2, pairs), tf.int32))
+
+
+def normal_of(bits: tf.Tensor) -> tf.Tensor:
+    """Independent standard normal numbers from independent random integers (Box and Muller 1958).
+
+    Args:
+        bits: int32 [B, 2, pairs].
+
+    Returns:
+        float32 [B, 2 · pairs], each within a few units in the last place of its pair's radius.
+    """
     radius = tf.sqrt(-2.0 * tf.math.log(_open_unit(bits[:, 0])))
     cosine, sine = _unit_vector(bits[:, 1])
-    normal = tf.concat([radius * cosine, radius * sine], axis=1)[:, :size]
-    return tf.reshape(normal, (-1, *shape))
+    return tf.concat([radius * cosine, radius * sine], axis=1)
 
 
 def _open_unit(bits: tf.Tensor) -> tf.Tensor:

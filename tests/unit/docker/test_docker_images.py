@@ -112,6 +112,19 @@ def test_what_is_copied_exists_and_is_let_through(name, ignore, context):
         assert any(path == root or path.startswith(f"{root}/") for root in allowed), path
 
 
+def test_the_conformance_image_has_every_module_that_the_suite_imports():
+    tests = ROOT / "tests"
+    waiting, needed = [tests / "conftest.py", *(tests / "conformance").glob("*.py")], set()
+    while waiting:
+        names = re.findall(r"^(?:from|import) (\w+)", waiting.pop().read_text(), re.MULTILINE)
+        found = {f"tests/{name}.py" for name in names if (tests / f"{name}.py").exists()} - needed
+        needed |= found
+        waiting += [ROOT / path for path in found]
+    (copied,) = (line for line in stages("Dockerfile.exporter")["conformance"] if "tests/conftest.py" in line)
+    assert needed <= set(copied.split())
+    assert "tests/rounding.py" in needed
+
+
 def test_the_compose_file_builds_stages_that_exist():
     services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     for service in services.values():

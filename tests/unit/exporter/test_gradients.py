@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from numpy_net import NumpyNet, finite_differences
+from rounding import assert_equal_to_rounding
 
 
 def keras_model(net: NumpyNet, *, head: str | None = None) -> keras.Model:
@@ -69,14 +70,15 @@ def test_without_a_class_the_predicted_one_is_explained(case):
     got = signatures("explain_gradients", images)
     assert got["class_index"].tolist() == predicted
     asked = signatures("explain_gradients", images, class_index=predicted)
-    np.testing.assert_array_equal(got["gradients"], asked["gradients"])
+    assert_equal_to_rounding(got["gradients"], asked["gradients"])
 
 
 def test_saliency_is_the_maximum_over_channels_of_the_absolute_gradient(case):
     _, images, signatures = case
     for signature in ("explain_gradients", "explain_guided"):
         got = signatures(signature, images)
-        np.testing.assert_array_equal(got["saliency"], np.abs(got["gradients"]).max(axis=-1))
+        # A compiler may compute the last steps of both outputs on their own.
+        assert_equal_to_rounding(got["saliency"], np.abs(got["gradients"]).max(axis=-1))
 
 
 def test_guided_equals_the_backward_pass_written_out_with_both_masks(case):
@@ -92,7 +94,7 @@ def test_guided_equals_the_backward_pass_written_out_with_both_masks(case):
 def test_guided_leaves_scores_and_classes_as_they_are(case):
     _, images, signatures = case
     guided, plain = signatures("explain_guided", images), signatures("explain_gradients", images)
-    np.testing.assert_allclose(guided["score"], plain["score"], rtol=1e-6)
+    assert_equal_to_rounding(guided["score"], plain["score"])
     np.testing.assert_array_equal(guided["class_index"], plain["class_index"])
 
 

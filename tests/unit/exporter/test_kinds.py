@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from model_kinds import KINDS, Kind
+from rounding import assert_equal_to_rounding
 
 from saliency_exporter.manifest import write_manifest
 from saliency_exporter.preprocessing import builtin
@@ -137,7 +138,7 @@ def test_the_exported_gradient_is_the_models(
     assert got["gradients"].dtype == got["saliency"].dtype == got["score"].dtype == np.float32
     bound = kind.tolerance * np.abs(want).max()
     np.testing.assert_allclose(got["gradients"], want, rtol=0, atol=bound)
-    np.testing.assert_array_equal(got["saliency"], np.abs(got["gradients"]).max(-1))
+    assert_equal_to_rounding(got["saliency"], np.abs(got["gradients"]).max(-1))
     score_bound = kind.tolerance * max(1.0, np.abs(scores).max())
     np.testing.assert_allclose(got["score"], chosen, rtol=0, atol=score_bound)
     if scores.shape[1] > 1:

@@ -88,6 +88,31 @@ def test_an_answer_to_a_warmup_record_that_differs_is_found(copy, monkeypatch):
     assert len(light) + len(full) == len(report.problems) == len(filtered) == 4
 
 
+@pytest.mark.parametrize(
+    ("fault", "is_found"),
+    [
+        (lambda outputs: np.nextafter(outputs["saliency"], np.float32(np.inf)), False),
+        (lambda outputs: np.abs(outputs["gradients"]).sum(-1), True),
+        (lambda outputs: np.abs(outputs["gradients"].max(-1)), True),
+        (lambda outputs: outputs["saliency"][::-1], True),
+    ],
+    ids=["last bits", "sum", "sign", "another row"],
+)
+def test_a_saliency_that_is_not_that_of_its_gradients_is_found_and_rounding_is_none(
+    copy, monkeypatch, fault, is_found
+):
+    predict = Servable.predict
+
+    def predict_saliency(servable, signature, inputs, output_filter=()):
+        outputs = predict(servable, signature, inputs, output_filter)
+        return {**outputs, "saliency": fault(outputs)} if "gradients" in outputs else outputs
+
+    monkeypatch.setattr(Servable, "predict", predict_saliency)
+    problems = verify(copy).problems
+    assert any("not the maximum over channels" in problem for problem in problems) == is_found
+    assert bool(problems) == is_found
+
+
 def test_a_warmup_record_of_other_examples_is_found(copy):
     (request, *_) = (r for r in read_warmup(copy) if r.model_spec.signature_name == "serving_default")
     inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
