@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+_KERNELS = {"onednn": "oneDNN's kernels", "eigen": "Eigen's kernels"}
 _WORDS = {"divide": "/", "subtract": "−"}
 _WITHOUT_STEPS = {
     "none": "none: clients send float32 model input",
@@ -32,7 +33,7 @@ def summary(version_dir: Path, manifest: Mapping[str, Any]) -> list[tuple[str, s
             f"{score['tensor'].removesuffix(':0').rpartition('Call/')[2]}, probabilities by {score['head']}"
             + (" (assumed: the model ends in neither softmax nor sigmoid)" if score["head_assumed"] else ""),
         ),
-        ("compile", f"{manifest['compile']} for {manifest['target']}, batch sizes {batch_sizes}"),
+        ("compile", f"{manifest['compile']} for {describe_target(manifest)}, batch sizes {batch_sizes}"),
         *(("without XLA", line) for line in _describe_choices(manifest.get("compile_choices", []))),
         ("foldings", ", ".join(manifest.get("foldings", [])) or "none"),
         ("lowered ops", ", ".join(manifest["lowering"]) or "none"),
@@ -45,6 +46,13 @@ def summary(version_dir: Path, manifest: Mapping[str, Any]) -> list[tuple[str, s
         ("made by", f"saliency-serving {manifest['exporter']}, TensorFlow {manifest['tensorflow']}"),
         ("size", f"{size / 2**20:.1f} MiB"),
     ]
+
+
+def describe_target(manifest: Mapping[str, Any]) -> str:
+    """The device; of a CPU with the kernels of what is not compiled, where something is not."""
+    if manifest["target"] == "gpu" or manifest["compile"] == "xla":
+        return manifest["target"]
+    return f"{manifest['target']} ({_KERNELS[manifest['kernels']]})"
 
 
 def describe_preprocessing(preprocessing: Mapping[str, Any]) -> str:

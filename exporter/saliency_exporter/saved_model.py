@@ -275,6 +275,7 @@ def manifest(job: Export, graph: ForwardGraph, coverage: Coverage, **more: Any) 
         "batch_sizes": list(settings.batch_sizes),
         "compile": settings.compile,
         "target": settings.target,
+        "kernels": settings.kernels,
         "activations": coverage.to_manifest(),
         "methods": methods,
         "max_samples": settings.max_samples,

@@ -17,12 +17,14 @@ import tensorflow as tf
 
 from .activations import find_activations
 from .forward import Forward, Replacement, Rule
+from .kernels import running_kernels
 from .methods.gradients import ScoreFunction, gradient_function, gradients
 from .methods.guided import guided
-from .methods.smooth import smooth
+from .methods.smooth import IMAGES_AT_ONCE, smooth
 from .preprocessing import Preprocessing
 from .rules.guided import guided_replacements
 from .rules.lowering import lowering_rules
+from .rules.lowering.thresholds import XLA_IMAGES_AT_ONCE, Kernels
 
 METHODS = ("gradients", "guided", "smooth")
 DEFAULT_SIGNATURE = "serving_default"
@@ -53,6 +55,7 @@ class Settings:
         uncompiled: with "auto", by signature the batch sizes that XLA is not worth compiling for, as
             `compile_choice` measures them.
         target: the device that the export will run on; lowering rules depend on it.
+        kernels: which of TensorFlow's kernels will run there what is not compiled; so do lowering rules.
         lowering: whether slow ops are replaced by equal ones that are faster on the target.
         max_samples: bound of `num_samples`.
         labels: class names, or None.
@@ -63,6 +66,7 @@ class Settings:
     compile: Literal["xla", "none", "auto"] = "xla"
     uncompiled: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     target: Literal["cpu", "gpu"] = "gpu"
+    kernels: Kernels = field(default_factory=running_kernels)
     lowering: bool = True
     max_samples: int = 1000
     labels: tuple[str, ...] | None = None
@@ -83,7 +87,9 @@ class Settings:
 
     def rules(self, *, compiled: bool) -> dict[str, Rule]:
         """Lowering rules by op type, of what is compiled or of what is not."""
-        return lowering_rules(self.target, compiled=compiled) if self.lowering else {}
+        if not self.lowering:
+            return {}
+        return lowering_rules(self.target, compiled=compiled, kernels=self.kernels)
 
 
 def predictions_signature(kept: Container[str]) -> str:
@@ -299,7 +305,16 @@ class _Builder:
                 seed: tf.Tensor,
             ) -> dict[str, tf.Tensor]:
                 x = self.model_input(images)
-                result = smooth(scores_of, gradient_of, x, class_index, num_samples, noise_level, seed)
+                result = smooth(
+                    scores_of,
+                    gradient_of,
+                    x,
+                    class_index,
+                    num_samples,
+                    noise_level,
+                    seed,
+                    images_at_once=self.images_at_once(compiled),
+                )
                 return {
                     **self.outputs(result.gradients, result.scores, result.class_index),
                     "variance": result.variance,
@@ -341,6 +356,14 @@ class _Builder:
             )
 
         return explain_smooth
+
+    def images_at_once(self, compiled: bool) -> int:
+        """How many images a step of smooth's loop takes: few where XLA makes loops of the model."""
+        depthwise = "DepthwiseConv2dNative"
+        made_of_loops = compiled and depthwise in self.settings.rules(compiled=True)
+        if made_of_loops and any(node.op == depthwise for node in self.graph.nodes):
+            return XLA_IMAGES_AT_ONCE
+        return IMAGES_AT_ONCE
 
     def outputs(self, gradient: tf.Tensor, scores: tf.Tensor, class_index: tf.Tensor) -> dict[str, tf.Tensor]:
         """The outputs that all explain signatures share, labels aside."""

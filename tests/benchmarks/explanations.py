@@ -6,6 +6,7 @@ the other waits. Results are kept model by model in --records, so that a run tha
 it was; the page is made of what is there.
 
     make bench ARGS="--models MobileNetV2 --rounds 3"
+    TF_ENABLE_ONEDNN_OPTS=0 make bench                 the kernels of processors without AVX-512 VNNI
     make bench SERVER=gpu-host:8500 MODEL=resnet       a live server: its own figures, no peers
 """
 
@@ -36,6 +37,8 @@ def main() -> None:
 
         print(live_table(live_cells(arguments.server, arguments.model, arguments.rounds)))
         return
+    kernels = running_kernels()
+    arguments.records /= kernels
     arguments.records.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + 60 * arguments.budget
     failed = []
@@ -50,6 +53,7 @@ def main() -> None:
             command = [sys.executable, Path(__file__).with_name("explanations_model.py"), model, record]
             command += ["--peers-python", arguments.peers_python, "--rounds", str(arguments.rounds)]
             command += ["--cell-seconds", str(arguments.cell_seconds), "--compile", arguments.compile]
+            command += ["--loading" if arguments.loading else "--no-loading"]
             if subprocess.run(command, check=False).returncode != 0:
                 failed.append(model)
     records = [json.loads(path.read_text()) for path in sorted(arguments.records.glob("*.json"))]
@@ -58,11 +62,21 @@ def main() -> None:
         sys.exit("nothing was measured")
     page = as_page(records, machine(), versions())
     print(page)
-    if arguments.page:
+    if arguments.page is not None:
+        results = Path(__file__).parent / "results"
+        arguments.page = arguments.page or results / f"{datetime.date.today()}-explanations-{kernels}.md"
         arguments.page.write_text(page, encoding="utf-8")
         print(f"written: {arguments.page}", file=sys.stderr)
     if failed:
         sys.exit(f"not measured, see above: {', '.join(failed)}")
+
+
+def running_kernels() -> str:
+    """Which of TensorFlow's kernels the processes that this one starts will run; asked of one of them."""
+    code = "from saliency_exporter.kernels import running_kernels; print(running_kernels())"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return done.stdout.strip()
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -81,8 +95,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--compile", default="auto", help="of the export; default: %(default)s")
     parser.add_argument("--peers-python", default=".venv-peers/bin/python")
     parser.add_argument("--records", type=Path, default=ROOT / "bench-output")
-    results = Path(__file__).parent / "results" / f"{datetime.date.today()}-explanations.md"
-    parser.add_argument("--page", type=Path, nargs="?", const=results, help="write the page; default: dated")
+    parser.add_argument(
+        "--loading",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure loads and throughput at the default batch sizes too, which takes minutes",
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        nargs="?",
+        const=False,
+        help="write the page; default: one by date and kernels in tests/benchmarks/results",
+    )
     parser.add_argument("--server", help="HOST:PORT of a live server to measure instead")
     parser.add_argument("--model", help="its model")
     arguments = parser.parse_args()

@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--cell-seconds", type=float, required=True)
     parser.add_argument("--compile", required=True)
+    parser.add_argument("--loading", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         record = measure(arguments, Path(scratch))
@@ -83,7 +84,8 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         server.wait_for("listening on", LOAD_SECONDS)
         record["load_seconds"] = time.perf_counter() - started_server
         record["memory_loaded"] = memory_mib(server.process.pid, "VmRSS")
-        record["peer_versions"] = peers.versions()
+        ready = peers.ready()
+        record["peer_versions"], record["peer_kernels"] = ready["ready"], ready["kernels"]
         client, counter = open_client(server.target, "m")
         with client:
             for batch in BATCHES:
@@ -106,7 +108,7 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     finally:
         peers.stop()
         server.stop()
-    if arguments.model == LITE0:
+    if arguments.model == LITE0 and arguments.loading:
         record["defaults"] = default_batch_sizes(arguments, scratch, shape)
     record["minutes"] = (time.monotonic() - started) / 60
     return record
@@ -138,7 +140,7 @@ def export(
         stderr=subprocess.DEVNULL,
     )
     manifest = json.loads((scratch / to / "1" / "assets.extra" / "saliency.json").read_text())
-    kept = ("batch_sizes", "compile", "compile_choices", "target", "lowering", "tensorflow")
+    kept = ("batch_sizes", "compile", "compile_choices", "target", "kernels", "lowering", "tensorflow")
     size = sum(path.stat().st_size for path in (scratch / to / "1").rglob("*") if path.is_file())
     return {
         **{key: manifest[key] for key in kept},
@@ -174,8 +176,9 @@ class PeerProcess:
             text=True,
         )
 
-    def versions(self) -> dict[str, str]:
-        return self._read()["ready"]
+    def ready(self) -> dict[str, Any]:
+        """Its libraries' versions, and its kernels."""
+        return self._read()
 
     def call(self, peer: str, method: str, batch: int) -> Timed:
         return lambda samples: self.ask(peer, method, batch, samples=samples)["ms"]

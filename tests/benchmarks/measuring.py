@@ -31,8 +31,14 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def machine() -> str:
-    """Processor, number of cores, Python."""
-    return f"{_cpu_name()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    """Processor, its instruction sets, number of cores, Python."""
+    sets = "/".join(_instruction_sets()) or "no AVX2"
+    return f"{_cpu_name()} ({sets}), {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def kernels_text(kernels: str) -> str:
+    """Whose kernels run what is not compiled, in words."""
+    return {"onednn": "oneDNN's kernels on", "eigen": "oneDNN's kernels off (Eigen's run)"}[kernels]
 
 
 def versions(names: Iterable[str] = ("tensorflow", "keras", "grpcio", "protobuf", "numpy")) -> str:
@@ -51,8 +57,30 @@ def forget_peak(pid: int) -> None:
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
+_INSTRUCTION_SETS = {
+    "avx2": "AVX2",
+    "avx_vnni": "AVX-VNNI",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "AVX-512 BF16",
+    "amx_tile": "AMX",
+}
+"""What kernels are chosen by, as /proc/cpuinfo names it and as people do."""
+
+
+def _instruction_sets() -> list[str]:
+    flags = _cpu_info("flags").split()
+    return [name for flag, name in _INSTRUCTION_SETS.items() if flag in flags]
+
+
 def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
+    return _cpu_info("model name") or platform.processor()
+
+
+def _cpu_info(field: str) -> str:
+    """A field of the first processor in /proc/cpuinfo, "" where there is none."""
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.exists() else ():
+        if line.startswith(field):
             return line.split(":", 1)[1].strip()
-    return platform.processor()
+    return ""

@@ -327,8 +327,8 @@ MUTANTS = (
     Mutant(
         "a strided first layer has no rule of its own, uncompiled",
         "rules/lowering/__init__.py",
-        "_first_of(pointwise_uncompiled, strided_uncompiled, large)",
-        "_first_of(pointwise_uncompiled, large)",
+        "                functools.partial(strided_uncompiled, most_channels=worth.strided_channels),\n",
+        "",
         "../lowering/test_lowering_rules.py::test_uncompiled_a_strided_first_layer_has_a_rule_of_its_own",
     ),
     Mutant(
@@ -341,8 +341,8 @@ MUTANTS = (
     Mutant(
         "what is not compiled is not lowered",
         "signatures.py",
-        "return lowering_rules(self.target, compiled=compiled) if self.lowering else {}",
-        "return lowering_rules(self.target, compiled=compiled) if self.lowering and compiled else {}",
+        "        if not self.lowering:\n",
+        "        if not self.lowering or not compiled:\n",
         "test_saved_model.py::test_uncompiled_on_a_cpu_the_way_back_through_1x1_is_a_product_and_the_way_"
         "forward_stays_fused",
     ),

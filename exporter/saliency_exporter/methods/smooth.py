@@ -10,11 +10,16 @@ import tensorflow as tf
 from .gradients import GradientFunction, ScoreFunction, chosen_class
 
 IMAGES_AT_ONCE = 10
-"""A step of the loop takes as many samples of each example as make up to so many images, and at least one.
+"""A step of the loop takes as many samples of each example as make up to that many images, and at least one.
 
 One image at a time does not fill a device, and waits for the weights: with ten, an uncompiled sample of
 ResNet50 takes a third less processor time. Samples beyond `num_samples` in the last step are work for
 nothing: numbers that people ask for are multiples of ten."""
+
+
+def samples_of_a_step(batch: int, images_at_once: int = IMAGES_AT_ONCE) -> int:
+    """How many samples of each example a step of the loop takes."""
+    return max(1, images_at_once // batch)
 
 
 class Smooth(NamedTuple):
@@ -43,6 +48,8 @@ def smooth(
     num_samples: tf.Tensor,
     noise_level: tf.Tensor,
     seed: tf.Tensor,
+    *,
+    images_at_once: int = IMAGES_AT_ONCE,
 ) -> Smooth:
     """The mean of ∂S_c/∂x at x + N(0, σ²) over `num_samples` samples.
 
@@ -59,12 +66,13 @@ def smooth(
         num_samples: int32 [B], ≥ 1.
         noise_level: float32 [B], in [0, 1].
         seed: int32 [B]; the noise of sample i depends on (seed, i) alone.
+        images_at_once: how many images a step of the loop may take; of the result it changes rounding alone.
     """
     scores = score_function(x)
     class_index = chosen_class(scores, class_index)
     sigma = noise_level * input_range(x)
     batch, shape = tf.shape(x)[0], tuple(x.shape[1:])
-    at_once = tf.maximum(1, IMAGES_AT_ONCE // batch)
+    at_once = tf.maximum(1, images_at_once // batch)
     # Axes [B, samples of a step, …]; the model sees the first two as one.
     rows = tf.concat([[batch * at_once], shape], 0)
     per_sample = tf.concat([[batch, at_once], shape], 0)

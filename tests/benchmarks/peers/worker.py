@@ -43,7 +43,7 @@ def main() -> None:
     model = keras.saving.load_model(sys.argv[1], compile=False)
     images = np.load(sys.argv[2])
     made: dict[tuple[object, ...], Explain | str] = {}
-    print(json.dumps({"ready": versions()}), file=answers, flush=True)
+    print(json.dumps({"ready": versions(), "kernels": kernels()}), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line), model, images, made)), file=answers, flush=True)
 
@@ -53,6 +53,13 @@ def versions() -> dict[str, str]:
 
     names = ("tensorflow", "keras", "numpy", "xplique", "tf-keras-vis", "saliency")
     return {name: version(name) for name in names}
+
+
+def kernels() -> str:
+    """Which of TensorFlow's kernels this process runs on a CPU."""
+    from tensorflow.python.util import _pywrap_util_port
+
+    return "onednn" if _pywrap_util_port.IsMklEnabled() else "eigen"
 
 
 def answer(

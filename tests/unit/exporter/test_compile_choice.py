@@ -11,7 +11,9 @@ from callables import source_of
 from saliency_exporter.compile_choice import Choice, choose, uncompiled_sizes
 from saliency_exporter.forward import Forward
 from saliency_exporter.manifest import read_manifest
+from saliency_exporter.methods.smooth import IMAGES_AT_ONCE, samples_of_a_step
 from saliency_exporter.preprocessing import builtin
+from saliency_exporter.rules.lowering.thresholds import XLA_IMAGES_AT_ONCE
 from saliency_exporter.saved_model import Export, export
 from saliency_exporter.servable import load_servable
 from saliency_exporter.signatures import Settings
@@ -54,6 +56,24 @@ def test_what_is_far_faster_is_chosen(call, expected):
         (signature, size) for signature in ("serving_default", "explain_gradients") for size in (1, 3)
     }
     assert {c.compiled for c in choices if c.signature == "explain_gradients"} == {expected}
+
+
+def test_smooth_is_measured_with_full_steps_compiled_and_not(monkeypatch):
+    asked: dict[int, int] = {}
+
+    def timed(function: Callable, inputs: list[tf.Tensor]) -> float:
+        if len(inputs) > 1:
+            images, _, num_samples, *_ = inputs
+            asked[len(images)] = int(num_samples[0])
+        return 1.0
+
+    monkeypatch.setattr("saliency_exporter.compile_choice._timed_ms", timed)
+    settings = replace(AUTO, methods=("smooth",), batch_sizes=(1, 4))
+    choose(Forward(trace(source_of(elementwise, (8, 8, 2)))), builtin("none"), settings, "model")
+    assert set(asked) == {1, 4}
+    for batch, samples in asked.items():
+        for images_at_once in (IMAGES_AT_ONCE, XLA_IMAGES_AT_ONCE):
+            assert samples % samples_of_a_step(batch, images_at_once) == 0
 
 
 def test_xla_is_kept_only_where_it_is_worth_compiling():

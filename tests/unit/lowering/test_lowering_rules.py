@@ -39,3 +39,33 @@ def test_uncompiled_a_smaller_picture_is_worth_minimal_filtering():
         node = tf.nn.conv2d(x, kernel, 1, "SAME").op.node_def
         assert lowering_rules("cpu", compiled=False)["Conv2D"](node, [x, kernel]) is not None
         assert winograd(node, [x, kernel]) is None
+
+
+def taken(kernels, x_shape, kernel_shape, strides=1):
+    """The op types that the rule for a convolution adds with its gradient, or None where it declines."""
+    with tf.Graph().as_default() as graph:
+        x, kernel = tf.zeros((1, *x_shape)), tf.constant(np.zeros(kernel_shape, np.float32))
+        node = tf.nn.conv2d(x, kernel, strides, "SAME").op.node_def
+        before = len(graph.get_operations())
+        outputs = lowering_rules("cpu", compiled=False, kernels=kernels)["Conv2D"](node, [x, kernel])
+        if outputs is None:
+            return None
+        tf.gradients(outputs[0], x)
+        return {op.type for op in graph.get_operations()[before:]}
+
+
+def test_each_set_of_kernels_has_the_rules_that_are_faster_with_it():
+    first_layer = (32, 32, 3), (3, 3, 3, 8), 2
+    large = (28, 28, 512), (3, 3, 512, 512)
+    small_kernel = (56, 56, 64), (1, 1, 64, 256)
+    assert taken("onednn", *first_layer) is not None
+    assert taken("eigen", *first_layer) is None
+    fewer = (28, 28, 256), (3, 3, 256, 256)
+    assert [taken("onednn", *layer) is not None for layer in (large, fewer)] == [True, True]
+    assert [taken("eigen", *layer) is not None for layer in (large, fewer)] == [True, False]
+    assert taken("onednn", *small_kernel) is None
+    # Eigen's own gradient of a 1×1 convolution is a product and a pass over the memory more.
+    way_back = taken("eigen", *small_kernel)
+    assert "MatMul" in way_back
+    assert "Conv2DBackpropInput" not in way_back
+    assert "Conv2D" in way_back

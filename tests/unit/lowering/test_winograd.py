@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from saliency_exporter.rules.lowering.thresholds import Minimal
 from saliency_exporter.rules.lowering.winograd import winograd
 
 
@@ -96,7 +97,7 @@ def test_it_is_for_many_channels_of_a_large_picture_in_full_precision(
         x = tf.zeros((1, size, size, channels), dtype)
         kernel = tf.constant(np.zeros((3, 3, channels, channels), dtype))
         node = conv2d()(x, kernel).op.node_def
-        assert (winograd(node, [x, kernel], enough=enough) is None) == declined
+        assert (winograd(node, [x, kernel], worth=Minimal(85, enough)) is None) == declined
 
 
 def test_a_kernel_that_depends_on_the_picture_is_declined():

@@ -19,19 +19,23 @@ from .depthwise import depthwise
 from .max_pool import max_pool
 from .pointwise import pointwise, pointwise_uncompiled
 from .strided import strided_uncompiled
+from .thresholds import UNCOMPILED, Kernels
 from .winograd import winograd
 
 
-def lowering_rules(target: Literal["cpu", "gpu"], *, compiled: bool = True) -> dict[str, Rule]:
+def lowering_rules(
+    target: Literal["cpu", "gpu"], *, compiled: bool = True, kernels: Kernels = "onednn"
+) -> dict[str, Rule]:
     """Lowering rules by op type, for functions that run on the target device.
 
     None on a GPU: there XLA hands convolutions and pooling to cuDNN, whose kernels these rules would replace
-    by plain loops. Uncompiled on a CPU, oneDNN's kernels are the fastest for all but large 3×3 convolutions,
-    1×1 ones of very large kernels, and the way back through 1×1 and through a strided first layer.
+    by plain loops. Uncompiled on a CPU, TensorFlow's kernels are the fastest but where `thresholds` says that
+    a rule is, for each set of them.
 
     Args:
         target: the device.
         compiled: whether XLA compiles the functions.
+        kernels: what runs the functions where XLA does not compile them.
 
     Raises:
         ValueError: the target is neither "cpu" nor "gpu".
@@ -39,9 +43,14 @@ def lowering_rules(target: Literal["cpu", "gpu"], *, compiled: bool = True) -> d
     if target == "gpu":
         return {}
     if target == "cpu" and not compiled:
-        # Down to ResNet50's 14² × 256, for which XLA's own convolution is as fast.
-        large = functools.partial(winograd, enough=25_000)
-        return {"Conv2D": _first_of(pointwise_uncompiled, strided_uncompiled, large)}
+        worth = UNCOMPILED[kernels]
+        return {
+            "Conv2D": _first_of(
+                functools.partial(pointwise_uncompiled, worth=worth.products),
+                functools.partial(strided_uncompiled, most_channels=worth.strided_channels),
+                functools.partial(winograd, worth=worth.minimal),
+            )
+        }
     if target == "cpu":
         return {
             "Conv2D": _first_of(pointwise, winograd, convolution, depthwise),

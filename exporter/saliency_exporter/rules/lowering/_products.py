@@ -7,8 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from ._windows import once
-
-_ENOUGH_WEIGHTS_PER_ROW = 2500
+from .thresholds import XLA_DENSE_WEIGHTS_PER_ROW
 
 
 def product(x: tf.Tensor, weight: tf.Tensor, rows_per_example: int) -> tf.Tensor:
@@ -22,7 +21,7 @@ def product(x: tf.Tensor, weight: tf.Tensor, rows_per_example: int) -> tf.Tensor
             return if_few_rows(
                 dy,
                 rows_per_example,
-                weight.shape.num_elements() // _ENOUGH_WEIGHTS_PER_ROW,
+                weight.shape.num_elements() // XLA_DENSE_WEIGHTS_PER_ROW,
                 lambda: times_transposed(dy, weight),
                 lambda: tf.matmul(dy, weight, transpose_b=True),
             )

@@ -21,9 +21,7 @@ import tensorflow as tf
 from ._nodes import attribute, is_plain_convolution
 from ._products import if_few_rows, times_transposed
 from ._windows import Axis, axes, scatter
-
-_FEW_CHANNELS = 4
-_ENOUGH_WEIGHTS_PER_ROW = 6000
+from .thresholds import XLA_CONVOLUTION_WEIGHTS_PER_ROW, XLA_FEW_CHANNELS
 
 
 def convolution(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
@@ -39,10 +37,10 @@ def convolution(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list
     *taps, kernel_channels, filters = kernel.shape
     rows, columns = axes(node, height, width, (taps[0], taps[1]))
     pixels = rows.outputs * columns.outputs
-    most_pixels = kernel.shape.num_elements() // _ENOUGH_WEIGHTS_PER_ROW
+    most_pixels = kernel.shape.num_elements() // XLA_CONVOLUTION_WEIGHTS_PER_ROW
     padding = [_turned_padding(rows), _turned_padding(columns)]
     turns = rows.stride == columns.stride == 1 and min(map(min, padding)) >= 0
-    if kernel_channels != channels or (channels > _FEW_CHANNELS and most_pixels < pixels and not turns):
+    if kernel_channels != channels or (channels > XLA_FEW_CHANNELS and most_pixels < pixels and not turns):
         return None
     options = {
         "strides": list(attribute(node, "strides").list.i),
@@ -60,7 +58,7 @@ def convolution(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list
                 by_tap = tf.reshape(sent, [-1, rows.outputs, columns.outputs, *taps, channels])
                 return scatter([by_tap], rows, columns, lambda tap, part: part[..., tap[0], tap[1], :])
 
-            if channels <= _FEW_CHANNELS:
+            if channels <= XLA_FEW_CHANNELS:
                 return added_up(tf.matmul(signal, matrix, transpose_b=True))
             return if_few_rows(
                 signal,

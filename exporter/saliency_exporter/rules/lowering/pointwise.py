@@ -12,15 +12,7 @@ import tensorflow as tf
 
 from ._nodes import attribute, is_plain_convolution
 from ._products import product
-
-_LITTLE_ARITHMETIC = 15_000_000
-"""Multiplications for one image: most 1×1 layers of MobileNetV2 have 5 to 15 million, of ResNet50 51."""
-
-_ENOUGH_WEIGHTS_PER_PIXEL = 1400
-"""The kernels of 7² and Xception's of 19² × 728 have more, ResNet50's of 14² without strides fewer."""
-
-_ENOUGH_WEIGHTS = 300_000
-"""MobileNetV2's kernel from 960 to 320 channels gains, EfficientNet's of 192 × 1152 lose at batch 1."""
+from .thresholds import ONEDNN, Products
 
 
 def pointwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
@@ -39,13 +31,20 @@ def pointwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[t
     return [tf.reshape(y, [-1, height, width, kernel.shape[3]])]
 
 
-def pointwise_uncompiled(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
+def pointwise_uncompiled(
+    node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor], *, worth: Products = ONEDNN.products
+) -> list[tf.Tensor] | None:
     """The Conv2D that `pointwise` takes, with a matrix product as its gradient where that is faster.
 
     Where the kernel is very large, the value is a product too; else the op stays, and with it the bias and
     the activation that TensorFlow makes part of it. With strides, the gradient is that of the pixels which
     are read, with zeros for the others. None where nothing is gained: strides that do not divide the height
     and the width, or neither strides nor a product.
+
+    Args:
+        node: the Conv2D.
+        inputs: its data inputs.
+        worth: from which sizes on products are worth it.
     """
     if not _is_pointwise(node, inputs):
         return None
@@ -54,10 +53,10 @@ def pointwise_uncompiled(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]
     _, down, right, _ = strides
     _, height, width, channels = x.shape
     rows, columns, filters = height // down, width // right, kernel.shape[3]
-    as_product = _product_is_faster(rows * columns, channels * filters)
+    as_product = _product_is_faster(rows * columns, channels * filters, worth)
     if height % down or width % right or (down == right == 1 and not as_product):
         return None
-    if down == right == 1 and _is_large(rows * columns, channels * filters):
+    if down == right == 1 and _is_large(rows * columns, channels * filters, worth):
         y = tf.matmul(tf.reshape(x, [-1, channels]), kernel[0, 0])
         return [tf.reshape(y, [-1, height, width, filters])]
 
@@ -80,18 +79,18 @@ def pointwise_uncompiled(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]
     return [convolve(x)]
 
 
-def _product_is_faster(pixels: int, weights: int) -> bool:
-    """Whether a product takes less time than oneDNN's gradient for so many outputs of one image.
+def _product_is_faster(pixels: int, weights: int, worth: Products) -> bool:
+    """Whether a product takes less time than the kernels' own gradient for that many outputs of one image.
 
     oneDNN lays the kernel out anew at every call. That counts where there is little arithmetic, and where the
     kernel is large beside the picture; between, its convolution is up to a quarter faster than its product.
     """
-    return pixels * weights <= _LITTLE_ARITHMETIC or weights >= _ENOUGH_WEIGHTS_PER_PIXEL * pixels
+    return pixels * weights <= worth.little_arithmetic or weights >= worth.weights_per_pixel * pixels
 
 
-def _is_large(pixels: int, weights: int) -> bool:
-    """Whether a product takes less time than oneDNN's convolution, bias and activation apart included."""
-    return weights >= max(_ENOUGH_WEIGHTS, _ENOUGH_WEIGHTS_PER_PIXEL * pixels)
+def _is_large(pixels: int, weights: int, worth: Products) -> bool:
+    """Whether a product takes less time than a convolution that bias and activation are part of."""
+    return weights >= max(worth.value_weights, worth.weights_per_pixel * pixels)
 
 
 def _is_pointwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> bool:

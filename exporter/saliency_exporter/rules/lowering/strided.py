@@ -16,15 +16,21 @@ import tensorflow as tf
 
 from ._nodes import attribute, is_plain_convolution
 from ._windows import Axis, axes
+from .thresholds import ONEDNN
 
-_FEW_CHANNELS = 4
 
-
-def strided_uncompiled(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
-    """Conv2D of at most 4 channels with strides, as it is; its gradient is one convolution without.
+def strided_uncompiled(
+    node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor], *, most_channels: int = ONEDNN.strided_channels
+) -> list[tf.Tensor] | None:
+    """Conv2D of few channels with strides, as it is; its gradient is one convolution without.
 
     Inputs: images [B, H, W, C], kernel [taps, taps, C, filters]. None (import the op as it is) for other
     convolutions, dilation, groups, NCHW, unknown shapes and kernels that are not weights.
+
+    Args:
+        node: the Conv2D.
+        inputs: its data inputs.
+        most_channels: the most channels for which it is worth it.
     """
     x, kernel = inputs
     if not is_plain_convolution(node, inputs):
@@ -34,7 +40,7 @@ def strided_uncompiled(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) 
     rows, columns = axes(node, height, width, (taps[0], taps[1]))
     padding = [_padding(rows), _padding(columns)]
     strides = rows.stride, columns.stride
-    if kernel_channels != channels or channels > _FEW_CHANNELS or strides == (1, 1):
+    if kernel_channels != channels or channels > most_channels or strides == (1, 1):
         return None
     if min(map(min, padding)) < 0 or (rows.dilation, columns.dilation) != (1, 1):
         return None

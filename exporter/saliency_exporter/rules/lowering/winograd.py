@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from ._nodes import is_plain_convolution
 from ._windows import axes
+from .thresholds import XLA_MINIMAL, Minimal
 
 _BT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
@@ -32,15 +33,9 @@ _TURNED = [3, 1, 2, 0]
 _DTYPES = frozenset({tf.float32, tf.float64})
 """Of fewer bits, the sums before the product would cost accuracy."""
 
-_ENOUGH_CHANNELS = 85
-"""Each way, C · filters / (C + filters): VGG16's layers from 128 → 256 on gain, those of 128 → 128 do not."""
-
-_MOST_VALUES = 1 << 22
-"""Of one picture, its channels included: its tiles take 64 MiB then, in float32."""
-
 
 def winograd(
-    node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor], *, enough: int = 40_000
+    node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor], *, worth: Minimal = XLA_MINIMAL
 ) -> list[tf.Tensor] | None:
     """Conv2D of 3×3 taps with many channels, no strides, and padding that keeps the picture's size.
 
@@ -51,7 +46,7 @@ def winograd(
     Args:
         node: the Conv2D.
         inputs: its data inputs.
-        enough: from how many pixels times channels, each way, it is worth it, as measured on two cores.
+        worth: from which sizes on it is worth it, and up to which its tiles may grow.
     """
     x, kernel = inputs
     if x.dtype not in _DTYPES or not is_plain_convolution(node, inputs):
@@ -66,9 +61,9 @@ def winograd(
     # Products are saved for each channel of each filter, sums cost for each channel; the kernel is
     # transformed once for a batch, however small the picture.
     each_way = channels * filters / (channels + filters)
-    if each_way < _ENOUGH_CHANNELS or height * width * each_way < enough:
+    if each_way < worth.channels or height * width * each_way < worth.values:
         return None
-    if height * width * max(channels, filters) > _MOST_VALUES:
+    if height * width * max(channels, filters) > worth.most_values:
         return None
     transformed = _transformed(_G, tf.reshape(kernel, [9, channels, filters]))
 
