@@ -243,6 +243,7 @@ class Calls:
                 answer = yield from self._ask(request, deadline, self._retry)
             except InvalidArgument:
                 if len(some) == 1:
+                    self._known = None  # perhaps another version is served by now
                     raise
                 rows = (len(some) + 1) // 2  # a server that batches bounds the rows of a request
                 continue

@@ -262,7 +262,7 @@ def _describe(
             "compare the name and version with the server's configuration; a model that is still loading "
             "answers the same, and wait_ready(timeout) waits for it",
         )
-    if code is status.FAILED_PRECONDITION and _NO_SIGNATURE.match(details):
+    if code is status.FAILED_PRECONDITION and _NO_SIGNATURE.search(details):
         return (
             SignatureNotFound,
             f"model {model!r} at {target} has no signature {signature!r}",

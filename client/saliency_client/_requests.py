@@ -175,8 +175,8 @@ def _check_complete(signature: Signature, known: Container[str]) -> None:
             f"{signature.name} needs {needed}",
             hint=None
             if "images" in missing
-            else f"give {needed}: the model has no default for it, or its server does not return defaults "
-            "and the model has no signature parameter_defaults",
+            else f"give {needed}: the server returned no default, and the model has no signature "
+            "parameter_defaults that tells one",
             signature=signature.name,
         )
 

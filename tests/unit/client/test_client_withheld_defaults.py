@@ -150,7 +150,7 @@ def test_without_a_table_the_error_names_the_parameters_to_give(withholding, cli
         client.explain(images, method="smooth", class_index=1, seed=0)
     assert caught.value.message == "explain_smooth needs noise_level, num_samples"
     assert caught.value.hint.startswith("give noise_level, num_samples: ")
-    assert "does not return defaults" in caught.value.hint
+    assert "the server returned no default" in caught.value.hint
     with pytest.raises(InputError) as caught:
         client.predict({"images": images}, signature="explain_gradients")
     assert caught.value.message == "explain_gradients needs class_index"
