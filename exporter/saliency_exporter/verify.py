@@ -207,8 +207,9 @@ def _table_problems(servable: Servable, manifest: Mapping[str, Any]) -> Iterator
         yield f"{PARAMETER_DEFAULTS} has the outputs {sorted(table)}, not {sorted(expected)}"
         return
     for name, values in expected.items():
-        if table[name].dtype != values[0].dtype or table[name].tolist() != [one.item() for one in values]:
-            yield f"{PARAMETER_DEFAULTS} tells {table[name]} for {name}, not {values}"
+        told, wanted = table[name].tolist(), [value.item() for value in values]
+        if table[name].dtype != values[0].dtype or told != wanted:
+            yield f"{PARAMETER_DEFAULTS} tells {table[name].dtype} {told} for {name}, not {wanted}"
 
 
 def _default_names(servable: Servable) -> list[str] | None:

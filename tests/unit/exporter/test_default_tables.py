@@ -136,9 +136,8 @@ def answering(monkeypatch: pytest.MonkeyPatch, signature: str, change) -> None:
 
 def test_a_table_that_tells_other_defaults_than_the_signatures_is_found(copy):
     change_default(copy, "explain_smooth", "seed", np.int32(1))
-    assert "parameter_defaults tells [0 0 0] for explain_smooth/seed, not [1, 1, 1]" in [
-        problem.replace("np.int32(1)", "1") for problem in verify(copy).problems
-    ]
+    told = "parameter_defaults tells int32 [0, 0, 0] for explain_smooth/seed, not [1, 1, 1]"
+    assert told in verify(copy).problems
 
 
 @pytest.mark.parametrize(
