@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final, TypeVar
 
@@ -45,6 +45,7 @@ from saliency_client._signatures import (
     EXPLAIN_PREFIX,
     Metadata,
     Signature,
+    class_names,
     parse_metadata,
     predictions_signature,
 )
@@ -214,7 +215,9 @@ class Calls:
 
         def build(metadata: Metadata) -> Request:
             name = predictions_signature(metadata.signatures) if signature is None else signature
-            return requests.predict_request(self.model, self._signature(metadata, name), images, outputs)
+            return requests.predict_request(
+                self.model, self._signature(metadata, name), images, outputs, complete=metadata.withheld
+            )
 
         answer = yield from self._predict(build, self._deadline(timeout), False)
         return dict(answer.outputs)
@@ -222,6 +225,33 @@ class Calls:
     def metadata(self, timeout: Timeout = UNSET) -> Conversation[Metadata]:
         """What the served version offers; asked once for each version."""
         return self._known or (yield from self._learn(self._deadline(timeout)))
+
+    def labels(self, timeout: Timeout = UNSET) -> Conversation[tuple[str, ...] | None]:
+        """The names of all classes; of a server that returns no defaults by a call, once for each version."""
+        deadline = self._deadline(timeout)
+        metadata = self._known or (yield from self._learn(deadline))
+        if (asked := metadata.withheld_names) is None:
+            return metadata.labels
+        signature, classes = asked
+        names: list[str] = []
+        rows = classes
+        versions = {metadata.version}
+        while len(names) < classes:
+            some = range(len(names), min(len(names) + rows, classes))
+            request = requests.names_request(self.model, signature, some)
+            try:
+                answer = yield from self._ask(request, deadline, self._retry)
+            except InvalidArgument:
+                if len(some) == 1:
+                    self._known = None  # perhaps another version is served by now
+                    raise
+                rows = (len(some) + 1) // 2  # a server that batches bounds the rows of a request
+                continue
+            names += class_names(answer.outputs["labels"])
+            versions.add(answer.version or metadata.version)
+        if self._known is metadata:
+            self._known = replace(metadata, names=tuple(names)) if len(versions) == 1 else None
+        return tuple(names)
 
     def forget(self) -> None:
         """Let what is known of the served version go; the next call asks again."""
@@ -289,23 +319,29 @@ class Calls:
     def _predict(
         self, build: Callable[[Metadata], Request], deadline: _Deadline, patient: bool
     ) -> Conversation[requests.Answer]:
-        metadata, request = yield from self._built(build, deadline)
-        name = request.signature.name
+        metadata, request = yield from self._built(build, deadline, patient)
         try:
-            reply = yield from self._send(
-                requests.PREDICT, request.payload, deadline, self._retry, signature=name, patient=patient
-            )
+            answer = yield from self._ask(request, deadline, self._retry, patient=patient)
         except (InvalidArgument, SignatureNotFound, ModelNotFound):
             self._known = None  # perhaps another version is served by now
             raise
-        with self._located(name, reply):
-            answer = requests.parse_answer(reply.payload, request)
         if answer.version and answer.version != metadata.version:
             self._known = None
         return answer
 
+    def _ask(
+        self, request: Request, deadline: _Deadline, retry: RetryPolicy, *, patient: bool = False
+    ) -> Conversation[requests.Answer]:
+        """Send a Predict request; its answer, checked against its signature."""
+        name = request.signature.name
+        reply = yield from self._send(
+            requests.PREDICT, request.payload, deadline, retry, signature=name, patient=patient
+        )
+        with self._located(name, reply):
+            return requests.parse_answer(reply.payload, request)
+
     def _built(
-        self, build: Callable[[Metadata], Request], deadline: _Deadline
+        self, build: Callable[[Metadata], Request], deadline: _Deadline, patient: bool
     ) -> Conversation[tuple[Metadata, Request]]:
         """The request; input that does not fit what was known is tried on fresh metadata before it fails."""
         known = self._known
@@ -316,7 +352,7 @@ class Calls:
                 if self._clock() - self._known_since < _TRUSTED_SECONDS:
                     with self._located(None, None):
                         raise
-        metadata = yield from self._learn(deadline)
+        metadata = yield from self._learn(deadline, patient=patient)
         with self._located(None, None):
             return metadata, build(metadata)
 
@@ -336,13 +372,26 @@ class Calls:
             raise InputError(f"model {self.model.name!r} has no signature {name!r}; it has {offered}")
         return metadata.signatures[name]
 
-    def _learn(self, deadline: _Deadline, retry: RetryPolicy | None = None) -> Conversation[Metadata]:
-        payload = requests.metadata_request(self.model)
-        reply = yield from self._send(requests.METADATA, payload, deadline, retry or self._retry)
+    def _learn(
+        self, deadline: _Deadline, retry: RetryPolicy | None = None, *, patient: bool = False
+    ) -> Conversation[Metadata]:
+        """Ask for the metadata, and where it comes without any default for the model's table of them."""
+        retry = retry or self._retry
+        reply = yield from self._send(
+            requests.METADATA, requests.metadata_request(self.model), deadline, retry
+        )
         with self._located(None, reply):
-            known = self._known = parse_metadata(reply.payload)
+            metadata = parse_metadata(reply.payload)
+        same_version = True
+        if metadata.withheld and (table := metadata.defaults_table) is not None:
+            request = requests.defaults_request(self.model, table)
+            answer = yield from self._ask(request, deadline, retry, patient=patient)
+            metadata = metadata.with_defaults(answer.outputs)
+            same_version = answer.version in (0, metadata.version)
+        # Where replicas change over, one tells the signatures of a version and the next another's defaults.
+        self._known = metadata if same_version else None
         self._known_since = self._clock()
-        return known
+        return metadata
 
     def _status(self, deadline: _Deadline, retry: RetryPolicy) -> Conversation[tuple[VersionStatus, ...]]:
         reply = yield from self._send(requests.STATUS, requests.status_request(self.model), deadline, retry)

@@ -215,6 +215,9 @@ def _readable(details: str) -> str:
     return match[1] if match else details
 
 
+# TensorFlow Serving's words; those of its TFRT servables.
+_NO_SIGNATURE = re.compile(r'Serving signature key ".*" not found|Function ".*" not found', re.DOTALL)
+
 _TLS_SIGNS = (
     "handshake",
     "Hostname Verification",
@@ -259,7 +262,7 @@ def _describe(
             "compare the name and version with the server's configuration; a model that is still loading "
             "answers the same, and wait_ready(timeout) waits for it",
         )
-    if code is status.FAILED_PRECONDITION and "Serving signature key" in details:
+    if code is status.FAILED_PRECONDITION and _NO_SIGNATURE.search(details):
         return (
             SignatureNotFound,
             f"model {model!r} at {target} has no signature {signature!r}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,10 +91,10 @@ def explain_request(
     """A Predict request for one `explain_<method>` signature.
 
     Every parameter of the signature is sent as a vector [B]: the given value, or the default of the
-    server's metadata; the server's own defaults are scalars, which its batching refuses.
+    server's metadata or the model's table; the server's own defaults are scalars, which its batching refuses.
 
     Raises:
-        InputError: images or a parameter do not fit the signature.
+        InputError: images or a parameter do not fit the signature, or a parameter has no known default.
     """
     arrays = {"images": _images(images, _input(signature, "images"))}
     batch = arrays["images"].shape[0]
@@ -103,13 +103,11 @@ def explain_request(
         if name not in signature.inputs or name == "images":
             takes = ", ".join(sorted(set(signature.inputs) - {"images"})) or "no parameters"
             raise InputError(f"{signature.name} takes no {name}; it takes {takes}", signature=signature.name)
+    values = {**signature.defaults, **given}
+    _check_complete(signature, {"images", *values})
     for name, spec in signature.inputs.items():
-        if name == "images":
-            continue
-        value = given.get(name, signature.defaults.get(name))
-        if value is None:
-            raise InputError(f"{signature.name} needs {name}", signature=signature.name)
-        arrays[name] = _parameter(value, spec, batch)
+        if name != "images":
+            arrays[name] = _parameter(values[name], spec, batch)
     light = {name for name in signature.outputs if name not in HEAVY_OUTPUTS}
     # A TensorFlow session prepares its graph anew, for seconds, for every set of outputs that is new to it.
     # The light ones cost next to nothing, so they always come along, and there are few sets to prepare for.
@@ -123,8 +121,12 @@ def predict_request(
     signature: Signature,
     images: ArrayLike | Mapping[str, ArrayLike],
     outputs: Outputs,
+    *,
+    complete: bool = False,
 ) -> Request:
     """A Predict request for any signature: an array for its only input, or a mapping for several.
+
+    What is left out is left to the server, which fills in its defaults; with `complete` it is sent.
 
     Raises:
         InputError: an input is missing, unknown, or does not fit the signature.
@@ -142,11 +144,41 @@ def predict_request(
         )
     for name in given:
         _input(signature, name)
-    missing = [name for name in signature.inputs if name not in given and name not in signature.defaults]
-    if missing:
-        raise InputError(f"{signature.name} needs {', '.join(missing)}", signature=signature.name)
+    _check_complete(signature, {*signature.defaults, *given})
     arrays = {name: _images(value, signature.inputs[name]) for name, value in given.items()}
+    if complete:
+        batch = next((array.shape[:1] for array in arrays.values() if array.ndim), ())
+        arrays |= {
+            name: np.full(batch, default, default.dtype)
+            for name, default in signature.defaults.items()
+            if name not in arrays
+        }
     return _request(model, signature, arrays, _chosen(outputs, signature, list(signature.outputs)), None)
+
+
+def defaults_request(model: ModelName, table: Signature) -> Request:
+    """A Predict request for one row of the table of defaults."""
+    return _request(model, table, {"rows": np.zeros(1, np.int32)}, tuple(table.outputs), 1)
+
+
+def names_request(model: ModelName, signature: Signature, classes: range) -> Request:
+    """A Predict request for the names of some classes; the input `labels` is there for its default alone."""
+    arrays = {"labels": np.full(len(classes), b"", object), "class_index": np.array(classes, np.int32)}
+    return _request(model, signature, arrays, ("labels",), len(classes))
+
+
+def _check_complete(signature: Signature, known: Container[str]) -> None:
+    missing = [name for name in signature.inputs if name not in known]
+    if missing:
+        needed = ", ".join(missing)
+        raise InputError(
+            f"{signature.name} needs {needed}",
+            hint=None
+            if "images" in missing
+            else f"give {needed}: the server returned no default, and the model has no signature "
+            "parameter_defaults that tells one",
+            signature=signature.name,
+        )
 
 
 def _request(

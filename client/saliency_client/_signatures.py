@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import DecodeError
 
@@ -15,6 +15,7 @@ EXPLAIN_PREFIX = "explain_"
 DEFAULT_SIGNATURE = "serving_default"
 IMAGES_SIGNATURE = "serving_images"
 CLASS_LABELS = "class_labels"
+PARAMETER_DEFAULTS = "parameter_defaults"
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,15 @@ class TensorSpec:
 class Signature:
     """One signature of a served model: what goes in, what comes out, what is filled in if left out.
 
+    Some servers return no defaults; `defaults` then has those that the model keeps in a table of its own.
+
     Example:
         >>> for name, signature in client.signatures().items():
         ...     print(name, list(signature.inputs), signature.method)
-        class_labels ['labels'] None
+        class_labels ['class_index', 'labels'] None
         explain_gradients ['class_index', 'images'] gradients
         explain_smooth ['class_index', 'images', 'noise_level', 'num_samples', 'seed'] smooth
+        parameter_defaults ['rows'] None
         serving_default ['images'] None
     """
 
@@ -65,10 +69,20 @@ class Signature:
 
 @dataclass(frozen=True)
 class Metadata:
-    """All signatures of one version of a model."""
+    """All signatures of one version of a model.
+
+    Attributes:
+        version: its number.
+        signatures: by name.
+        withheld: whether the server returned no default at all, so that nobody may rely on its filling them
+            in.
+        names: the names of all classes, where they were asked for because no default has them.
+    """
 
     version: int
     signatures: Mapping[str, Signature]
+    withheld: bool = False
+    names: tuple[str, ...] | None = None
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -77,12 +91,65 @@ class Metadata:
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """The names of all classes, in class order; None where the model was exported without."""
+        """The names of all classes, in class order; None where the model was exported without.
+
+        Of a server that returns no defaults they are None until they are asked for.
+        """
+        if self.names is not None:
+            return self.names
         signature = self.signatures.get(CLASS_LABELS)
         table = signature.defaults.get("labels") if signature else None
         if table is None or table.ndim != 1 or table.dtype != object:
             return None
-        return tuple(name.decode("utf-8", "replace") for name in table)
+        return class_names(table)
+
+    @property
+    def withheld_names(self) -> tuple[Signature, int] | None:
+        """The signature that names classes, and how many there are; None unless it has to be called."""
+        signature = self.signatures.get(CLASS_LABELS)
+        classes = number_of_classes(self.signatures)
+        if not self.withheld or self.names is not None or signature is None or classes is None:
+            return None
+        return (signature, classes) if set(signature.inputs) == {"labels", "class_index"} else None
+
+    @property
+    def defaults_table(self) -> Signature | None:
+        """The signature that tells the defaults of all others; None where there is none, or another so named.
+
+        Its outputs are `<signature>/<parameter>`, one row for each of its input `rows`.
+        """
+        table = self.signatures.get(PARAMETER_DEFAULTS)
+        if table is None or set(table.inputs) != {"rows"}:
+            return None
+        parameters = (_parameter_of(output) for output in table.outputs)
+        known = all(
+            signature in self.signatures and name in self.signatures[signature].inputs
+            for signature, name in parameters
+        )
+        return table if known else None
+
+    def with_defaults(self, table: Mapping[str, Array]) -> Metadata:
+        """The same with the defaults that the model's table told, the first row of each output."""
+        defaults: dict[str, dict[str, Array]] = {}
+        for output, values in table.items():
+            signature, name = _parameter_of(output)
+            defaults.setdefault(signature, {})[name] = values[:1].reshape(())
+        completed = {
+            name: replace(signature, defaults={**signature.defaults, **defaults.get(name, {})})
+            for name, signature in self.signatures.items()
+        }
+        return replace(self, signatures=completed)
+
+
+def _parameter_of(output: str) -> tuple[str, str]:
+    """The signature and the parameter that an output of the table of defaults is for."""
+    signature, _, name = output.rpartition("/")
+    return signature, name
+
+
+def class_names(table: Array) -> tuple[str, ...]:
+    """Names as text; bytes that are no UTF-8 become the replacement character."""
+    return tuple(name.decode("utf-8", "replace") for name in table)
 
 
 def parse_metadata(answer: bytes) -> Metadata:
@@ -98,7 +165,8 @@ def parse_metadata(answer: bytes) -> Metadata:
     except DecodeError as error:
         raise AnswerError("the answer is not a GetModelMetadataResponse") from error
     signatures = {name: _signature(name, map_.signature_def[name]) for name in sorted(map_.signature_def)}
-    return Metadata(version=response.model_spec.version.value, signatures=signatures)
+    withheld = not any(signature.defaults for signature in signatures.values())
+    return Metadata(response.model_spec.version.value, signatures, withheld)
 
 
 def _signature(name: str, proto: tfs.SignatureDef) -> Signature:
@@ -124,3 +192,12 @@ def predictions_signature(signatures: Container[str]) -> str:
     take anything; else `serving_default`.
     """
     return IMAGES_SIGNATURE if IMAGES_SIGNATURE in signatures else DEFAULT_SIGNATURE
+
+
+def number_of_classes(signatures: Mapping[str, Signature]) -> int | None:
+    """How many classes the model tells apart, from the server's metadata; None where that does not say."""
+    signature = signatures.get(predictions_signature(signatures))
+    outputs = signature.outputs if signature else {}
+    named = [outputs[name] for name in ("logits", "probabilities") if name in outputs]
+    sizes = {spec.shape[1] for spec in named or outputs.values() if spec.shape and len(spec.shape) == 2}
+    return sizes.pop() if len(sizes) == 1 else None

@@ -125,7 +125,7 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
 
     async def labels(self, *, timeout: Timeout = UNSET) -> tuple[str, ...] | None:
         """As `SaliencyClient.labels`."""
-        return (await self._run(self._calls.metadata(timeout))).labels
+        return await self._run(self._calls.labels(timeout))
 
     async def status(self, *, timeout: Timeout = UNSET) -> tuple[VersionStatus, ...]:
         """As `SaliencyClient.status`."""

@@ -178,7 +178,8 @@ class SaliencyClient(BaseClient[grpc.Channel]):
         """What the served version offers, by signature name: inputs, outputs, shapes, dtypes, defaults.
 
         The server is asked once for each version: again when another version answers a call, when `status`
-        sees a newer one, and by `wait_ready`. So it is with `methods` and `labels`.
+        sees a newer one, and by `wait_ready`. So it is with `methods` and `labels`. A server that returns no
+        defaults is asked for the model's own table of them, by one call more.
 
         Example:
             >>> smooth = client.signatures()["explain_smooth"]
@@ -199,13 +200,16 @@ class SaliencyClient(BaseClient[grpc.Channel]):
     def labels(self, *, timeout: Timeout = UNSET) -> tuple[str, ...] | None:
         """The names of all classes, in class order; None where the model was exported without.
 
+        They come with the metadata. A server that returns no defaults is asked by a call for them, or by as
+        many as its batching needs.
+
         Example:
             >>> client.labels()
             ('class 0', 'class 1', 'class 2', 'class 3')
             >>> client.explain(images[0], class_index=client.labels().index("class 3")).label
             array(['class 3'], dtype=object)
         """
-        return _run(self._calls.metadata(timeout), self._carry_out).labels
+        return _run(self._calls.labels(timeout), self._carry_out)
 
     def status(self, *, timeout: Timeout = UNSET) -> tuple[VersionStatus, ...]:
         """The state of the model's versions on the server, newest first.

@@ -42,6 +42,7 @@ def summary(version_dir: Path, manifest: Mapping[str, Any]) -> list[tuple[str, s
         ("signature", f"{manifest['predictions']}, the predictions"),
         *(("signature", _describe_method(name, facts)) for name, facts in manifest["methods"].items()),
         *([("signature", "class_labels, the names of all classes")] if labels else []),
+        ("signature", "parameter_defaults, for clients of servers that do not return defaults"),
         ("verified", "no" if verification is None else f"{len(verification['rows'])} calls within tolerance"),
         ("made by", f"saliency-serving {manifest['exporter']}, TensorFlow {manifest['tensorflow']}"),
         ("size", f"{size / 2**20:.1f} MiB"),

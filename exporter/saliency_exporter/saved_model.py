@@ -22,7 +22,15 @@ from .kept import describe_kept, kept_arrays, kept_references
 from .manifest import CONTRACT_VERSION, write_manifest
 from .preprocessing import Preprocessing
 from .reference import compute_reference, reference_path
-from .signatures import CLASS_LABELS, Settings, build_signatures, class_labels, predictions_signature
+from .signatures import (
+    CLASS_LABELS,
+    PARAMETER_DEFAULTS,
+    Settings,
+    build_signatures,
+    class_labels,
+    parameter_defaults,
+    predictions_signature,
+)
 from .slimming import slim
 from .sources import Source
 from .sources.source import Kept
@@ -131,8 +139,10 @@ def write_version(
     references = kept_references(kept.signatures, graph.input_shape) if kept else {}
     progress("saving")
     labels = job.settings.labels
-    naming = {} if labels is None else {CLASS_LABELS: class_labels(labels)}
-    _save(forward, {**signatures, **naming}, kept, directory)
+    tables = {PARAMETER_DEFAULTS: parameter_defaults(signatures)}
+    if labels is not None:
+        tables[CLASS_LABELS] = class_labels(labels)
+    _save(forward, {**signatures, **tables}, kept, directory)
     (directory / "assets.extra").mkdir(exist_ok=True)
     np.savez_compressed(reference_path(directory), **reference, **kept_arrays(references))
     records = [

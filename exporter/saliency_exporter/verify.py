@@ -18,7 +18,7 @@ from .kept import kept_problems
 from .manifest import as_written, read_manifest
 from .reference import KEPT_OUTPUTS, reference_path
 from .servable import Servable, ServableError, load_servable
-from .signatures import CLASS_LABELS
+from .signatures import CLASS_LABELS, PARAMETER_DEFAULTS
 from .tensor_protos import to_array
 from .warmup import read_warmup
 
@@ -43,6 +43,8 @@ multiplication and addition: a sum of thousands of products differs by some 10â
 maximum, a sign or another example leaves 0.1 and more."""
 
 _MAPS = frozenset({"gradients", "saliency", "relative_error"})
+_ROWS = 3
+"""In a request for defaults: more than one, to see that every row is the same."""
 _DEFAULTS = {"class_index": -1, "num_samples": 50, "noise_level": 0.15, "seed": 0}
 
 
@@ -186,15 +188,54 @@ def _contract_problems(servable: Servable, manifest: Mapping[str, Any]) -> Itera
             if not np.allclose(value, _DEFAULTS[parameter]):
                 yield f"{name} has the default {value} for {parameter}, not {_DEFAULTS[parameter]}"
 
-    if manifest["labels"] is not None and _class_labels(servable) != manifest["labels"]:
+    yield from _table_problems(servable, manifest)
+
+
+def _table_problems(servable: Servable, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What a client relies on where the server returns no defaults, and where it does: names and defaults."""
+    labels = manifest["labels"]
+    if labels is not None and (
+        _default_names(servable) != labels or _called_names(servable, labels) != labels
+    ):
         yield f"signature {CLASS_LABELS} does not tell the class names of the manifest"
 
+    expected = {
+        f"{name}/{parameter}": [tf.make_ndarray(value)[()]] * _ROWS
+        for name in _signatures(manifest)
+        if name in servable.signature_defs
+        for parameter, value in servable.signature_defs[name].defaults.items()
+    }
+    try:
+        table = servable.predict(PARAMETER_DEFAULTS, {"rows": np.zeros(_ROWS, np.int32)})
+    except ServableError as error:
+        yield f"signature {PARAMETER_DEFAULTS} fails: {error}"
+        return
+    if table.keys() != expected.keys():
+        yield f"{PARAMETER_DEFAULTS} has the outputs {sorted(table)}, not {sorted(expected)}"
+        return
+    for name, values in expected.items():
+        told, wanted = table[name].tolist(), [value.item() for value in values]
+        if table[name].dtype != values[0].dtype or told != wanted:
+            yield f"{PARAMETER_DEFAULTS} tells {table[name].dtype} {told} for {name}, not {wanted}"
 
-def _class_labels(servable: Servable) -> list[str] | None:
+
+def _default_names(servable: Servable) -> list[str] | None:
     signature = servable.signature_defs.get(CLASS_LABELS)
     if signature is None or "labels" not in signature.defaults:
         return None
     return [name.decode() for name in tf.make_ndarray(signature.defaults["labels"])]
+
+
+def _called_names(servable: Servable, labels: Sequence[str]) -> list[str] | None:
+    """The names as a client has them by calling: in any order, whatever else it sends."""
+    backwards = np.arange(len(labels), dtype=np.int32)[::-1]
+    try:
+        answer = servable.predict(
+            CLASS_LABELS, {"labels": np.full(len(labels), b"", object), "class_index": backwards}
+        )
+    except ServableError:
+        return None
+    return [name.decode() for name in answer["labels"][::-1]]
 
 
 def _rows(

@@ -100,6 +100,32 @@ class Server:
         return self._signatures
 
     @property
+    def returns_defaults(self) -> bool:
+        """Whether metadata has defaults: that of a TFRT servable has none."""
+        return any(signature.defaults for signature in self.signatures.values())
+
+    @property
+    def fills_in_defaults(self) -> bool:
+        """Whether Predict fills in defaults: they are scalars, which batching refuses, too."""
+        request = self.request("explain_gradients", {"images": self.images(1)}, ("score",))
+        try:
+            self.predict_stub(request, timeout=SECONDS)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            return False
+        return True
+
+    def defaults(self, signature: str) -> dict[str, np.ndarray]:
+        """A signature's defaults: of the metadata, or of the table that the model keeps."""
+        if self.returns_defaults:
+            told = self.signatures[signature].defaults
+            return {name: tf.make_ndarray(value) for name, value in told.items()}
+        table = self.predict("parameter_defaults", rows=np.zeros(1, np.int32))
+        mine = f"{signature}/"
+        return {name.removeprefix(mine): value[0] for name, value in table.items() if name.startswith(mine)}
+
+    @property
     def explain_signatures(self) -> list[str]:
         return sorted(name for name in self.signatures if name.startswith("explain_"))
 
@@ -122,7 +148,7 @@ def arrays(response: predict_pb2.PredictResponse) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+def under_test(request: pytest.FixtureRequest) -> Iterator[Server]:
     """The server under test."""
     target = request.config.getoption("--server", default=None)
     process = None
@@ -137,6 +163,18 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     asked.channel.close()
     if process is not None:
         assert process.stop() == (0, "")
+
+
+@pytest.fixture(scope="session")
+def server_at() -> Callable[[str, str], Server]:
+    """Makes the means to ask a server, from its address and its model's name."""
+    return Server.at
+
+
+@pytest.fixture(scope="session")
+def server(under_test: Server) -> Server:
+    """The server that a test asks; a module may put others in its place."""
+    return under_test
 
 
 @pytest.fixture(scope="session")

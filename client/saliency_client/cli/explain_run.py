@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saliency_client._files import write_whole
 from saliency_client.cli import labels as names
@@ -18,6 +19,9 @@ from saliency_client.cli.inputs import STDIN, find_inputs
 from saliency_client.cli.output import Output
 from saliency_client.cli.outputs import Job, check_absent, destination, is_done, make_folders, plan
 from saliency_client.cli.photos import allow_pixels
+
+if TYPE_CHECKING:
+    from saliency_client import SaliencyClient
 
 
 def run(request: Request, output: Output) -> int:
@@ -33,10 +37,19 @@ def run(request: Request, output: Output) -> int:
         return _summarize(0, [], waiting=0, total=len(jobs), seconds=0.0, output=output)
     make_folders(waiting)
     with connect(request.connection) as client, allow_pixels(request.max_pixels):
-        explainer = Explainer(request, output, client, names.class_names(request.labels, client), to.formats)
+        class_names = names.class_names(request.labels, client) if _needs_names(request, client) else None
+        explainer = Explainer(request, output, client, class_names, to.formats)
         if not any(job.input.is_array or job.input.source == STDIN for job in waiting):
             explainer.model.check_takes_photos()
         return _work_off(waiting, explainer, output, total=len(jobs))
+
+
+def _needs_names(request: Request, client: SaliencyClient) -> bool:
+    """Whether names are wanted that do not come with the answers: some servers take a call for them."""
+    signature = client.signatures().get(f"explain_{request.method}")
+    labelled = signature is not None and "label" in signature.outputs
+    by_name = request.class_name is not None and not request.class_name.isdecimal()
+    return request.labels is not None or by_name or not labelled
 
 
 def _suffixes(request: Request) -> list[str]:

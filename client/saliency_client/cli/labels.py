@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saliency_client._signatures import number_of_classes
 from saliency_client.cli.errors import CommandError
-from saliency_client.cli.model_input import number_of_classes
 from saliency_client.cli.text import printable
 
 if TYPE_CHECKING:

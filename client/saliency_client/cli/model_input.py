@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from saliency_client._signatures import predictions_signature
 from saliency_client.cli.errors import CommandError
 from saliency_client.images import ImageError
 
@@ -56,15 +55,6 @@ def model_input(signature: Signature) -> ModelInput:
         )
     _, height, width, channels = (size or 0 for size in shape)
     return ModelInput(signature.name, height, width, channels, spec.dtype)
-
-
-def number_of_classes(signatures: Mapping[str, Signature]) -> int | None:
-    """How many classes the model tells apart, from the server's metadata; None where that does not say."""
-    signature = signatures.get(predictions_signature(signatures))
-    outputs = signature.outputs if signature else {}
-    named = [outputs[name] for name in ("logits", "probabilities") if name in outputs]
-    sizes = {spec.shape[1] for spec in named or outputs.values() if spec.shape and len(spec.shape) == 2}
-    return sizes.pop() if len(sizes) == 1 else None
 
 
 def class_scores(

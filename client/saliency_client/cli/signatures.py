@@ -33,11 +33,19 @@ def signatures(connection: Connection, output: Output) -> None:
     \b
     --json prints one line: model, methods, and signatures by name, each with inputs and outputs by name;
     those have dtype, shape (null for a free size, and as a whole for a free rank) and default.
+
+    \b
+    parameter_defaults is left out: with it a model tells its defaults where the server does not.
     """
+    from saliency_client._signatures import Metadata
     from saliency_client.cli.connection import connect
 
     with connect(connection) as client:
-        found = {name: one for name, one in client.signatures().items() if not name.startswith(_INTERNAL)}
+        every = client.signatures()
+        table = Metadata(0, every).defaults_table
+        found = {
+            name: one for name, one in every.items() if not name.startswith(_INTERNAL) and one is not table
+        }
         methods = [signature.method for signature in found.values() if signature.method]
     record = {
         "model": connection.model,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from saliency_exporter.serving.batching import BatchingParameters
     from saliency_exporter.serving.models import ModelConfig
     from saliency_exporter.serving.tls import TlsFiles
+    from saliency_exporter.serving.withholding import Withheld
 
 
 @click.command("serve")
@@ -101,6 +102,11 @@ if TYPE_CHECKING:
 @click.option("--batch-timeout-micros", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--max-enqueued-batches", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--num-batch-threads", type=click.IntRange(min=0), default=0, help="[default: cores]")
+@click.option(
+    "--withhold-defaults",
+    type=click.Choice(["metadata", "all"]),
+    help="For tests of clients: no defaults in the metadata, as TFRT servables have it; all: nor at Predict.",
+)
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="The server's certificate chain, PEM.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's private key, PEM.")
 @click.option(
@@ -146,6 +152,7 @@ def serve_command(
     batch_timeout_micros: int,
     max_enqueued_batches: int,
     num_batch_threads: int,
+    withhold_defaults: Withheld | None,
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_client_ca: Path | None,
@@ -193,6 +200,7 @@ def serve_command(
             num_batch_threads,
             allowed_batch_sizes,
         ),
+        withhold_defaults=withhold_defaults,
         tls=_tls(tls_cert, tls_key, tls_client_ca),
         intra_op_threads=intra_op_threads,
         inter_op_threads=inter_op_threads,

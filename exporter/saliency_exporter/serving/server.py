@@ -30,6 +30,7 @@ from saliency_exporter.serving.models import ModelConfig, ModelManager
 from saliency_exporter.serving.parsing import Messages
 from saliency_exporter.serving.services import ModelService, PredictionService
 from saliency_exporter.serving.tls import TlsFiles, server_credentials
+from saliency_exporter.serving.withholding import Withheld, without_defaults
 from saliency_exporter.tensor_protos import Encoding
 from saliency_exporter.warmup import count_warmup, replay_warmup
 from saliency_exporter.xla_cache import use_xla_cache, vouch_for_entries
@@ -72,6 +73,8 @@ class LocalServer:
         running: requests that run side by side; 0 means one per core, at least 2.
         waiting: requests that may wait for a place; the next is refused with UNAVAILABLE.
         batching: merge requests as TensorFlow Serving's --enable_batching does.
+        withhold_defaults: for tests of clients: "metadata" tells no defaults, as TFRT servables do not;
+            "all" does not fill them in either.
         tls: certificate and key, and the authority whose clients alone are let in.
         intra_op_threads: threads inside one op; 0 lets TensorFlow choose.
         inter_op_threads: ops side by side; 0 lets TensorFlow choose.
@@ -94,6 +97,7 @@ class LocalServer:
         running: int = 0,
         waiting: int = 64,
         batching: BatchingParameters | None = None,
+        withhold_defaults: Withheld | None = None,
         tls: TlsFiles | None = None,
         intra_op_threads: int = 0,
         inter_op_threads: int = 0,
@@ -107,6 +111,7 @@ class LocalServer:
         self._warmup = warmup
         self._warmup_threads = warmup_threads or (1 if batching else os.cpu_count() or 1)
         self._batching = batching
+        self._withhold_defaults = withhold_defaults
         self._intra_op_threads = intra_op_threads
         self._inter_op_threads = inter_op_threads
         self._report = report
@@ -183,7 +188,7 @@ class LocalServer:
         }
         server = grpc.server(self._threads, interceptors=[Messages()], options=tuple(options.items()))
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(self._models, self._admission, encoding), server
+            PredictionService(self._models, self._admission, encoding, self._withhold_defaults), server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -206,6 +211,8 @@ class LocalServer:
         servable = load_servable(
             path, intra_op_threads=self._intra_op_threads, inter_op_threads=self._inter_op_threads
         )
+        if self._withhold_defaults == "all":
+            servable.signature_defs = without_defaults(servable.signature_defs)
         if self._batching is not None:
             batching = BatchingSession(servable.session_run, self._batching)
             servable.resources.callback(batching.close)

@@ -24,6 +24,7 @@ from tensorflow_serving.apis import (
 from saliency_exporter.servable import DEFAULT_SIGNATURE, ServableError
 from saliency_exporter.serving.admission import Admission
 from saliency_exporter.serving.models import ModelManager
+from saliency_exporter.serving.withholding import Withheld, check_inputs, without_defaults
 from saliency_exporter.tensor_protos import Encoding, Piece, serialized, to_array, wire_field
 
 MESSAGE_LIMIT = 1024
@@ -44,10 +45,17 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     A server of it needs the interceptor `Messages`: Predict answers in bytes.
     """
 
-    def __init__(self, models: ModelManager, admission: Admission, encoding: Encoding) -> None:
+    def __init__(
+        self,
+        models: ModelManager,
+        admission: Admission,
+        encoding: Encoding,
+        withhold_defaults: Withheld | None = None,
+    ) -> None:
         self._models = models
         self._admission = admission
         self._encoding = encoding
+        self._withhold_defaults = withhold_defaults
 
     def Predict(self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> bytes:
         """Runs one signature of one version; the answer is a serialized PredictResponse."""
@@ -56,7 +64,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def GetModelMetadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.ServicerContext
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        """Tells the signatures of one version, their defaults included."""
+        """Tells the signatures of one version, their defaults included unless they are withheld."""
         return _answer(context, lambda: self._metadata(request))
 
     def _predict(self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> bytes:
@@ -71,6 +79,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             if not context.is_active():
                 # The caller gave up while the request was waiting.
                 raise ServableError(tf.errors.CANCELLED, "The caller has gone")
+            if self._withhold_defaults is not None:
+                check_inputs(request, servable.signature_defs.get(signature_name))
             outputs = servable.predict(
                 signature_name, request.inputs, request.output_filter, context.time_remaining()
             )
@@ -92,7 +102,10 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         signatures = get_model_metadata_pb2.SignatureDefMap()
         with self._models.servable(name, version, label) as (number, servable):
-            for signature_name, signature in servable.signature_defs.items():
+            told = servable.signature_defs
+            if self._withhold_defaults is not None:
+                told = without_defaults(told)
+            for signature_name, signature in told.items():
                 signatures.signature_def[signature_name].CopyFrom(signature)
         response.model_spec.name = name
         response.model_spec.version.value = number

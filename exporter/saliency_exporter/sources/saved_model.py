@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from saliency_exporter.sources.source import Kept, Source
 
 _DEFAULT_SIGNATURE = "serving_default"
 _FILES = ("saved_model.pb", "saved_model.pbtxt")
+_EXPLAIN = "explain_"
+_TABLES = ("class_labels", "parameter_defaults")
+"""Signatures that an export makes for its clients, and makes anew of a model that is an export itself."""
 
 
 def is_saved_model(path: Path) -> bool:
@@ -35,9 +38,11 @@ def load(path: Path, choices: Choices = NO_CHOICES) -> Source:
 
     Raises:
         ExportError: the directory is damaged, has no such signature or output, or the signature does
-            not take a float tensor and return [B, classes].
+            not take a float tensor and return [B, classes]; it has a signature under a name that an export
+            needs for one of its own.
     """
     loaded = _load(path)
+    _check_names(path, loaded.signatures)
     key = _choose_signature(path, loaded.signatures, choices.signature)
     function = loaded.signatures[key]
     specs = function.structured_input_signature[1]
@@ -79,7 +84,19 @@ def _kept(loaded: Any) -> Kept:
 
 def _is_ours(key: str) -> bool:
     """Whether a signature is one that an export makes, and makes anew."""
-    return key.startswith("explain_") or key in ("serving_images", "class_labels")
+    return key.startswith(_EXPLAIN) or key in ("serving_images", *_TABLES)
+
+
+def _check_names(path: Path, offered: Collection[str]) -> None:
+    """Refuse a model's own signature that clients would take for a table of the export's."""
+    if any(key.startswith(_EXPLAIN) for key in offered):
+        return  # an export, explained anew
+    for key in _TABLES:
+        if key in offered:
+            raise ExportError(
+                f"{path} has a signature {key!r} of its own, and an export needs the name",
+                hint="save the model with that signature under another name, or without it",
+            )
 
 
 def _load(path: Path) -> Any:

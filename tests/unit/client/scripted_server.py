@@ -29,6 +29,15 @@ TYPES = {
     np.dtype("uint8"): (types_pb2.DT_UINT8, "int_val"),
     np.dtype("O"): (types_pb2.DT_STRING, "string_val"),
 }
+DEFAULTS = {
+    "explain_gradients": {"class_index": np.int32(-1)},
+    "explain_smooth": {
+        "class_index": np.int32(-1),
+        "num_samples": np.int32(50),
+        "noise_level": np.float32(0.15),
+        "seed": np.int32(0),
+    },
+}
 
 
 class Fail(Exception):
@@ -94,6 +103,8 @@ class ScriptedServer(
         self.tamper: Callable[[predict_pb2.PredictResponse], None] = lambda response: None
         self.corrupt: Callable[[bytes], bytes] = lambda answer: answer
         self.hidden: set[str] = set()
+        self.withholds = False
+        self.most_rows = 1000
         self.requests: list[predict_pb2.PredictRequest] = []
         self.metadata: list[dict[str, str | bytes]] = []
         self.metadata_calls = 0
@@ -152,6 +163,8 @@ class ScriptedServer(
         response.model_spec.name = self.model.name
         response.model_spec.version.value = self.model.version
         shown = {name: one for name, one in signature_defs(self.model).items() if name not in self.hidden}
+        for signature in shown.values() if self.withholds else ():
+            signature.ClearField("defaults")
         response.metadata["signature_def"].Pack(get_model_metadata_pb2.SignatureDefMap(signature_def=shown))
         return response
 
@@ -190,6 +203,16 @@ class ScriptedServer(
                 inputs["noise_level"][:, None, None, None], outputs["gradients"].shape
             )
             outputs["relative_error"] = 1 / np.sqrt(inputs["num_samples"]).astype(np.float32)
+        elif name == "class_labels":
+            self._check_rows(inputs["class_index"], inputs["labels"])
+            outputs = {
+                "labels": np.array([self.model.names[i].encode() for i in inputs["class_index"]], object)
+            }
+        elif name == "parameter_defaults":
+            self._check_rows(inputs["rows"])
+            outputs = {
+                output: np.full(len(inputs["rows"]), value) for output, value in parameter_defaults().items()
+            }
         else:
             raise Fail(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
         response = predict_pb2.PredictResponse()
@@ -200,6 +223,19 @@ class ScriptedServer(
             response.outputs[key].CopyFrom(to_proto(outputs[key], typed=self.typed_answers))
         self.tamper(response)
         return response
+
+    def _check_rows(self, *inputs: np.ndarray) -> None:
+        """What TensorFlow Serving's batching asks of inputs."""
+        if {array.shape for array in inputs} != {(len(inputs[0]),)}:
+            raise Fail(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "Batching Run() input tensors must have equal 0th-dimension size",
+            )
+        if len(inputs[0]) > self.most_rows:
+            raise Fail(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"Task size {len(inputs[0])} is larger than maximum input batch size {self.most_rows}",
+            )
 
 
 class Corrupting(grpc.ServerInterceptor):
@@ -251,7 +287,14 @@ def signature_defs(model: LinearModel) -> dict[str, meta_graph_pb2.SignatureDef]
     names = np.array([name.encode() for name in model.names], dtype=object)
     return {
         "class_labels": signature_def(
-            {"labels": ("O", (CLASSES,))}, {"labels": ("O", (CLASSES,))}, {"labels": names}
+            {"labels": ("O", (-1,)), "class_index": ("int32", (-1,))},
+            {"labels": ("O", (-1,))},
+            {"labels": names, "class_index": np.arange(CLASSES, dtype=np.int32)},
+        ),
+        "parameter_defaults": signature_def(
+            {"rows": ("int32", (-1,))},
+            {name: (value.dtype.name, (-1,)) for name, value in parameter_defaults().items()},
+            {"rows": np.zeros(1, np.int32)},
         ),
         "serving_default": signature_def(
             {"images": images},
@@ -259,7 +302,7 @@ def signature_defs(model: LinearModel) -> dict[str, meta_graph_pb2.SignatureDef]
             {},
         ),
         "explain_gradients": signature_def(
-            {"images": images, "class_index": ("int32", None)}, maps, {"class_index": np.int32(-1)}
+            {"images": images, "class_index": ("int32", None)}, maps, DEFAULTS["explain_gradients"]
         ),
         "explain_smooth": signature_def(
             {
@@ -270,14 +313,14 @@ def signature_defs(model: LinearModel) -> dict[str, meta_graph_pb2.SignatureDef]
                 "seed": ("int32", None),
             },
             {**maps, "variance": maps["gradients"], "relative_error": ("float32", (-1,))},
-            {
-                "class_index": np.int32(-1),
-                "num_samples": np.int32(50),
-                "noise_level": np.float32(0.15),
-                "seed": np.int32(0),
-            },
+            DEFAULTS["explain_smooth"],
         ),
     }
+
+
+def parameter_defaults() -> dict[str, np.generic]:
+    """What the signature parameter_defaults tells: each default, by `<signature>/<parameter>`."""
+    return {f"{name}/{key}": value for name, values in DEFAULTS.items() for key, value in values.items()}
 
 
 def signature_def(inputs, outputs, defaults) -> meta_graph_pb2.SignatureDef:

@@ -24,6 +24,7 @@ def server(_running: ScriptedServer) -> ScriptedServer:
     _running.metadata.clear()
     _running.script.clear()
     _running.hidden.clear()
+    _running.withholds = False
     _running.tamper = lambda response: None
     return _running
 

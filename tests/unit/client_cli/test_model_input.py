@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saliency_client import Signature, TensorSpec
-from saliency_client.cli.model_input import number_of_classes
+from saliency_client._signatures import number_of_classes
 
 
 def predicting(signature: str = "serving_default", **shapes: tuple[int | None, ...] | None) -> Signature:

@@ -80,6 +80,7 @@ def test_they_answer_under_their_names_as_they_did(version_dir: Path) -> None:
         "explain_gradients",
         "explain_guided",
         "explain_smooth",
+        "parameter_defaults",
     }
     default = servable.signature_defs["serving_default"]
     assert list(default.inputs) == ["photo"]

@@ -34,7 +34,7 @@ def images() -> np.ndarray:
 
 
 def test_there_are_these_signatures(servable):
-    names = {"serving_default", "class_labels", *EXPLAIN}
+    names = {"serving_default", "class_labels", "parameter_defaults", *EXPLAIN}
     assert set(servable.signature_defs) - {"__saved_model_init_op"} == names
 
 
