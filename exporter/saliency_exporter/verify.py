@@ -37,6 +37,9 @@ signal on one side only, and each such unit changes the map by about one over th
 wrong rule, sample or
 class leaves 0.3 and more."""
 
+_MOST_THREADS = 4
+"""So many warmup records run side by side at most: each holds a batch and a compiler in memory."""
+
 _MAPS = frozenset({"gradients", "saliency", "relative_error"})
 _DEFAULTS = {"class_index": -1, "num_samples": 50, "noise_level": 0.15, "seed": 0}
 
@@ -97,10 +100,10 @@ def verify(
 ) -> Report:
     """Verify a version directory.
 
-    Every warmup record runs, on all cores, which compiles every signature at every batch size; then every
-    signature at every compiled batch size and at one more than the largest, with examples that ask for
-    different things in one batch, in another order than in the records. Defaults, dtypes and error codes
-    are checked as well.
+    Every warmup record runs, several side by side, which compiles every signature at every batch size; then
+    every signature at every compiled batch size and at one more than the largest, with examples that ask for
+    different things in one batch, in another order than in the records. Defaults, dtypes and error codes are
+    checked as well.
 
     Args:
         version_dir: the directory of one version.
@@ -118,32 +121,30 @@ def verify(
     try:
         problems = list(_contract_problems(servable, manifest))
         problems += kept_problems(servable, manifest["kept_signatures"], reference)
-        rows = []
-        warmed = 0
+        rows: list[Row] = []
+        requests: list[predict_pb2.PredictRequest] = []
+        replays: list[_Replay] = []
         if not problems:
             requests = list(read_warmup(version_dir))
-            warmed = len(requests)
             running = "running" if manifest["compile"] == "none" else "compiling and running"
-            step(f"{running} {warmed} warmup records")
+            step(f"{running} {len(requests)} warmup records")
             replays = _replays(servable, manifest, reference, requests)
             for row in _rows(servable, manifest, reference, _first_ms(requests, replays)):
                 rows.append(row)
                 progress(row)
             problems += [
-                f"{row.signature} at batch size {row.batch_size}: {row.problem}"
-                for row in rows
-                if row.problem
+                f"{r.signature} at batch size {r.batch_size}: {r.problem}" for r in rows if r.problem
             ]
+        if not problems:
+            problems += _refusal_problems(servable, manifest, reference)
             problems += [
                 f"warmup record {number} ({request.model_spec.signature_name}): {replay.problem}"
                 for number, (request, replay) in enumerate(zip(requests, replays, strict=True), 1)
                 if replay.problem
             ]
-        if not problems:
-            problems += list(_refusal_problems(servable, manifest, reference))
     finally:
         servable.close()
-    return Report(tuple(rows), tuple(problems), warmed)
+    return Report(tuple(rows), tuple(problems), len(replays))
 
 
 def _read_reference(version_dir: Path) -> dict[str, np.ndarray]:
@@ -336,7 +337,7 @@ def _replays(
     reference: Mapping[str, np.ndarray],
     requests: Sequence[predict_pb2.PredictRequest],
 ) -> list[_Replay]:
-    """Run every record, on all cores, since a program is compiled by one thread.
+    """Run every record, several side by side, since a program is compiled by one thread.
 
     Each has to be answered as the reference's examples, which it is made of. Those of signatures that the
     model brought along have to run; `kept_problems` looks at what they answer.
@@ -357,7 +358,9 @@ def _replays(
             problem = str(error)
         return _Replay(ms, problem)
 
-    pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="verify")
+    # A GPU's memory is for one batch at a time.
+    threads = 1 if tf.config.list_physical_devices("GPU") else min(_MOST_THREADS, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="verify")
     try:
         return list(pool.map(replay, requests))
     finally:
