@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -386,8 +387,12 @@ def export(
             name=name or model_dir.resolve().name,
             score=score,
         )
-        verify_step = _verify_in_own_process(xla_cache) if verify_ else None
-        final = export_version(job, model_dir, version=version, verify=verify_step, progress=say)
+        with ExitStack() as stack:
+            verify_step = None
+            if verify_:
+                # Beside a measurement nothing else shall run.
+                verify_step = stack.enter_context(_verifier(xla_cache, at_once=compile_ != "auto"))
+            final = export_version(job, model_dir, version=version, verify=verify_step, progress=say)
     from .manifest import read_manifest
 
     head = read_manifest(final)["score"]
@@ -465,17 +470,35 @@ class _Steps:
         self.start = None
 
 
-def _verify_in_own_process(xla_cache: Path | None) -> Callable[[Path], dict[str, Any]]:
-    """Verification in a fresh process, as a server starts: nothing of the export's own state helps it."""
+@contextmanager
+def _verifier(xla_cache: Path | None, *, at_once: bool) -> Iterator[Callable[[Path], dict[str, Any]]]:
+    """Verification in a fresh process, as a server starts: nothing of the export's own state helps it.
+
+    Args:
+        xla_cache: directory for compiled programs.
+        at_once: start the process now: importing TensorFlow takes seconds, which another core has while the
+            export traces. Else it is started when there is something to verify.
+
+    Yields:
+        What checks a finished directory and returns what the manifest records of it.
+    """
+    command = [sys.executable, "-m", "saliency_exporter", "verify", _FROM_STDIN, "--json"]
+    if xla_cache is not None:
+        command += ["--xla-cache", str(xla_cache)]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    processes = [start()] if at_once else []
 
     def verify_directory(directory: Path) -> dict[str, Any]:
         click.echo(err=True)
-        command = [sys.executable, "-m", "saliency_exporter", "verify", str(directory), "--json"]
-        if xla_cache is not None:
-            command += ["--xla-cache", str(xla_cache)]
-        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if not processes:
+            processes.append(start())
+        (process,) = processes
+        output, _ = process.communicate(f"{directory.resolve()}\n")
         try:
-            report = json.loads(process.stdout)
+            report = json.loads(output)
         except ValueError:
             raise ExportError(
                 f"verification ended with exit code {process.returncode}; nothing was exported"
@@ -487,7 +510,28 @@ def _verify_in_own_process(xla_cache: Path | None) -> Callable[[Path], dict[str,
             )
         return {key: value for key, value in report.items() if key != "problems"}
 
-    return verify_directory
+    try:
+        yield verify_directory
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(BrokenPipeError):
+                    pipe.close()
+
+
+_FROM_STDIN = "-"
+"""In place of VERSION_DIR: its path is a line on stdin, which is read when TensorFlow is imported."""
+
+
+def _line_from_stdin() -> str:
+    """The line for which a process waits that was started before there was something to verify."""
+    line = sys.stdin.readline().rstrip("\n")
+    if not line:
+        # Whoever started it has nothing to verify.
+        sys.exit(0)
+    return line
 
 
 @main.command()
@@ -503,10 +547,17 @@ def verify(version_dir: Path, as_json: bool, xla_cache: Path | None) -> None:
     \b
     saliency-exporter verify models/lite0/1
     """
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    if str(version_dir) == _FROM_STDIN:
+        # Until there is something to verify, whoever started this process ends it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     _quiet_tensorflow()
-    cache = _use_xla_cache(xla_cache)
     from .verify import verify as verify_version
 
+    if str(version_dir) == _FROM_STDIN:
+        version_dir = Path(_line_from_stdin())
+        signal.signal(signal.SIGINT, on_interrupt)
+    cache = _use_xla_cache(xla_cache)
     table = _Table(err=as_json)
     started = time.monotonic()
     report = verify_version(version_dir, progress=table.row, step=lambda words: click.echo(words, err=True))

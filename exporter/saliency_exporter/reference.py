@@ -6,7 +6,9 @@ beside the model, so that a server's answers can be held against it at any time 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -52,18 +54,51 @@ def reference_inputs(spec: tf.TensorSpec, classes: int) -> dict[str, np.ndarray]
     }
 
 
-def compute_reference(
+@contextmanager
+def started_reference(
     signatures: Mapping[str, tf.types.experimental.PolymorphicFunction],
     spec: tf.TensorSpec,
     classes: int,
-) -> dict[str, np.ndarray]:
-    """Inputs as `input/NAME` and, by signature, outputs as `SIGNATURE/NAME`."""
+) -> Iterator[Callable[[], dict[str, np.ndarray]]]:
+    """Compute the reference in a thread of its own while the block does something else.
+
+    The signatures are traced first, here; only their runs, which leave Python alone, go on beside the block.
+
+    Args:
+        signatures: by name; without XLA and without lowering.
+        spec: of the images, [B, …].
+        classes: number of class scores.
+
+    Yields:
+        A function that waits for the reference and returns it: inputs as `input/NAME` and, by signature,
+        outputs as `SIGNATURE/NAME`.
+    """
     inputs = reference_inputs(spec, classes)
-    arrays = {f"input/{name}": value for name, value in inputs.items()}
-    for signature, function in signatures.items():
-        wanted = [spec.name for spec in function.input_signature]
-        outputs = function(*(tf.constant(inputs[name]) for name in wanted))
-        arrays.update(
-            {f"{signature}/{name}": outputs[name].numpy() for name in KEPT_OUTPUTS if name in outputs}
-        )
-    return arrays
+    pool = ThreadPoolExecutor(1, thread_name_prefix="reference")
+    try:
+        runs = {
+            signature: pool.submit(
+                _answers,
+                function.get_concrete_function(),
+                [tf.constant(inputs[argument.name]) for argument in function.input_signature],
+            )
+            for signature, function in signatures.items()
+        }
+
+        def finished() -> dict[str, np.ndarray]:
+            arrays = {f"input/{name}": value for name, value in inputs.items()}
+            for signature, run in runs.items():
+                arrays |= {f"{signature}/{name}": value for name, value in run.result().items()}
+            return arrays
+
+        yield finished
+    finally:
+        # After an error nobody asks for the runs that have not begun.
+        pool.shutdown(cancel_futures=True)
+
+
+def _answers(
+    function: tf.types.experimental.ConcreteFunction, inputs: Sequence[tf.Tensor]
+) -> dict[str, np.ndarray]:
+    outputs = function(*inputs)
+    return {name: outputs[name].numpy() for name in KEPT_OUTPUTS if name in outputs}

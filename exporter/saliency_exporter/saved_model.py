@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from .activations import Coverage, find_activations
 from .base_path import base_path, next_version, partial_directory, publish, refuse_existing, remove_abandoned
 from .compile_choice import Choice, choose, uncompiled_sizes
 from .errors import ExportError
 from .folding import fold
-from .forward import Forward, ForwardGraph, lowered_ops
+from .forward import Forward, ForwardGraph
 from .kept import describe_kept, kept_arrays, kept_references
 from .manifest import CONTRACT_VERSION, write_manifest
 from .preprocessing import Preprocessing
-from .reference import compute_reference, reference_path
+from .reference import reference_path, started_reference
 from .signatures import (
     CLASS_LABELS,
     PARAMETER_DEFAULTS,
@@ -122,10 +123,14 @@ def write_version(
     # A folded weight is another one: where the model's own functions stay, all weights stay, and once.
     forward = Forward(graph, own_variables=True) if kept else Forward(_folded(graph, job.settings))
     job, choices = _with_choices(job, forward, predictions, progress)
-    signatures = build_signatures(forward, job.preprocessing, job.settings, job.name, predictions=predictions)
+    lowered: set[str] = set()
+    signatures = build_signatures(
+        forward, job.preprocessing, job.settings, job.name, predictions=predictions, lowered=lowered
+    )
     progress("computing the reference that the export is verified against")
     plain = replace(job.settings, compile="none", lowering=False)
-    reference = compute_reference(
+    spec = signatures[predictions].input_signature[0]
+    with started_reference(
         build_signatures(
             Forward(graph, own_variables=kept is not None),
             job.preprocessing,
@@ -133,20 +138,23 @@ def write_version(
             job.name,
             predictions=predictions,
         ),
-        signatures[predictions].input_signature[0],
+        spec,
         graph.classes,
-    )
-    references = kept_references(kept.signatures, graph.input_shape) if kept else {}
-    progress("saving")
-    labels = job.settings.labels
-    tables = {PARAMETER_DEFAULTS: parameter_defaults(signatures)}
-    if labels is not None:
-        tables[CLASS_LABELS] = class_labels(labels)
-    _save(forward, {**signatures, **tables}, kept, directory)
+    ) as finished_reference:
+        references = kept_references(kept.signatures, graph.input_shape) if kept else {}
+        # Tracing leaves the other cores idle: there the reference runs meanwhile.
+        progress("saving")
+        labels = job.settings.labels
+        tables = {PARAMETER_DEFAULTS: parameter_defaults(signatures)}
+        if labels is not None:
+            tables[CLASS_LABELS] = class_labels(labels)
+        _save(forward, {**signatures, **tables}, kept, directory)
+        reference = finished_reference()
     (directory / "assets.extra").mkdir(exist_ok=True)
     np.savez_compressed(reference_path(directory), **reference, **kept_arrays(references))
+    saved = saved_signatures(directory)
     records = [
-        *warmup_records(signatures, reference, job.settings.batch_sizes),
+        *warmup_records({name: saved[name] for name in signatures}, reference, job.settings.batch_sizes),
         *(WarmupRecord(name, calls.inputs) for name, calls in references.items() if calls.inputs),
     ]
     count = write_warmup(directory, records, job.name)
@@ -158,14 +166,8 @@ def write_version(
         kept_signatures=describe_kept(kept.signatures) if kept else {},
         compile_choices=[choice.to_manifest() for choice in choices],
         foldings=list(forward.graph.foldings),
-        lowering=sorted(_lowered(forward, job.settings)),
+        lowering=sorted(lowered),
         warmup_records=count,
-    )
-
-
-def _lowered(forward: Forward, settings: Settings) -> set[str]:
-    return set().union(
-        *(lowered_ops(forward, settings.rules(compiled=compiled)) for compiled in settings.variants)
     )
 
 
@@ -216,8 +218,16 @@ def _save(forward: Forward, signatures: Mapping[str, Any], kept: Kept | None, di
     slim(directory)
 
 
+def saved_signatures(directory: Path) -> Mapping[str, meta_graph_pb2.SignatureDef]:
+    """The signatures of a SavedModel as it was written, by name."""
+    content = (directory / "saved_model.pb").read_bytes()
+    return saved_model_pb2.SavedModel.FromString(content).meta_graphs[0].signature_def
+
+
 def warmup_records(
-    signatures: Mapping[str, Any], reference: Mapping[str, np.ndarray], batch_sizes: tuple[int, ...]
+    signatures: Mapping[str, meta_graph_pb2.SignatureDef],
+    reference: Mapping[str, np.ndarray],
+    batch_sizes: tuple[int, ...],
 ) -> list[WarmupRecord]:
     """What makes a server ready before it is AVAILABLE.
 
@@ -230,32 +240,32 @@ def warmup_records(
     that compile, since one graph is prepared at a time.
     """
     first, rest = [], []
-    for signature, function in reversed(signatures.items()):
+    for signature, definition in reversed(signatures.items()):
 
         def record(
-            size: int, outputs: Sequence[str] = (), signature: str = signature, function: Any = function
+            size: int, outputs: Sequence[str] = (), signature: str = signature, names: Any = definition.inputs
         ) -> WarmupRecord:
             rows = np.arange(size) % len(reference["input/images"])
-            inputs = {spec.name: reference[f"input/{spec.name}"][rows] for spec in function.input_signature}
+            inputs = {name: reference[f"input/{name}"][rows] for name in sorted(names)}
             return WarmupRecord(signature, inputs, outputs)
 
         smallest, *sizes = batch_sizes
         first.append(record(smallest))
-        prepared = [record(smallest, outputs) for outputs in output_sets(function)]
+        prepared = [record(smallest, outputs) for outputs in output_sets(definition)]
         compiled = [record(size) for size in sizes]
         rest += [one for pair in zip_longest(prepared, compiled) for one in pair if one is not None]
     return [*first, *rest]
 
 
-def output_sets(function: Any) -> list[list[str]]:
+def output_sets(signature: meta_graph_pb2.SignatureDef) -> list[list[str]]:
     """The sets of outputs, sorted, that clients ask for beside all of them.
 
     All but the outputs that are as large as the images: what a picture needs. And that with `gradients`,
     where it is not all there is.
     """
-    outputs = function.get_concrete_function().structured_outputs
-    rank = len(function.input_signature[0].shape)
-    large = {name for name, spec in outputs.items() if rank > 1 and spec.shape.rank == rank}
+    outputs = signature.outputs
+    rank = len(signature.inputs["images"].tensor_shape.dim)
+    large = {name for name, info in outputs.items() if rank > 1 and len(info.tensor_shape.dim) == rank}
     small = sorted(set(outputs) - large)
     sets = [small, sorted([*small, "gradients"])]
     return [names for names in sets if large & {"gradients"} and set(names) != set(outputs)]

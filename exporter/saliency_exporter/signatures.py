@@ -17,9 +17,9 @@ from typing import Literal
 import tensorflow as tf
 
 from .activations import find_activations
-from .forward import Forward, Replacement, Rule
+from .forward import Forward, Replacement, Rule, watched
 from .kernels import running_kernels
-from .methods.gradients import ScoreFunction, gradient_function, gradients
+from .methods.gradients import Gradients, ScoreFunction, gradient_function, gradients
 from .methods.guided import guided
 from .methods.smooth import IMAGES_AT_ONCE, smooth
 from .preprocessing import Preprocessing
@@ -44,6 +44,8 @@ _MOST_CHANNELS_APART = 4
 
 Tensors = Mapping[str, tf.Tensor]
 Core = Callable[..., dict[str, tf.Tensor]]
+Explain = Callable[[tf.Tensor, tf.Tensor], Gradients]
+"""Model input, float32 [B, …], and class_index, int32 [B], to what a method without parameters gives."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def build_signatures(
     model: str,
     *,
     predictions: str = DEFAULT_SIGNATURE,
+    lowered: set[str] | None = None,
 ) -> dict[str, tf.types.experimental.PolymorphicFunction]:
     """The signatures by name, each a `tf.function` with an input signature and eager defaults.
 
@@ -124,11 +127,12 @@ def build_signatures(
         settings: methods, batch sizes, compilation, labels.
         model: the model's name, for messages.
         predictions: name of the signature that returns the model's predictions.
+        lowered: gets the op types that lowering rules took, while the signatures are traced.
 
     Raises:
         ExportError: guided is asked for and the model has no rectifier or one that is not covered.
     """
-    builder = _Builder(forward, preprocessing, settings)
+    builder = _Builder(forward, preprocessing, settings, set() if lowered is None else lowered)
     functions = {predictions: builder.predictions(predictions)}
     if "gradients" in settings.methods:
         functions[signature_name("gradients")] = builder.explain_gradients()
@@ -235,8 +239,11 @@ def probabilities_of(scores: tf.Tensor, head: str) -> tf.Tensor:
 class _Builder:
     """Builds each signature from its core and its parameters."""
 
-    def __init__(self, forward: Forward, preprocessing: Preprocessing, settings: Settings) -> None:
+    def __init__(
+        self, forward: Forward, preprocessing: Preprocessing, settings: Settings, lowered: set[str]
+    ) -> None:
         self.forward = forward
+        self.lowered = lowered
         self.graph = forward.graph
         self.settings = settings
         self.preprocessing = preprocessing
@@ -245,8 +252,33 @@ class _Builder:
         )
 
     def score_function(self, compiled: bool, replacements: Sequence[Replacement] = ()) -> ScoreFunction:
-        rules = self.settings.rules(compiled=compiled)
+        rules = watched(self.settings.rules(compiled=compiled), self.lowered)
         return lambda x: self.forward.scores(x, rules=rules, replacements=replacements)
+
+    @property
+    def x(self) -> tf.TensorSpec:
+        """The model input, float32 [B, …]."""
+        return tf.TensorSpec((None, *self.graph.input_shape), tf.float32)
+
+    @functools.cached_property
+    def compiled_scores(self) -> ScoreFunction:
+        """The scores for what is compiled and not differentiated: one function, which signatures call.
+
+        What is called is traced once and written once, and a server that loads the model walks it once. XLA
+        compiles it into each caller, as if it stood there.
+        """
+        return tf.function(self.score_function(compiled=True), input_signature=[self.x], autograph=False)
+
+    @functools.cached_property
+    def compiled_gradients(self) -> Explain:
+        """The gradients of the model input and class_index, int32 [B], shared as the scores are."""
+        scores_of = self.score_function(compiled=True)
+
+        def explain(x: tf.Tensor, class_index: tf.Tensor) -> Gradients:
+            return gradients(scores_of, x, class_index)
+
+        specs = [self.x, tf.TensorSpec((None,), tf.int32)]
+        return tf.function(explain, input_signature=specs, autograph=False)
 
     def model_input(self, images: tf.Tensor) -> tf.Tensor:
         return self.preprocessing.function(tf.cast(images, tf.float32))
@@ -282,7 +314,7 @@ class _Builder:
 
     def predictions(self, name: str) -> tf.types.experimental.PolymorphicFunction:
         def make(compiled: bool) -> Core:
-            scores_of = self.score_function(compiled)
+            scores_of = self.compiled_scores if compiled else self.score_function(compiled)
 
             def predict(images: tf.Tensor) -> dict[str, tf.Tensor]:
                 scores = scores_of(self.model_input(images))
@@ -302,21 +334,29 @@ class _Builder:
         return predictions
 
     def explain_gradients(self) -> tf.types.experimental.PolymorphicFunction:
-        return self._explain_class("gradients", gradients)
+        def make(compiled: bool) -> Explain:
+            if compiled:
+                return self.compiled_gradients
+            return functools.partial(gradients, self.score_function(compiled))
+
+        return self._explain_class("gradients", make)
 
     def explain_guided(
         self, replacements: Sequence[Replacement]
     ) -> tf.types.experimental.PolymorphicFunction:
-        return self._explain_class("guided", guided, replacements)
+        def make(compiled: bool) -> Explain:
+            return functools.partial(guided, self.score_function(compiled, replacements))
+
+        return self._explain_class("guided", make)
 
     def _explain_class(
-        self, name: str, method: Callable, replacements: Sequence[Replacement] = ()
+        self, name: str, make_method: Callable[[bool], Explain]
     ) -> tf.types.experimental.PolymorphicFunction:
         def make(compiled: bool) -> Core:
-            scores_of = self.score_function(compiled, replacements)
+            method = make_method(compiled)
 
             def explain(images: tf.Tensor, class_index: tf.Tensor) -> dict[str, tf.Tensor]:
-                result = method(scores_of, self.model_input(images), class_index)
+                result = method(self.model_input(images), class_index)
                 return self.outputs(result.gradients, result.scores, result.class_index)
 
             return explain
@@ -332,11 +372,16 @@ class _Builder:
 
     def explain_smooth(self) -> tf.types.experimental.PolymorphicFunction:
         def make(compiled: bool) -> Core:
-            scores_of = self.score_function(compiled)
-            gradient_of = gradient_function(scores_of)
-            if not compiled:
-                x = tf.TensorSpec((None, *self.graph.input_shape), tf.float32)
-                gradient_of = on_its_own(gradient_of, [x, tf.TensorSpec((None,), tf.int32)])
+            scores_of = self.compiled_scores if compiled else self.score_function(compiled)
+            if compiled:
+
+                def gradient_of(x: tf.Tensor, class_index: tf.Tensor) -> tf.Tensor:
+                    return self.compiled_gradients(x, class_index).gradients
+
+            else:
+                gradient_of = on_its_own(
+                    gradient_function(scores_of), [self.x, tf.TensorSpec((None,), tf.int32)]
+                )
 
             def explain(
                 images: tf.Tensor,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -42,6 +44,9 @@ Both are made of one gradient, but a compiler may compute its last steps once fo
 multiplication and addition: a sum of thousands of products differs by some 10⁻⁶ then. A sum in place of the
 maximum, a sign or another example leaves 0.1 and more."""
 
+_MOST_THREADS = 4
+"""So many warmup records run side by side at most: each holds a batch and a compiler in memory."""
+
 _MAPS = frozenset({"gradients", "saliency", "relative_error"})
 _ROWS = 3
 """In a request for defaults: more than one, to see that every row is the same."""
@@ -55,8 +60,8 @@ class Row:
     Attributes:
         signature: its name.
         batch_size: number of images in the request.
-        first_ms: milliseconds of the first call, compilation included.
-        ms: milliseconds of the next call.
+        first_ms: milliseconds of the first call, compilation included; others ran beside it.
+        ms: milliseconds of the last call, with everything compiled.
         score_error: as `SCORE_TOLERANCE` measures; 0 where the signature has no scores.
         gradient_error: as `GRADIENT_TOLERANCE` measures; 0 where the signature has no maps.
         problem: what is wrong, or "".
@@ -104,8 +109,9 @@ def verify(
 ) -> Report:
     """Verify a version directory.
 
-    Every signature runs at every compiled batch size and at one more than the largest, with examples that
-    ask for different things in one batch; then every warmup record. Defaults, dtypes and error codes are
+    Every warmup record runs, several side by side, which compiles every signature at every batch size; then
+    every signature at every compiled batch size and at one more than the largest, with examples that ask for
+    different things in one batch, in another order than in the records. Defaults, dtypes and error codes are
     checked as well.
 
     Args:
@@ -124,24 +130,30 @@ def verify(
     try:
         problems = list(_contract_problems(servable, manifest))
         problems += kept_problems(servable, manifest["kept_signatures"], reference)
-        rows = []
+        rows: list[Row] = []
+        requests: list[predict_pb2.PredictRequest] = []
+        replays: list[_Replay] = []
         if not problems:
-            for row in _rows(servable, manifest, reference):
+            requests = list(read_warmup(version_dir))
+            running = "running" if manifest["compile"] == "none" else "compiling and running"
+            step(f"{running} {len(requests)} warmup records")
+            replays = _replays(servable, manifest, reference, requests)
+            for row in _rows(servable, manifest, reference, _first_ms(requests, replays)):
                 rows.append(row)
                 progress(row)
-        problems += [
-            f"{row.signature} at batch size {row.batch_size}: {row.problem}" for row in rows if row.problem
-        ]
-        warmed = 0
+            problems += [
+                f"{r.signature} at batch size {r.batch_size}: {r.problem}" for r in rows if r.problem
+            ]
         if not problems:
-            problems += list(_refusal_problems(servable, manifest, reference))
-            requests = list(read_warmup(version_dir))
-            warmed = len(requests)
-            step(f"replaying {warmed} warmup records")
-            problems += list(_warmup_problems(servable, manifest, reference, requests))
+            problems += _refusal_problems(servable, manifest, reference)
+            problems += [
+                f"warmup record {number} ({request.model_spec.signature_name}): {replay.problem}"
+                for number, (request, replay) in enumerate(zip(requests, replays, strict=True), 1)
+                if replay.problem
+            ]
     finally:
         servable.close()
-    return Report(tuple(rows), tuple(problems), warmed)
+    return Report(tuple(rows), tuple(problems), len(replays))
 
 
 def _read_reference(version_dir: Path) -> dict[str, np.ndarray]:
@@ -239,12 +251,15 @@ def _called_names(servable: Servable, labels: Sequence[str]) -> list[str] | None
 
 
 def _rows(
-    servable: Servable, manifest: Mapping[str, Any], reference: Mapping[str, np.ndarray]
+    servable: Servable,
+    manifest: Mapping[str, Any],
+    reference: Mapping[str, np.ndarray],
+    first_ms: Mapping[tuple[str, int], float],
 ) -> Iterator[Row]:
     sizes = manifest["batch_sizes"]
     for signature in _signatures(manifest):
         for size in (*sizes, sizes[-1] + 1):
-            yield _row(servable, signature, size, manifest, reference)
+            yield _row(servable, signature, size, manifest, reference, first_ms.get((signature, size), 0.0))
 
 
 def _row(
@@ -253,21 +268,21 @@ def _row(
     size: int,
     manifest: Mapping[str, Any],
     reference: Mapping[str, np.ndarray],
+    first_ms: float,
 ) -> Row:
     inputs = {name: reference[f"input/{name}"] for name in servable.signature_defs[signature].inputs}
     examples = len(inputs["images"])
     errors = {"score": 0.0, "gradient": 0.0}
-    first_ms = ms = 0.0
+    ms = 0.0
     try:
-        # At batch size 1 both examples are asked for alone; else they alternate, starting with either.
-        for offset in range(examples if size == 1 else 1):
+        # At batch size 1 every example is asked for alone; else they alternate, the last one first, since
+        # the warmup records begin with the first.
+        for offset in range(examples) if size == 1 else [examples - 1]:
             rows = (np.arange(size) + offset) % examples
             feeds = {name: value[rows] for name, value in inputs.items()}
-            outputs, took = _timed(servable, signature, feeds)
-            first_ms = first_ms or took
+            outputs, ms = _timed(servable, signature, feeds)
+            first_ms = first_ms or ms
             _compare(outputs, signature, rows, reference, manifest, errors)
-        outputs, ms = _timed(servable, signature, feeds)
-        _compare(outputs, signature, rows, reference, manifest, errors)
     except (ServableError, ExportError) as error:
         return Row(signature, size, first_ms, ms, errors["score"], errors["gradient"], str(error))
     return Row(signature, size, first_ms, ms, errors["score"], errors["gradient"], _beyond_tolerance(errors))
@@ -357,29 +372,60 @@ def _refusal_problems(
                 yield f"{signature} refuses class_index {manifest['classes']} with: {error.message}"
 
 
-def _warmup_problems(
+class _Replay(NamedTuple):
+    """A warmup record that has run: its milliseconds, and what is wrong with the answer, or ""."""
+
+    ms: float
+    problem: str
+
+
+def _replays(
     servable: Servable,
     manifest: Mapping[str, Any],
     reference: Mapping[str, np.ndarray],
     requests: Sequence[predict_pb2.PredictRequest],
-) -> Iterator[str]:
-    """Every record must run, and be answered as the reference's examples, which it is made of.
+) -> list[_Replay]:
+    """Run every record, several side by side, since a program is compiled by one thread.
 
-    Those of signatures that the model brought along have to run; `kept_problems` looks at what they answer.
+    Each has to be answered as the reference's examples, which it is made of. Those of signatures that the
+    model brought along have to run; `kept_problems` looks at what they answer.
     """
     compared = _signatures(manifest)
-    for number, request in enumerate(requests, 1):
+
+    def replay(request: predict_pb2.PredictRequest) -> _Replay:
         signature = request.model_spec.signature_name
         inputs = {name: to_array(proto) for name, proto in request.inputs.items()}
+        start = time.perf_counter()
+        ms, problem = 0.0, ""
         try:
             outputs = servable.predict(signature, inputs, request.output_filter)
-            problem = ""
+            ms = 1e3 * (time.perf_counter() - start)
             if signature in compared:
                 problem = _warmup_problem(outputs, signature, inputs, manifest, reference)
         except (ServableError, ExportError) as error:
             problem = str(error)
-        if problem:
-            yield f"warmup record {number} ({signature}): {problem}"
+        return _Replay(ms, problem)
+
+    # A GPU's memory is for one batch at a time.
+    threads = 1 if tf.config.list_physical_devices("GPU") else min(_MOST_THREADS, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="verify")
+    try:
+        return list(pool.map(replay, requests))
+    finally:
+        # After an interrupt nobody asks for the records that have not begun.
+        pool.shutdown(cancel_futures=True)
+
+
+def _first_ms(
+    requests: Sequence[predict_pb2.PredictRequest], replays: Sequence[_Replay]
+) -> dict[tuple[str, int], float]:
+    """Milliseconds of the first record of each signature and batch size that asks for all outputs."""
+    first: dict[tuple[str, int], float] = {}
+    for request, replay in zip(requests, replays, strict=True):
+        if not request.output_filter and "images" in request.inputs:
+            size = request.inputs["images"].tensor_shape.dim[0].size
+            first.setdefault((request.model_spec.signature_name, size), replay.ms)
+    return first
 
 
 def _warmup_problem(

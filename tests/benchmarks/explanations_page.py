@@ -36,7 +36,8 @@ def as_page(records: Sequence[Record], machine: str, versions: str) -> str:
     )
     parts = [
         f"# Explanations against other libraries, {datetime.date.today()}",
-        f"{machine}, {kernels_text(_kernels(records))}; {versions}. Peers' environment: {peers}, the same\nkernels.",
+        f"{machine}, {kernels_text(_kernels(records))} on both sides; {versions}. "
+        f"Peers' environment: {peers}.",
         PREFACE,
         "## Times",
         *_table(["model", "B", "call", "ours, ms", "floor", "ratio", *PEERS, "KiB"], _time_rows(records)),

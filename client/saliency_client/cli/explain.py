@@ -55,10 +55,12 @@ _files = functools.partial(option, section="Files")
 @_explanation("--seed", type=int, metavar="N", help="smooth: seed of the noise.")
 @_picture(
     "--style",
+    "styles",
     type=click.Choice(["overlay", "heatmap", "masked", "panel"]),
-    default="overlay",
+    multiple=True,
+    default=["overlay"],
     show_default=True,
-    help="What a picture shows.",
+    help="What a picture shows; repeatable, of one request.",
 )
 @_picture("--signed", is_flag=True, help="Red where more raises the score, blue where it lowers it.")
 @_picture("--colormap", metavar="NAME", help="As viridis or jet; default: inferno, signed: RdBu_r.")

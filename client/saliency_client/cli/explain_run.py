@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,9 @@ from saliency_client.cli.errors import CommandError
 from saliency_client.cli.explainer import Explainer, Request, Result
 from saliency_client.cli.inputs import STDIN, find_inputs
 from saliency_client.cli.output import Output
-from saliency_client.cli.outputs import Job, check_absent, destination, is_done, make_folders, plan
+from saliency_client.cli.outputs import Job, check_absent, destination, is_done, make_folders, plan, together
 from saliency_client.cli.photos import allow_pixels
+from saliency_client.cli.pictures import files_of
 
 if TYPE_CHECKING:
     from saliency_client import SaliencyClient
@@ -26,12 +28,19 @@ if TYPE_CHECKING:
 
 def run(request: Request, output: Output) -> int:
     """Explain all images; returns the exit code."""
-    request.look.check()
+    for look in request.looks:
+        look.check()
     inputs = find_inputs(request.images, recursive=request.recursive)
-    to = destination(request.out, request.formats, results=len(inputs) * (request.top or 1))
+    results = len(inputs) * (request.top or 1) * len(request.looks)
+    to = destination(request.out, request.formats, results=results)
     if to.stdout:
         output = Output(output.mode, output.verbose, results_to_stderr=True)
-    jobs = plan(inputs, _suffixes(request), to)
+    jobs = together(
+        [
+            plan(inputs, _suffixes(request, look.style), replace(to, formats=formats))
+            for look, formats in files_of(request.looks, to.formats)
+        ]
+    )
     waiting = _to_do(jobs, request, output)
     if not waiting:
         return _summarize(0, [], waiting=0, total=len(jobs), seconds=0.0, output=output)
@@ -52,11 +61,11 @@ def _needs_names(request: Request, client: SaliencyClient) -> bool:
     return request.labels is not None or by_name or not labelled
 
 
-def _suffixes(request: Request) -> list[str]:
-    """What follows an image's name in the names of its files."""
+def _suffixes(request: Request, style: str) -> list[str]:
+    """What follows an image's name in the names of its files, one for each of its results."""
     parts = [_slug(request.method)]
-    if request.style != "overlay":
-        parts.append(request.style)
+    if style != "overlay":
+        parts.append(style)
     if request.signed:
         parts.append("signed")
     if request.class_index is not None:

@@ -41,7 +41,7 @@ class Request:
     seed: int | None
     out: str | None
     formats: tuple[str, ...]
-    style: str
+    styles: tuple[str, ...]
     colormap: str | None
     opacity: float | None
     clip: float
@@ -54,9 +54,12 @@ class Request:
     concurrency: int
 
     @property
-    def look(self) -> pictures.Look:
-        """How pictures are drawn."""
-        return pictures.Look(self.style, self.colormap, self.opacity, self.clip, self.signed)
+    def looks(self) -> tuple[pictures.Look, ...]:
+        """How pictures are drawn, one for each style."""
+        return tuple(
+            pictures.Look(style, self.colormap, self.opacity, self.clip, self.signed)
+            for style in dict.fromkeys(self.styles)
+        )
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -124,7 +127,7 @@ class Explainer:
 
     def _one(self, one: Input, photo: Photo, class_index: int | None, rank: int | None) -> Result:
         request = self.request
-        outputs = pictures.needed_outputs(request.look, self.formats)
+        outputs = pictures.needed_outputs(request.looks, self.formats)
         started = time.perf_counter()
         explanation = self.client.explain(
             photo.array[None],
@@ -137,8 +140,9 @@ class Explainer:
         facts = self._facts(explanation, rank)
         software = f"saliency-client {release()}"
         contents = tuple(
-            pictures.encode(explanation, photo, request.look, format, facts, software)
-            for format in self.formats
+            pictures.encode(explanation, photo, look, format, facts, software)
+            for look, formats in pictures.files_of(request.looks, self.formats)
+            for format in formats
         )
         record = {"image": one.source, "status": "ok", **facts, "milliseconds": round(milliseconds, 3)}
         return Result({**record, "notes": list(photo.notes)}, contents)

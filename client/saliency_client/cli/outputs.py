@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from saliency_client.cli.errors import CommandError, UsageError
@@ -20,7 +21,7 @@ _FORMAT_OF_SUFFIX = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".npy": "npy"
 
 @dataclass(frozen=True)
 class Job:
-    """One image, and the files of each of its results: `files[rank]` has one path per format."""
+    """One image, and the files of each of its results: `files[rank]` has one path per style and format."""
 
     input: Input
     files: tuple[tuple[Path, ...], ...]
@@ -115,6 +116,19 @@ def plan(inputs: Sequence[Input], suffixes: Sequence[str], to: Destination) -> l
     _check_not_inputs(jobs, inputs)
     _check_inside(jobs, to.folder)
     return jobs
+
+
+def together(plans: Sequence[Sequence[Job]]) -> list[Job]:
+    """The jobs of several plans of the same images and results: of each result all files, plan by plan."""
+    return [
+        Job(
+            jobs[0].input,
+            tuple(
+                tuple(chain.from_iterable(files)) for files in zip(*(job.files for job in jobs), strict=True)
+            ),
+        )
+        for jobs in zip(*plans, strict=True)
+    ]
 
 
 def existing(job: Job) -> list[Path]:

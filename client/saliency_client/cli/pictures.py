@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,14 +53,23 @@ class Look:
             raise UsageError(str(error), hint="cmap-docs.readthedocs.io shows all of them") from error
 
 
-def needed_outputs(look: Look, formats: Iterable[str]) -> Literal["all"] | None:
+def files_of(looks: Sequence[Look], formats: Sequence[str]) -> list[tuple[Look, tuple[str, ...]]]:
+    """The formats of each look's files: a picture for every look, arrays once, with the first."""
+    first, *others = looks
+    drawn = tuple(format for format in formats if format in PICTURE_FORMATS)
+    return [(first, tuple(formats)), *((look, drawn) for look in others if drawn)]
+
+
+def needed_outputs(looks: Sequence[Look], formats: Iterable[str]) -> Literal["all"] | None:
     """What to ask a signature for: everything where a file needs the gradient, else all but heavy outputs.
 
     Not the exact list for each style: for every other list of outputs a server prunes its graph anew, and
     compiles it anew with XLA, which takes seconds. With two lists, warmup records can cover both.
     """
     chosen = set(formats)
-    drawn_from_gradients = look.signed or (look.style == "panel" and PICTURE_FORMATS & chosen)
+    drawn_from_gradients = any(
+        look.signed or (look.style == "panel" and PICTURE_FORMATS & chosen) for look in looks
+    )
     return "all" if drawn_from_gradients or "npz" in chosen else None
 
 

@@ -119,6 +119,8 @@ LIGHT = {"class_index", "score", "probability", "label"}
         (["--signed"], True),
         (["--style", "panel"], True),
         (["--style", "panel", "-f", "npy", "-f", "png"], True),
+        (["--style", "overlay", "--style", "panel"], True),
+        (["--style", "overlay", "--style", "panel", "-f", "npy"], False),
         (["-f", "npz"], True),
     ],
 )
@@ -176,6 +178,37 @@ def test_several_formats_come_of_one_request(cli: Cli, photo: Path, server: Scri
     assert record["file"] == record["files"][0]
     assert cli.files() == {"cat.png", *record["files"]}
     assert len(server.requests) == 1
+
+
+def test_several_styles_come_of_one_request(cli: Cli, photo: Path, server: ScriptedServer) -> None:
+    """Each is the picture that the style alone gives; the array is written once."""
+    options = ["-f", "png", "-f", "npy", "--json"]
+    record = cli("explain", photo, "--style", "overlay", "--style", "panel", "-o", "both/", *options).record
+    names = ["cat-gradients.png", "cat-gradients.npy", "cat-gradients-panel.png"]
+    assert record["files"] == [f"both/{name}" for name in names]
+    assert len(server.requests) == 1
+    for style in ("overlay", "panel"):
+        cli("explain", photo, "--style", style, "-o", "apart/")
+    for name in ("cat-gradients.png", "cat-gradients-panel.png"):
+        both, apart = (Image.open(cli.folder / folder / name) for folder in ("both", "apart"))
+        np.testing.assert_array_equal(np.asarray(both), np.asarray(apart))
+
+
+def test_a_style_that_an_option_is_not_for_is_refused_among_several(cli: Cli, photo: Path) -> None:
+    assert cli("explain", photo, "--style", "overlay", "--style", "panel", "--signed").code == 2
+
+
+def test_several_styles_are_not_one_file(cli: Cli, photo: Path) -> None:
+    run = cli("explain", photo, "--style", "overlay", "--style", "panel", "-o", "map.png")
+    assert run.code == 2
+    assert "is one file, and there are 2 to write" in run.err
+
+
+def test_an_image_is_done_when_every_style_is_there(cli: Cli, photo: Path) -> None:
+    cli("explain", photo)
+    styles = ["--style", "overlay", "--style", "panel"]
+    assert cli("explain", photo, *styles, "--skip-existing", "--json").record["status"] == "ok"
+    assert cli("explain", photo, *styles, "--skip-existing", "--json").record["status"] == "skipped"
 
 
 def test_pictures_carry_what_they_show(cli: Cli, photo: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import skimage.data
 from click.testing import CliRunner
 from PIL import Image
 
-from saliency_exporter import demo
+from saliency_exporter import demo, xla_cache
 from saliency_exporter.cli import main
 from saliency_exporter.errors import ExportError
 from saliency_exporter.manifest import CONTRACT_VERSION, write_manifest
@@ -47,37 +49,91 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "saliency-serving[demo]" in error.value.hint
 
 
-def version(model_dir: Path, number: int, **manifest) -> Path:
-    directory = model_dir / str(number)
-    directory.mkdir(parents=True)
-    (directory / "saved_model.pb").touch()
-    facts = {"contract_version": CONTRACT_VERSION, "batch_sizes": list(demo.BATCH_SIZES), "verification": {}}
-    write_manifest(directory, {**facts, **manifest})
-    return directory
+@pytest.fixture
+def paths(tmp_path: Path) -> demo._Paths:
+    """A directory that a first run left: one verified version, and what it was made of."""
+    paths = demo._Paths(tmp_path)
+    version(paths, 9, verification=None)
+    version(paths, 10)
+    record(paths, {"version": "10", "of": demo.made_of()})
+    return paths
 
 
-def test_a_verified_export_of_this_exporter_is_not_made_again(tmp_path: Path) -> None:
-    version(tmp_path, 9, verification=None)
-    version(tmp_path, 10)
-    assert demo.is_current(tmp_path)
+def version(paths: demo._Paths, number: int, **manifest) -> None:
+    directory = paths.model / str(number)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_manifest(directory, {"contract_version": CONTRACT_VERSION, "verification": {}, **manifest})
 
 
-def test_an_export_is_made_where_there_is_none_or_an_older_one(tmp_path: Path) -> None:
-    assert not demo.is_current(tmp_path)
-    directory = version(tmp_path, 1)
-    os.utime(directory / "saved_model.pb", (0, 0))
-    assert not demo.is_current(tmp_path)
+def record(paths: demo._Paths, content: object) -> None:
+    paths.made_of.write_text(json.dumps(content))
+
+
+def test_a_verified_export_of_the_same_things_is_taken_as_it_is(paths: demo._Paths) -> None:
+    assert demo.what_changed(paths) == ""
+    assert demo.newest(paths.model) == paths.model / "10"
+
+
+def test_an_export_is_made_where_there_is_none(tmp_path: Path) -> None:
+    assert demo.what_changed(demo._Paths(tmp_path)) == "there is no export yet"
 
 
 @pytest.mark.parametrize(
-    "manifest",
-    [{"verification": None}, {"batch_sizes": [64]}, {"contract_version": 0}],
-    ids=["unverified", "other sizes", "another contract"],
+    ("change", "said"),
+    [
+        (lambda m: m.setattr(demo, "SETTINGS", ("--target", "gpu")), "settings"),
+        (lambda m: m.setattr(xla_cache, "_tensorflow_version", lambda: "9"), "TensorFlow or the processor"),
+        (
+            lambda m: m.setattr(xla_cache, "_device_lines", lambda: ["flags: mmx"]),
+            "TensorFlow or the processor",
+        ),
+        (lambda m: m.setattr(demo, "_release", lambda name: f"9 of {name}"), "the package keras"),
+        (lambda m: m.setenv("TF_ENABLE_ONEDNN_OPTS", "x"), "the variable TF_ENABLE_ONEDNN_OPTS"),
+    ],
+    ids=["settings", "tensorflow", "processor", "packages", "kernels"],
 )
-def test_an_export_that_is_not_the_demos_is_made_again(tmp_path: Path, manifest: dict) -> None:
-    version(tmp_path, 1)
-    version(tmp_path, 2, **manifest)
-    assert not demo.is_current(tmp_path)
+def test_an_export_of_other_things_is_made_again_and_said_why(
+    paths: demo._Paths, monkeypatch: pytest.MonkeyPatch, change, said: str
+) -> None:
+    change(monkeypatch)
+    assert demo.what_changed(paths).startswith("other than last time: ")
+    assert said in demo.what_changed(paths)
+
+
+def test_an_export_of_other_code_is_made_again(
+    paths: demo._Paths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By what the files hold and not by their times, which a checkout or an installation sets as it likes."""
+    package = tmp_path / "package"
+    shutil.copytree(Path(demo.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(demo, "__file__", str(package / "demo.py"))
+    os.utime(package / "verify.py")
+    assert demo.what_changed(paths) == ""
+    with (package / "rules" / "guided.py").open("a") as file:
+        file.write("\n")
+    os.utime(package / "rules" / "guided.py", (0, 0))
+    assert demo.what_changed(paths) == "other than last time: the exporter's code"
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda paths: version(paths, 11, verification=None), "was not made by this command"),
+        (lambda paths: version(paths, 11), "was not made by this command"),
+        (lambda paths: version(paths, 10, verification=None), "was not made by this command"),
+        (lambda paths: version(paths, 10, contract_version=0), "not known"),
+        (lambda paths: paths.made_of.unlink(), "not known"),
+        (lambda paths: paths.made_of.write_text("{"), "not known"),
+        (lambda paths: record(paths, {"version": "10"}), "not known"),
+        (lambda paths: record(paths, 10), "not known"),
+    ],
+    ids=["newer unverified", "newer", "unverified", "contract", "no record", "damaged", "half", "a number"],
+)
+def test_an_export_that_is_not_known_to_be_the_demos_is_made_again(
+    paths: demo._Paths, break_it, said: str
+) -> None:
+    break_it(paths)
+    assert said in demo.what_changed(paths)
 
 
 def test_another_class_than_the_photos_is_an_error() -> None:

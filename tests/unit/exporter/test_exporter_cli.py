@@ -69,7 +69,18 @@ def test_verify_prints_a_table_and_says_that_all_is_within_tolerance(uncompiled_
         r"every answer is within tolerance of the reference: 12 calls and 12 warmup records in \d+ s",
         lines[-1],
     )
-    assert done.stderr == "replaying 12 warmup records\n"
+    assert done.stderr == "running 12 warmup records\n"
+
+
+def test_a_verification_that_is_started_early_takes_the_directory_from_stdin(uncompiled_version):
+    command = [sys.executable, "-m", "saliency_exporter", "verify", "-", "--json"]
+    done = subprocess.run(
+        command, input=f"{uncompiled_version}\n", capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["passed"]
+    nothing = subprocess.run(command, input="", capture_output=True, text=True, timeout=240, check=False)
+    assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, "", "")
 
 
 def test_verify_as_json_is_one_object(uncompiled_version):

@@ -17,6 +17,7 @@ import tensorflow as tf
 from callables import source_of
 
 from saliency_exporter.errors import ExportError
+from saliency_exporter.forward import Forward
 from saliency_exporter.inspection import summary
 from saliency_exporter.manifest import read_manifest
 from saliency_exporter.preprocessing import builtin
@@ -71,6 +72,22 @@ def test_weights_are_stored_once_and_never_as_constants(tmp_path):
     variables = sum(p.stat().st_size for p in (version / "variables").iterdir())
     assert weights <= variables < 1.01 * weights + 4096
     assert (version / "saved_model.pb").stat().st_size < weights / 4
+
+
+@pytest.mark.parametrize(("compile_", "exported"), [("none", 1 + 1 + 1 + 2), ("xla", 1 + 1 + 1)])
+def test_the_forward_pass_is_traced_no_more_often_than_it_is_used(tmp_path, monkeypatch, compile_, exported):
+    """Tracing is most of an export's time.
+
+    Smooth uses it twice, clean and noisy, every other signature once; what is compiled shares the clean one
+    with the predictions and the noisy one with gradients. The reference is uncompiled.
+    """
+    uses = Counter()
+    scores = Forward.scores
+    monkeypatch.setattr(
+        Forward, "scores", lambda *args, **options: uses.update("1") or scores(*args, **options)
+    )
+    export(job(target="cpu", compile=compile_), tmp_path)
+    assert uses["1"] == (1 + 1 + 1 + 2) + exported
 
 
 def pooled(x: tf.Tensor) -> tf.Tensor:

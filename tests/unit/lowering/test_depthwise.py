@@ -100,3 +100,18 @@ def test_a_kernel_computed_from_the_image_is_declined_because_it_needs_its_gradi
         kernel = tf.reshape(tf.reduce_mean(x, [0, 1, 2]), (1, 1, 4, 1))
         y = depthwise_op()(x, kernel)
         assert depthwise(y.op.node_def, [x, kernel]) is None
+
+
+def test_equal_layers_share_the_constants_of_their_taps(generator):
+    """Nine slices a layer, with three constants each, would be a third of what an export traces."""
+    kernel = generator.normal(size=(3, 3, 4, 1))
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float64, (None, 8, 8, 4))
+        node = depthwise_op()(x, tf.constant(kernel)).op.node_def
+        for _ in range(5):
+            (x,) = depthwise(node, [x, tf.constant(kernel)])
+    slices = [operation for operation in graph.get_operations() if operation.type == "StridedSlice"]
+    bounds = {value.name for operation in slices for value in operation.inputs[1:]}
+    assert len(slices) >= 5 * 9
+    # Of nine taps the starts and the ends, and one stride.
+    assert len(bounds) <= 9 + 9 + 1
