@@ -80,15 +80,6 @@ class Settings:
         """Whether cores are compiled by XLA, all or some."""
         return self.compile != "none"
 
-    @property
-    def variants(self) -> set[bool]:
-        """Holds True where some core is compiled, and False where some is not."""
-        if not self.compiled:
-            return {False}
-        nowhere = sum(set(self.batch_sizes) <= set(sizes) for sizes in self.uncompiled.values())
-        there = {False: bool(self.uncompiled), True: nowhere < 1 + len(self.methods)}
-        return {compiled for compiled, is_there in there.items() if is_there}
-
     def rules(self, *, compiled: bool) -> dict[str, Rule]:
         """Lowering rules by op type, of what is compiled or of what is not."""
         if not self.lowering:

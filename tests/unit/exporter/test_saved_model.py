@@ -258,17 +258,6 @@ def test_the_manifest_says_which_foldings_changed_the_model(tmp_path):
     assert shown["lowered ops"] == "Conv2D"
 
 
-def test_settings_know_whether_anything_is_compiled():
-    sizes = {"batch_sizes": (1, 2), "methods": ("gradients",)}
-    assert Settings(**sizes, compile="xla").variants == {True}
-    assert Settings(**sizes, compile="none").variants == {False}
-    assert Settings(**sizes, compile="auto").variants == {True}
-    part = {"explain_gradients": (1, 2), "serving_default": (1,)}
-    assert Settings(**sizes, compile="auto", uncompiled=part).variants == {True, False}
-    whole = {"explain_gradients": (1, 2), "serving_default": (1, 2)}
-    assert Settings(**sizes, compile="auto", uncompiled=whole).variants == {False}
-
-
 def test_labels_must_be_as_many_as_classes(tmp_path):
     with pytest.raises(ExportError, match="3 labels for 100 classes"):
         export(job(labels=("a", "b", "c")), tmp_path)
