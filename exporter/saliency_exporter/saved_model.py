@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from .activations import Coverage, find_activations
 from .base_path import base_path, next_version, partial_directory, publish, refuse_existing, remove_abandoned
@@ -22,6 +23,7 @@ from .kept import describe_kept, kept_arrays, kept_references
 from .manifest import CONTRACT_VERSION, write_manifest
 from .preprocessing import Preprocessing
 from .reference import compute_reference, reference_path
+from .server_needs import server_needs
 from .signatures import CLASS_LABELS, Settings, build_signatures, class_labels, predictions_signature
 from .slimming import slim
 from .sources import Source
@@ -149,8 +151,14 @@ def write_version(
         compile_choices=[choice.to_manifest() for choice in choices],
         foldings=list(forward.graph.foldings),
         lowering=sorted(_lowered(forward, job.settings)),
+        server=_server_needs(directory, job.settings),
         warmup_records=count,
     )
+
+
+def _server_needs(directory: Path, settings: Settings) -> dict[str, Any]:
+    saved_model = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
+    return server_needs(saved_model.meta_graphs, target=settings.target, made_with=tf.__version__)
 
 
 def _lowered(forward: Forward, settings: Settings) -> set[str]:
