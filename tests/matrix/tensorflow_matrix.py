@@ -49,8 +49,8 @@ TESTS = (
     "tests/unit/serving",
     "tests/unit/sources",
 )
-# What starts processes of its own, as the round does too; what has little to do with TensorFlow's version; and
-# what takes longest. A row is to take minutes.
+# What starts processes of its own, as the round does too; what has little to do with TensorFlow's version;
+# and what takes longest. A row is to take minutes.
 LEFT_OUT = (
     "test_batching.py",
     "test_cli_inputs.py",
