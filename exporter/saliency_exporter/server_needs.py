@@ -56,7 +56,7 @@ def server_needs(meta_graphs: Iterable[Any], *, target: str, made_with: str) -> 
     oldest = max((version for version, _ in reasons), key=_order)
     why = list(dict.fromkeys(sentence for version, sentence in reasons if version == oldest))
     if made in releases():
-        why.append(f"TensorFlow {oldest} has every op and attribute of the graph")
+        why.append(f"the graph has no op, attribute or value that TensorFlow added after {oldest}")
     why.append(_promise(made, oldest))
     return {
         "oldest": oldest,
@@ -90,7 +90,7 @@ def newer_than_image(needs: Mapping[str, Any], image: str = NEWEST_IMAGE) -> str
     )
     again = f"export with TensorFlow {published}: pip install 'tensorflow=={published}.*'"
     if _order(needs["oldest"]) <= _order(published):
-        return f"{facts}. {published} has every op of it. Where it does not load, {again}"
+        return f"{facts}. It has nothing that was added after {published}. Where it does not load, {again}"
     return f"{facts}, and {published} cannot: {needs['why'][0]}. For that image {again}"
 
 
