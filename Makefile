@@ -7,10 +7,10 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak mutants coverage-table conformance docker-smoke lint audit bench bench-parts constraints clean
+.PHONY: help demo test test-all soak mutants coverage-table tensorflow-matrix conformance docker-smoke lint audit bench bench-parts constraints clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # One stamp for each set of extras: an install is repeated only when what it depends on has changed.
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.made
@@ -40,6 +40,9 @@ mutants: $(VENV)/.installed-test ## Break the exporter on purpose and show that 
 
 coverage-table: $(VENV)/.installed-test ## Write exporter/COVERAGE.md: the activations of keras.applications
 	@$(BIN)/python tests/matrix/keras_applications.py
+
+tensorflow-matrix: ## Try TensorFlow 2.18 to 2.21 and each Python found; writes tests/matrix/TENSORFLOW.md
+	@$(PYTHON) tests/matrix/tensorflow_matrix.py $(ARGS)
 
 conformance: $(VENV)/.installed-test ## Hold a server to the contract: make conformance SERVER=host:port MODEL=name
 	@$(PYTEST) tests/conformance $(if $(SERVER),--server $(SERVER)) $(if $(MODEL),--model $(MODEL))

@@ -395,14 +395,25 @@ def export(
             final = export_version(job, model_dir, version=version, verify=verify_step, progress=say)
     from .manifest import read_manifest
 
-    head = read_manifest(final)["score"]
-    if head["head_assumed"]:
-        click.echo(
-            "note: the model ends in neither softmax nor sigmoid: its output is taken for logits, "
-            f"and probabilities are their {head['head']}",
-            err=True,
-        )
+    for line in _closing_lines(read_manifest(final)):
+        click.echo(line, err=True)
     click.echo(str(final))
+
+
+def _closing_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """What to know of an export when it is done: the server that it needs, and what was taken for granted."""
+    from .server_needs import describe_server, newer_than_image
+
+    head, server = manifest["score"], manifest["server"]
+    lines = [f"to be served by {describe_server(server)}: {server['why'][0]}"]
+    if head["head_assumed"]:
+        lines.append(
+            "note: the model ends in neither softmax nor sigmoid: its output is taken for logits, "
+            f"and probabilities are their {head['head']}"
+        )
+    if note := newer_than_image(server):
+        lines.append(f"note: {note}")
+    return lines
 
 
 def _check_without_tensorflow(

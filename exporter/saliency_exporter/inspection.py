@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .server_needs import describe_server
+
 _KERNELS = {"onednn": "oneDNN's kernels", "eigen": "Eigen's kernels"}
 _WORDS = {"divide": "/", "subtract": "−"}
 _WITHOUT_STEPS = {
@@ -44,6 +46,8 @@ def summary(version_dir: Path, manifest: Mapping[str, Any]) -> list[tuple[str, s
         *([("signature", "class_labels, the names of all classes")] if labels else []),
         ("signature", "parameter_defaults, for clients of servers that do not return defaults"),
         ("verified", "no" if verification is None else f"{len(verification['rows'])} calls within tolerance"),
+        ("server", describe_server(manifest["server"])),
+        *(("server", reason) for reason in manifest["server"]["why"]),
         ("made by", f"saliency-serving {manifest['exporter']}, TensorFlow {manifest['tensorflow']}"),
         ("size", f"{size / 2**20:.1f} MiB"),
     ]

@@ -36,8 +36,8 @@ def describe_kept(functions: Functions) -> dict[str, Any]:
     """Names, dtypes and shapes of every signature, as JSON values for the manifest."""
     return {
         name: {
-            "inputs": {key: _spec(spec) for key, spec in _inputs(function).items()},
-            "outputs": {key: _spec(tensor) for key, tensor in function.structured_outputs.items()},
+            "inputs": {key: _spec(spec) for key, spec in sorted(_inputs(function).items())},
+            "outputs": {key: _spec(tensor) for key, tensor in sorted(function.structured_outputs.items())},
         }
         for name, function in functions.items()
     }
@@ -100,7 +100,7 @@ def kept_problems(
                     "dtype": tf.as_dtype(info.dtype).name,
                     "shape": _shape(tf.TensorShape(info.tensor_shape)),
                 }
-                for key, info in infos.items()
+                for key, info in sorted(infos.items())
             }
             if now != was[kind]:
                 yield f"the {kind} of {name} are {now}, and were {was[kind]}"

@@ -23,6 +23,7 @@ from .kept import describe_kept, kept_arrays, kept_references
 from .manifest import CONTRACT_VERSION, write_manifest
 from .preprocessing import Preprocessing
 from .reference import reference_path, started_reference
+from .server_needs import server_needs
 from .signatures import (
     CLASS_LABELS,
     PARAMETER_DEFAULTS,
@@ -152,9 +153,12 @@ def write_version(
         reference = finished_reference()
     (directory / "assets.extra").mkdir(exist_ok=True)
     np.savez_compressed(reference_path(directory), **reference, **kept_arrays(references))
-    saved = saved_signatures(directory)
+    saved = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
+    definitions = saved.meta_graphs[0].signature_def
     records = [
-        *warmup_records({name: saved[name] for name in signatures}, reference, job.settings.batch_sizes),
+        *warmup_records(
+            {name: definitions[name] for name in signatures}, reference, job.settings.batch_sizes
+        ),
         *(WarmupRecord(name, calls.inputs) for name, calls in references.items() if calls.inputs),
     ]
     count = write_warmup(directory, records, job.name)
@@ -167,6 +171,7 @@ def write_version(
         compile_choices=[choice.to_manifest() for choice in choices],
         foldings=list(forward.graph.foldings),
         lowering=sorted(lowered),
+        server=server_needs(saved.meta_graphs, target=job.settings.target, made_with=tf.__version__),
         warmup_records=count,
     )
 
@@ -216,12 +221,6 @@ def _save(forward: Forward, signatures: Mapping[str, Any], kept: Kept | None, di
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
     )
     slim(directory)
-
-
-def saved_signatures(directory: Path) -> Mapping[str, meta_graph_pb2.SignatureDef]:
-    """The signatures of a SavedModel as it was written, by name."""
-    content = (directory / "saved_model.pb").read_bytes()
-    return saved_model_pb2.SavedModel.FromString(content).meta_graphs[0].signature_def
 
 
 def warmup_records(

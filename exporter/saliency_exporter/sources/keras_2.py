@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
+from saliency_exporter.server_needs import minor
 
 
 def is_keras_2_model(model: object) -> bool:
@@ -50,8 +52,10 @@ def load_keras_2(path: Path, *, unsafe: bool) -> Any:
     try:
         import tf_keras
     except ModuleNotFoundError as error:
+        # The newest tf-keras would bring the newest TensorFlow with it.
         raise ExportError(
-            f"{path} was written by Keras 2, and Keras 3 cannot load it", hint="pip install tf-keras"
+            f"{path} was written by Keras 2, and Keras 3 cannot load it",
+            hint=f"pip install 'tf-keras=={minor(tf.__version__)}.*'",
         ) from error
     return tf_keras.models.load_model(path, compile=False, safe_mode=not unsafe)
 

@@ -45,7 +45,8 @@ def load(path: Path, choices: Choices = NO_CHOICES) -> Source:
     _check_names(path, loaded.signatures)
     key = _choose_signature(path, loaded.signatures, choices.signature)
     function = loaded.signatures[key]
-    specs = function.structured_input_signature[1]
+    # A SavedModel keeps inputs and outputs in maps, whose order is another one in every version of protobuf.
+    specs = dict(sorted(function.structured_input_signature[1].items()))
     name = f"signature {key} of {path.name}"
     explained = explained_input(name, specs, choices)
     held = held_inputs(name, specs, choices)
@@ -56,7 +57,7 @@ def load(path: Path, choices: Choices = NO_CHOICES) -> Source:
         # By way of the loaded object: it owns the tables and variables that the function reads.
         return loaded.signatures[key](**values, **{explained: tf.cast(x, specs[explained].dtype)})
 
-    outputs = named_outputs(probe(name, run, input_shape))
+    outputs = dict(sorted(named_outputs(probe(name, run, input_shape)).items()))
     output = choose_scores(name, outputs, choices.output)
     classes = int(outputs[output].shape[-1])
     return Source(

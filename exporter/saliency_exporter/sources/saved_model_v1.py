@@ -64,7 +64,7 @@ def load(path: Path) -> Loaded:
             meta_graph = v1.saved_model.loader.load(session, [_SERVE], str(path))
             definitions = {
                 key: signature
-                for key, signature in meta_graph.signature_def.items()
+                for key, signature in sorted(meta_graph.signature_def.items())
                 if signature.outputs and key != "__saved_model_init_op"
             }
             graphs = {key: _reached(graph, path, key, signature) for key, signature in definitions.items()}

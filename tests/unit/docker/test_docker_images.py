@@ -12,6 +12,8 @@ import pytest
 import yaml
 from docker_files import DOCKER, ROOT
 
+from saliency_exporter.server_needs import NEWEST_IMAGE, OLDEST, minor, releases
+
 DOCKERFILES = ("Dockerfile", "Dockerfile.exporter")
 
 
@@ -42,10 +44,11 @@ def test_hadolint_has_nothing_to_say(name):
 
 def test_one_version_of_tensorflow_serving_agrees_with_the_tensorflow_pin(settings):
     version = settings["TF_SERVING_VERSION"]
-    pins = re.findall(r'"tensorflow(?:-serving-api)?~=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
-    assert pins
-    minors = {pin.rsplit(".", 1)[0] for pin in pins}
-    assert minors == {version.rsplit(".", 1)[0]}
+    packages = r"tensorflow|tensorflow-serving-api|tf-keras"
+    pins = re.findall(rf"^({packages})==([\d.]+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert [name for name, _ in pins] == packages.split("|")
+    assert {minor(pin) for _, pin in pins} == {minor(version)}
+    assert version == NEWEST_IMAGE
     named = set()
     for page in DOCKER.rglob("*"):
         if page.is_file() and page.name != "README.md":
@@ -54,6 +57,17 @@ def test_one_version_of_tensorflow_serving_agrees_with_the_tensorflow_pin(settin
             named |= set(re.findall(r"(?:newTag|runtimeVersion): (\d[\d.]*)", text))
             named |= set(re.findall(r"tensorflow/serving:(\d[\d.]*)", text))
     assert named == {version}
+
+
+def test_the_versions_of_tensorflow_that_are_allowed_are_those_of_the_table():
+    bounds = re.findall(
+        r'"(?:tensorflow|tensorflow-serving-api|tf-keras)([><=~,.\d]+)"',
+        (ROOT / "pyproject.toml").read_text(),
+    )
+    oldest, *_, newest = releases()
+    major, number = newest.split(".")
+    assert bounds == [f">={oldest},<{major}.{int(number) + 1}"] * 3
+    assert oldest == OLDEST
 
 
 @pytest.mark.parametrize("page", ["README.md", "docker/README.md"])

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from saliency_exporter.cli import _closing_lines
+from saliency_exporter.manifest import read_manifest
+from saliency_exporter.server_needs import newer_than_image
+
 TESTS = Path(__file__).parents[2]
 
 
@@ -52,7 +56,14 @@ def test_export_prints_the_directory_alone_on_stdout_and_no_noise(tmp_path):
         "verifying",
         "explain_smooth",
     )
-    assert "note:" not in done.stderr
+    server = read_manifest(tmp_path / "m" / "1")["server"]
+    closing = [
+        "to be served by TensorFlow Serving 2.18 or newer, without a flag for XLA: " + server["why"][0]
+    ]
+    # Of a TensorFlow that is newer than the newest image, with the note that says so; with no other one.
+    closing += [f"note: {note}" for note in (newer_than_image(server),) if note]
+    assert done.stderr.splitlines()[-len(closing) :] == closing
+    assert done.stderr.count("note:") == len(closing) - 1
     positions = [done.stderr.index(step) for step in steps]
     assert positions == sorted(positions)
     for noise in ("WARNING", "I0000", "E0000", "cuda", "oneDNN", "Traceback"):
@@ -268,6 +279,24 @@ def test_export_says_where_it_takes_an_output_for_logits(tmp_path, classes, head
     assert done.returncode == 0, done.stderr
     assert "note: the model ends in neither softmax nor sigmoid" in done.stderr
     assert f"probabilities are their {head}\n" in done.stderr
+
+
+def test_export_ends_with_the_server_that_it_needs_and_what_a_newer_tensorflow_means():
+    server = {
+        "oldest": "2.18",
+        "made_with": "2.99",
+        "flag": "--xla_cpu_compilation_enabled",
+        "why": ["of this"],
+    }
+    sentence, note = _closing_lines({"score": {"head_assumed": False}, "server": server})
+    assert sentence == (
+        "to be served by TensorFlow Serving 2.18 or newer, started with --xla_cpu_compilation_enabled: x"
+    )
+    assert note.startswith("note: TensorFlow 2.99 made this export")
+    assert (
+        len(_closing_lines({"score": {"head_assumed": False}, "server": {**server, "made_with": "2.18"}}))
+        == 1
+    )
 
 
 def test_debugging_shows_the_traceback(tmp_path):

@@ -76,4 +76,6 @@ def test_without_tf_keras_the_file_is_refused_with_the_package_to_install(
     monkeypatch.setitem(sys.modules, "tf_keras", None)
     with pytest.raises(ExportError, match="written by Keras 2") as error:
         load_source(str(tmp_path / "old.keras"))
-    assert error.value.hint == "pip install tf-keras"
+    # tf-keras depends on the TensorFlow of its own minor version, and would replace the installed one.
+    installed = ".".join(tf.__version__.split(".")[:2])
+    assert error.value.hint == f"pip install 'tf-keras=={installed}.*'"

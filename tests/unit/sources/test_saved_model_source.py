@@ -125,6 +125,25 @@ def test_one_of_several_outputs_is_chosen_by_name(save, images) -> None:
         load_source(path, output_name="maps")
 
 
+def test_inputs_and_outputs_are_named_in_the_order_of_the_alphabet(tmp_path) -> None:
+    # Eight of each: by chance a map has them in this order once in forty thousand times.
+    names = list("fbhagced")
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 5], name=name) for name in names])
+    def eight(*tensors):
+        return dict.fromkeys(names, tf.add_n(tensors))
+
+    tf.saved_model.save(tf.Module(), tmp_path / "net", eight)
+    with pytest.raises(ExportError, match=r"has 8 inputs \(a, b, c, d, e, f, g, h\);"):
+        load_source(str(tmp_path / "net"))
+    held = {name: np.array(0, np.float32) for name in names if name != "c"}
+    with pytest.raises(ExportError, match=r"has several outputs: a, b, c, d, e, f, g, h$"):
+        load_source(str(tmp_path / "net"), held=held)
+    with pytest.raises(ExportError) as error:
+        load_source(str(tmp_path / "net"), held=held, output_name="i")
+    assert error.value.hint == "it has a, b, c, d, e, f, g, h"
+
+
 def test_one_of_several_signatures_is_chosen_by_name(save) -> None:
     path = save(first="one", second="any_size")
     with pytest.raises(ExportError, match="has several signatures: first, second") as error:
