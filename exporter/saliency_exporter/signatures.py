@@ -199,7 +199,7 @@ class _Builder:
 
     def score_function(self, compiled: bool, replacements: Sequence[Replacement] = ()) -> ScoreFunction:
         rules = self.settings.rules(compiled=compiled)
-        return lambda x: self.forward.scores(x, rules=rules, replacements=replacements)
+        return lambda x: self.forward.scores(x, rules=rules, replacements=replacements, compiled=compiled)
 
     def model_input(self, images: tf.Tensor) -> tf.Tensor:
         return self.preprocessing.function(tf.cast(images, tf.float32))
