@@ -1,8 +1,9 @@
-"""Small networks for every pattern of ops that TensorFlow's remapper knows, replayed by the exporter, uncompiled.
+"""Small networks for every pattern of ops that the remapper knows, replayed by the exporter, uncompiled.
 
 python tests/matrix/fusions.py            the quick selection, float32
 python tests/matrix/fusions.py all        every pattern, float32 and a part of them in the other data types
 python tests/matrix/fusions.py NAME…      the patterns with such a name
+python tests/matrix/fusions.py bare …     the same without what the exporter does: which patterns need it
 
 Scores and input gradients of each network, replayed as for the reference of an export and as for an export
 for CPUs, are held against the network itself, compiled by XLA in float64 where it has the ops. With which of
@@ -455,18 +456,18 @@ def quick() -> list[Network]:
     return [*(convolution.network() for convolution in chosen), *(by_name[name] for name in names)]
 
 
-def failures(networks: Sequence[Network], dtype: str = "float32") -> Iterator[str]:
+def failures(networks: Sequence[Network], dtype: str = "float32", *, bare: bool = False) -> Iterator[str]:
     """What differs or fails, one line each; networks are run together, and apart where that fails."""
     for start in range(0, len(networks), _AT_ONCE):
         some = networks[start : start + _AT_ONCE]
         # What is not defined, such as an op without a kernel of that type on any device, is no pattern.
         expected = {network.name: _expected(network) for network in some}
         try:
-            yield from _compare(some, dtype, expected)
+            yield from _compare(some, dtype, expected, bare)
         except tf.errors.OpError:
             for network in some:
                 try:
-                    yield from _compare([network], dtype, expected)
+                    yield from _compare([network], dtype, expected, bare)
                 except tf.errors.OpError as error:
                     yield f"{network.name}, {dtype}: {type(error).__name__}: {error.message[-300:]}"
 
@@ -514,7 +515,8 @@ def _compare(networks: Sequence[Network], dtype: str, expected: dict[str, list[n
         results = []
         for (_, _, forward, rules), x in zip(replays, images, strict=True):
             # Predictions alone, and gradients: what else reads a tensor decides what is made one op.
-            results.append([forward.scores(x, rules=rules), *_answers(forward.scores(x, rules=rules), x)])
+            alone, with_gradient = (forward.scores(x, rules=rules, compiled=bare) for _ in range(2))
+            results.append([alone, *_answers(with_gradient, x)])
         return results
 
     specs = [tf.TensorSpec((None, *network.shape), tf.float32) for network, *_ in replays]
@@ -533,9 +535,11 @@ def _compare(networks: Sequence[Network], dtype: str, expected: dict[str, list[n
 def main(words: Sequence[str]) -> int:
     """Run what the words name and print what fails."""
     runs: list[tuple[list[Network], str]] = []
+    bare = "bare" in words
+    words = [word for word in words if word != "bare"]
     if not words:
         runs = [(quick(), "float32")]
-    elif list(words) == ["all"]:
+    elif words == ["all"]:
         networks = every()
         runs = [(networks, "float32")]
         runs += [
@@ -545,7 +549,7 @@ def main(words: Sequence[str]) -> int:
         runs = [([network for network in every() if any(w in network.name for w in words)], "float32")]
     count = 0
     for networks, dtype in runs:
-        for line in failures(networks, dtype):
+        for line in failures(networks, dtype, bare=bare):
             count += 1
             print(line, flush=True)
         print(f"{len(networks)} patterns in {dtype}: {count} differences or failures up to here", flush=True)
