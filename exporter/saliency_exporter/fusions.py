@@ -23,10 +23,9 @@ from .rules.lowering._nodes import attribute
 Rewrite = Callable[[NodeDef, "_Graph"], "list[NodeDef] | None"]
 """`rewrite(node, graph) -> nodes`: what takes the node's place, the last one under its name; or None."""
 
-_ADDITIONS = frozenset({"Add", "AddV2", "AddN"})
+_ACTIVATIONS = frozenset({"Elu", "LeakyRelu", "Relu", "Relu6"})
 _BATCH_NORMALIZATIONS = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
 _CONTRACTIONS = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2dNative", "MatMul"})
-_DEFAULT_SLOPE = 0.2
 _LAST = (b"", b"NHWC", b"NDHWC")
 
 
@@ -85,83 +84,123 @@ class _Graph:
         return self.nodes.get(node_name(name))
 
 
+def _constant(name: str, value: np.ndarray) -> NodeDef:
+    node = NodeDef(name=name, op="Const")
+    proto = tf.make_tensor_proto(value)
+    node.attr["value"].tensor.CopyFrom(proto)
+    node.attr["dtype"].type = proto.dtype
+    return node
+
+
 def _channels_last(node: NodeDef) -> bool:
     return attribute(node, "data_format").s in _LAST
 
 
-def _bias_of(node: NodeDef, around: _Graph) -> tuple[str, str, NodeDef] | None:
-    """(bias, the other input, the convolution or product that gives it) where the node adds a bias to one."""
+def _bias_of(node: NodeDef, around: _Graph) -> NodeDef | None:
+    """The convolution or product that the node adds a bias to, or None."""
     if node.op not in ("BiasAdd", "Add", "AddV2") or not _channels_last(node):
         return None
     first, second = node.input[:2]
-    pairs = [(second, first)] if node.op == "BiasAdd" else [(second, first), (first, second)]
-    for bias, other in pairs:
+    for other in [first] if node.op == "BiasAdd" else [first, second]:
         contraction = around.before(other)
         if contraction is not None and contraction.op == "Squeeze":
             contraction = around.before(contraction.input[0])
         if contraction is not None and contraction.op in _CONTRACTIONS:
-            return bias, other, contraction
+            return contraction
     return None
 
 
 def _bias(node: NodeDef, around: _Graph) -> list[NodeDef] | None:
-    """What adds a bias, so that it becomes no part of what the kernels cannot have it in."""
+    """A BiasAdd behind a grouped convolution as a sum, which oneDNN's rules take and Eigen's do not."""
     found = _bias_of(node, around)
-    if found is None:
+    if found is None or found.name not in around.grouped:
         return None
-    bias, other, contraction = found
-    if _transposed(contraction, around) or _reaches_leaky_relu(node, around):
-        # A difference is no bias to the remapper, and exactly the sum.
-        negative = NodeDef(name=f"{node.name}/negative", op="Neg", input=[bias])
-        difference = NodeDef(name=node.name, op="Sub", input=[other, f"{negative.name}:0"])
-        for added in (negative, difference):
-            added.attr["T"].type = node.attr["T"].type
-        return [negative, difference]
-    if node.op == "BiasAdd" and contraction.name in around.grouped:
-        # Eigen's rules take a BiasAdd alone, oneDNN's a sum that is one too: there it stays one op.
-        total = NodeDef(name=node.name, op="AddV2", input=list(node.input))
+    total = NodeDef(name=node.name, op="AddV2", input=list(node.input))
+    total.attr["T"].type = node.attr["T"].type
+    return [total]
+
+
+def _sum(node: NodeDef, around: _Graph) -> list[NodeDef] | None:
+    """A sum that oneDNN's rules would get wrong as part of what is before and behind it."""
+    if _is_misread(node, around):
+        # The older op of the same function, which the pattern does not name.
+        total = NodeDef(name=node.name, op="Add", input=list(node.input))
         total.attr["T"].type = node.attr["T"].type
         return [total]
-    return None
+    return _apart(node) if _is_fused_wrongly(node, around) else None
 
 
-def _transposed(contraction: NodeDef, around: _Graph) -> bool:
-    """Whether a product's first operand is transposed: oneDNN's rules fuse it, its kernels do not take it."""
+def _apart(node: NodeDef) -> list[NodeDef]:
+    """The sum with an axis of size 1 in front: no rule finds the bias or the activation through that."""
+    axis = _constant(f"{node.name}/axis", np.int32(0))
+    expanded = []
+    for index, name in enumerate(node.input):
+        one = NodeDef(name=f"{node.name}/operand_{index}", op="ExpandDims", input=[name, f"{axis.name}:0"])
+        one.attr["T"].type = node.attr["T"].type
+        one.attr["Tdim"].type = tf.int32.as_datatype_enum
+        expanded.append(one)
+    total = NodeDef()
+    total.CopyFrom(node)
+    total.name = f"{node.name}/sum"
+    del total.input[:]
+    total.input.extend(f"{one.name}:0" for one in expanded)
+    squeezed = NodeDef(name=node.name, op="Squeeze", input=[f"{total.name}:0"])
+    squeezed.attr["T"].type = node.attr["T"].type
+    squeezed.attr["squeeze_dims"].list.i.append(0)
+    return [axis, *expanded, total, squeezed]
+
+
+def _is_fused_wrongly(node: NodeDef, around: _Graph) -> bool:
+    """Whether a sum of two is one of (contraction + bias) + x that must not be made part of the contraction.
+
+    With a leaky ReLU behind it, the slope is lost, and 0.2 taken for it. Where something else reads the sum
+    too, as a leaky ReLU's gradient or the next residual connection does, the rule takes the sum away all the
+    same, and the rewriter gives up the whole graph. And of a product with a transposed operand there is no
+    such kernel.
+    """
+    if len(node.input) != 2 or any(_is_constant(name, around) for name in node.input):
+        return False
+    producers = [around.before(name) for name in node.input]
+    contractions = [_bias_of(producer, around) for producer in producers if producer is not None]
+    if not any(contractions):
+        return False
+    if any(_is_transposed(contraction, around) for contraction in contractions if contraction is not None):
+        return True
+    readers = around.readers.get(f"{node.name}:0", ())
+    kinds = {reader.op for reader in readers}
+    is_shared = len(readers) > 1 or around.graph.scores == f"{node.name}:0"
+    return "LeakyRelu" in kinds or (is_shared and not _ACTIVATIONS.isdisjoint(kinds))
+
+
+def _is_constant(name: str, around: _Graph) -> bool:
+    before = around.before(name)
+    return before.op == "Const" if before is not None else node_name(name) in around.graph.weights
+
+
+def _is_transposed(contraction: NodeDef, around: _Graph) -> bool:
     if contraction.op != "MatMul":
         return False
     before = around.before(contraction.input[0])
     return attribute(contraction, "transpose_a").b or (before is not None and before.op == "Transpose")
 
 
-def _reaches_leaky_relu(node: NodeDef, around: _Graph) -> bool:
-    """Whether a sum and a leaky ReLU follow: fused with both, the slope is lost and 0.2 taken for it."""
-    for total in around.readers.get(f"{node.name}:0", ()):
-        if total.op in _ADDITIONS:
-            for reader in around.readers.get(f"{total.name}:0", ()):
-                slope = reader.attr["alpha"].f if "alpha" in reader.attr else _DEFAULT_SLOPE
-                if reader.op == "LeakyRelu" and not np.isclose(slope, _DEFAULT_SLOPE, rtol=1e-6, atol=0):
-                    return True
-    return False
+def _is_misread(node: NodeDef, around: _Graph) -> bool:
+    """Whether it is the sum behind a scaled batch of products, and reads another output than an op's first.
 
-
-def _addition(node: NodeDef, around: _Graph) -> list[NodeDef] | None:
-    """Beside `_bias`: the sum behind a scaled batch of products, which loses which output it reads."""
-    replaced = _bias(node, around)
-    if replaced is not None or node.op != "AddV2":
-        return replaced
+    The rule writes down the op that is read, and not which of its outputs.
+    """
+    if node.op != "AddV2":
+        return False
     for scaled, other in (node.input[:2], node.input[1::-1]):
         product = around.before(scaled)
         if product is None or product.op != "Mul":
             continue
         factors = [around.before(name) for name in product.input]
-        if not any(factor is not None and factor.op == "BatchMatMulV2" for factor in factors):
-            continue
-        if any(not tensor_name(name).endswith(":0") for name in (other, *product.input)):
-            # The older op of the same function, which the pattern does not name.
-            total = NodeDef(name=node.name, op="Add", input=list(node.input))
-            total.attr["T"].type = node.attr["T"].type
-            return [total]
-    return None
+        if any(factor is not None and factor.op == "BatchMatMulV2" for factor in factors) and any(
+            not tensor_name(name).endswith(":0") for name in (other, *product.input)
+        ):
+            return True
+    return False
 
 
 def _batch_normalization(node: NodeDef, around: _Graph) -> list[NodeDef] | None:
@@ -196,12 +235,8 @@ def _scale_and_offset(node: NodeDef) -> Iterator[NodeDef]:
         made.attr["SrcT"].type, made.attr["DstT"].type = source, target
         return made
 
-    value = NodeDef(name=f"{node.name}/epsilon", op="Const")
-    value.attr["dtype"].type = of_statistics
-    numpy_dtype = tf.as_dtype(of_statistics).as_numpy_dtype
-    value.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(np.asarray(epsilon, numpy_dtype)))
     inner = f"{node.name}/"
-    yield value
+    yield _constant(f"{inner}epsilon", np.asarray(epsilon, tf.as_dtype(of_statistics).as_numpy_dtype))
     yield op("AddV2", "spread", variance, f"{inner}epsilon:0")
     yield op("Rsqrt", "precision", f"{inner}spread:0")
     yield op("Mul", "scale", f"{inner}precision:0", gamma)
@@ -234,10 +269,7 @@ def _padding(node: NodeDef, around: _Graph) -> list[NodeDef] | None:
         )
         if valid and zeros.dtype == np.int32 and not zeros[[0, -1]].any():
             return None
-    value = NodeDef(name=f"{node.name}/zero", op="Const")
-    dtype = tf.as_dtype(node.attr["T"].type)
-    value.attr["dtype"].type = node.attr["T"].type
-    value.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(np.zeros([], dtype.as_numpy_dtype)))
+    value = _constant(f"{node.name}/zero", np.zeros([], tf.as_dtype(node.attr["T"].type).as_numpy_dtype))
     padded = NodeDef(name=node.name, op="PadV2", input=[*node.input, f"{value.name}:0"])
     for name in ("T", "Tpaddings"):
         if name in node.attr:
@@ -250,9 +282,7 @@ def _explicit_padding(node: NodeDef, around: _Graph) -> list[NodeDef] | None:
     if attribute(node, "padding").s != b"EXPLICIT":
         return None
     pairs = np.array(node.attr["explicit_paddings"].list.i, np.int32).reshape(-1, 2)
-    value = NodeDef(name=f"{node.name}/paddings", op="Const")
-    value.attr["dtype"].type = tf.int32.as_datatype_enum
-    value.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(pairs))
+    value = _constant(f"{node.name}/paddings", pairs)
     padded = NodeDef(name=f"{node.name}/padded", op="Pad", input=[node.input[0], f"{value.name}:0"])
     padded.attr["T"].type = node.attr["T"].type
     padded.attr["Tpaddings"].type = tf.int32.as_datatype_enum
@@ -265,8 +295,9 @@ def _explicit_padding(node: NodeDef, around: _Graph) -> list[NodeDef] | None:
 
 
 _REWRITES: Mapping[str, Rewrite] = {
-    "Add": _addition,
-    "AddV2": _addition,
+    "Add": _sum,
+    "AddN": _sum,
+    "AddV2": _sum,
     "BiasAdd": _bias,
     "DepthwiseConv2dNative": _explicit_padding,
     "Pad": _padding,

@@ -497,11 +497,16 @@ def _expected(network: Network) -> list[np.ndarray]:
     raise AssertionError
 
 
-def _compare(networks: Sequence[Network], dtype: str, expected: dict[str, list[np.ndarray]]) -> Iterator[str]:
+def _compare(
+    networks: Sequence[Network], dtype: str, expected: dict[str, list[np.ndarray]], bare: bool
+) -> Iterator[str]:
     replays = []
     for network in networks:
         call, weights = network.function(tf.as_dtype(dtype))
-        call(tf.constant(_images(network)[:1]))
+        # The variables are made here, and nothing is run.
+        tf.function(call, autograph=False).get_concrete_function(
+            tf.TensorSpec((None, *network.shape), tf.float32)
+        )
         source = SimpleNamespace(
             name=network.name, call=call, input_shape=network.shape, variables=tuple(weights.made)
         )

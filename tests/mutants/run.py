@@ -254,9 +254,16 @@ MUTANTS = (
     Mutant(
         "a bias behind a grouped convolution stays what Eigen's rules fuse",
         "fusions.py",
-        'if node.op == "BiasAdd" and contraction.name in around.grouped:',
-        'if node.op == "BiasAdd" and contraction.name not in around.grouped:',
+        "if found is None or found.name not in around.grouped:",
+        "if found is None or found.name in around.grouped:",
         "test_fusions.py::test_a_bias_is_rewritten_behind_a_grouped_convolution_and_nowhere_else",
+    ),
+    Mutant(
+        "a sum before a leaky ReLU is made part of the convolution, which loses the slope",
+        "fusions.py",
+        'return "LeakyRelu" in kinds or (',
+        "return (",
+        "test_fusions.py::test_a_sum_is_kept_from_a_convolution_where_its_fusion_is_wrong_or_fails",
     ),
     Mutant(
         "the way back through a grouped convolution reads the groups of another order",

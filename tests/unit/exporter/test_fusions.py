@@ -107,15 +107,26 @@ def test_a_graph_without_such_patterns_is_the_same_graph():
     assert portable_graph(graph).nodes == graph.nodes
 
 
-@pytest.mark.parametrize(("slope", "bias"), [(0.3, "Sub"), (0.2, "BiasAdd")])
-def test_a_bias_before_a_sum_and_a_leaky_relu_is_rewritten_where_the_slope_would_be_lost(slope, bias):
+@pytest.mark.parametrize(
+    ("activation", "again", "kind"),
+    [
+        (lambda: layers.LeakyReLU(0.3), False, "Squeeze"),
+        (layers.ReLU, False, "Add"),
+        (layers.ReLU, True, "Squeeze"),
+        (lambda: layers.Activation("tanh"), True, "Add"),
+    ],
+    ids=["leaky", "relu", "relu, and read again", "tanh, and read again"],
+)
+def test_a_sum_is_kept_from_a_convolution_where_its_fusion_is_wrong_or_fails(activation, again, kind):
     inputs = keras.Input((9, 8, 4))
-    x = layers.Add()([layers.Conv2D(4, 3, padding="same")(inputs), inputs])
-    x = layers.Flatten()(layers.LeakyReLU(slope)(x))
-    graph = trace(source_of(keras.Model(inputs, layers.Dense(3)(x)), (9, 8, 4)))
-    conv = next(node.name for node in graph.nodes if node.op == "Conv2D")
-    (reader,) = portable_graph(graph).consumers()[f"{conv}:0"]
-    assert reader.op == bias
+    total = layers.Add()([layers.Conv2D(4, 3, padding="same")(inputs), inputs])
+    x = activation()(total)
+    x = layers.Multiply()([x, total]) if again else x
+    graph = trace(source_of(keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x))), (9, 8, 4)))
+    rewritten = portable_graph(graph)
+    activated = next(node for node in rewritten.nodes if node.op in ("LeakyRelu", "Relu", "Tanh"))
+    assert rewritten.node_map()[activated.input[0].split(":")[0]].op.startswith(kind)
+    assert set(graph.node_map()) <= set(rewritten.node_map())
 
 
 def test_a_batch_normalization_behind_a_grouped_convolution_is_a_scale_and_an_offset():
