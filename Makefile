@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak mutants coverage-table tensorflow-matrix conformance docker-smoke lint audit bench bench-parts constraints clean
+.PHONY: help demo test test-all kernels soak mutants coverage-table tensorflow-matrix conformance docker-smoke lint audit bench bench-parts constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,12 @@ test: $(VENV)/.installed-test ## Run the tests
 
 test-all: $(VENV)/.installed-test ## Run the tests and the long matrices
 	@$(PYTEST)
+
+kernels: $(VENV)/.installed-test ## Every fusion and each family of applications, on oneDNN's kernels and on Eigen's
+	@for onednn in 0 1; do \
+	  echo "TF_ENABLE_ONEDNN_OPTS=$$onednn"; export TF_ENABLE_ONEDNN_OPTS=$$onednn; \
+	  $(BIN)/python tests/matrix/fusions.py all && $(BIN)/python tests/matrix/kernels.py || exit 1; \
+	done
 
 soak: $(VENV)/.installed-test ## Kill, starve, flood and disturb it for an hour, and record what held (SOAK="--scale 0.1 overload")
 	@$(BIN)/python tests/reliability/run.py --record $(SOAK)

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import tensorflow as tf
 
-from .forward import (
+from .forward_graph import (
     ForwardGraph,
     GraphDef,
     NodeDef,

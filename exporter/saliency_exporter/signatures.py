@@ -244,7 +244,7 @@ class _Builder:
 
     def score_function(self, compiled: bool, replacements: Sequence[Replacement] = ()) -> ScoreFunction:
         rules = watched(self.settings.rules(compiled=compiled), self.lowered)
-        return lambda x: self.forward.scores(x, rules=rules, replacements=replacements)
+        return lambda x: self.forward.scores(x, rules=rules, replacements=replacements, compiled=compiled)
 
     @property
     def x(self) -> tf.TensorSpec:

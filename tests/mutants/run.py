@@ -319,7 +319,7 @@ MUTANTS = (
     ),
     Mutant(
         "the phases of a strided gradient are put together in another order",
-        "rules/lowering/strided.py",
+        "rules/lowering/_phases.py",
         "tf.reshape(phases, apart), [0, 1, 3, 2, 4])",
         "tf.reshape(phases, apart), [0, 1, 2, 3, 4])",
         "../lowering/test_strided.py::test_value_and_input_gradient_are_those_of_the_convolution",
@@ -337,6 +337,34 @@ MUTANTS = (
         "[(0, 0), (0, 0), (0, down - 1), (0, 0), (0, right - 1), (0, 0)]",
         "[(0, 0), (0, 0), (down - 1, 0), (0, 0), (right - 1, 0), (0, 0)]",
         "../lowering/test_pointwise.py::test_uncompiled_value_and_input_gradient_are_those_of_the_convolution",
+    ),
+    Mutant(
+        "a bias behind a grouped convolution stays what Eigen's rules fuse",
+        "fusions.py",
+        "if found is None or found.name not in around.grouped:",
+        "if found is None or found.name in around.grouped:",
+        "test_fusions.py::test_a_bias_is_rewritten_behind_a_grouped_convolution_and_nowhere_else",
+    ),
+    Mutant(
+        "a sum before a leaky ReLU is made part of the convolution, which loses the slope",
+        "fusions.py",
+        'return "LeakyRelu" in kinds or (',
+        "return (",
+        "test_fusions.py::test_a_sum_is_kept_from_a_convolution_where_its_fusion_is_wrong_or_fails",
+    ),
+    Mutant(
+        "the way back through a grouped convolution reads the groups of another order",
+        "rules/portable.py",
+        "tf.transpose(tf.reverse(apart, [0]), [0, 3, 2, 1])",
+        "tf.transpose(tf.reverse(apart, [0]), [0, 2, 3, 1])",
+        "test_portable.py::test_value_and_input_gradient_are_those_of_the_convolution",
+    ),
+    Mutant(
+        "what is not compiled keeps ops that a set of kernels lacks",
+        "forward.py",
+        "fallbacks = {} if compiled else portable_rules(graph.producer)",
+        "fallbacks = portable_rules(graph.producer) if compiled else {}",
+        "test_portable.py::test_a_replay_has_a_gradient_of_its_own_unless_it_is_compiled",
     ),
     Mutant(
         "what is not compiled is not lowered",

@@ -69,8 +69,8 @@ class Draw:
         return Windows(kernel, strides, dilation, padding)
 
     def conv(self, shape: Shape, keep: bool, kind: str, channels: int | None = None) -> Conv:
-        windows = self.windows(shape, keep, dilated=kind == "dilated", square=kind == "depthwise")
-        groups = {"depthwise": shape[2], "grouped": 2}.get(kind, 1)
+        windows = self.windows(shape, keep, dilated="dilated" in kind, square=kind == "depthwise")
+        groups = shape[2] if kind == "depthwise" else 2 if "grouped" in kind else 1
         if kind == "depthwise":
             outer = shape[2] * (1 if keep else self.pick(1, 2))
         else:
@@ -95,8 +95,9 @@ class Draw:
         return Activation(name, "layer", self.weights(*self.pick((1, 1), shape[:2]), shape[2], scale=0.3))
 
     def layer(self, shape: Shape, keep: bool, depth: int) -> list[object]:
-        kinds = ["conv", "depthwise", "dilated", "separable", "norm", "activation", "max", "mean"]
-        kinds += ["grouped"] if shape[2] % 2 == 0 else []
+        convolutions = ["conv", "depthwise", "dilated"]
+        convolutions += ["grouped", "grouped and dilated"] if shape[2] % 2 == 0 else []
+        kinds = [*convolutions, "fused", "separable", "norm", "activation", "max", "mean"]
         kinds += ["residual", "nested", "shared"] if depth else []
         kinds += ["concatenation"] if depth and not keep and shape[2] <= 6 else []
         kind = self.pick(*kinds)
@@ -105,8 +106,14 @@ class Draw:
             middle = shape_after([depthwise], shape)
             point = self.conv(middle, True, "point", shape[2] if keep else 4)
             return [depthwise, point]
-        if kind in ("conv", "depthwise", "dilated", "grouped"):
+        if kind in convolutions:
             return [self.conv(shape, keep, kind)]
+        if kind == "fused":
+            # What TensorFlow's remapper makes one op of.
+            chosen = [self.conv(shape, keep, self.pick(*convolutions))]
+            after = shape_after(chosen, shape)
+            chosen += [self.batch_norm(after[2])] if self.pick(True, False) else []
+            return [*chosen, self.activation(after, [*FUNCTIONS, "prelu"])]
         if kind == "norm":
             return [self.batch_norm(shape[2])]
         if kind == "activation":

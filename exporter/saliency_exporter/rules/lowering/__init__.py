@@ -12,7 +12,7 @@ from typing import Literal
 
 import tensorflow as tf
 
-from ...forward import Rule
+from ...forward_graph import Rule
 from .convolution import convolution
 from .dense import dense
 from .depthwise import depthwise

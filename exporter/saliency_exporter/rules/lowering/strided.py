@@ -1,21 +1,18 @@
 """The way back through a strided convolution of few channels, a network's first layer, uncompiled.
 
-oneDNN's own gradient writes three channels where a vector register holds sixteen. All inputs of one phase
-(equal modulo the stride) are read through the same taps, so the phases are channels of one convolution of
-the signal without strides: with stride 2 it writes twelve. Its kernel has the taps of every phase, filled up
-with zeros where a phase has fewer; W. Shi et al., Is the deconvolution layer the same as a convolutional
-layer?, arXiv 1609.07009, shows the equality.
+oneDNN's own gradient writes three channels where a vector register holds sixteen. As one convolution of the
+signal without strides (`_phases`) it writes twelve with stride 2: the phases are channels there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from ._nodes import attribute, is_plain_convolution
-from ._windows import Axis, axes
+from ._phases import kernel_of_phases, put_together, signal_padding
+from ._windows import axes
 from .thresholds import ONEDNN
 
 
@@ -38,7 +35,7 @@ def strided_uncompiled(
     height, width, channels = x.shape[1:]
     *taps, kernel_channels, _ = kernel.shape
     rows, columns = axes(node, height, width, (taps[0], taps[1]))
-    padding = [_padding(rows), _padding(columns)]
+    padding = [signal_padding(rows), signal_padding(columns)]
     strides = rows.stride, columns.stride
     if kernel_channels != channels or channels > most_channels or strides == (1, 1):
         return None
@@ -50,15 +47,12 @@ def strided_uncompiled(
         def gradient(dy: tf.Tensor) -> tf.Tensor:
             phases = tf.raw_ops.Conv2D(
                 input=dy,
-                filter=_kernel_of_phases(kernel, rows, columns),
+                filter=kernel_of_phases(kernel, rows, columns),
                 strides=[1] * 4,
                 padding="EXPLICIT",
                 explicit_paddings=[0, 0, *padding[0], *padding[1], 0, 0],
             )
-            apart = [-1, rows.phase_size, columns.phase_size, strides[0], strides[1] * channels]
-            lines = tf.transpose(tf.reshape(phases, apart), [0, 1, 3, 2, 4])
-            whole = [-1, rows.phase_size * strides[0], columns.phase_size * strides[1], channels]
-            return tf.reshape(lines, whole)[:, :height, :width]
+            return put_together(phases, rows, columns)
 
         y = tf.raw_ops.Conv2D(
             input=x,
@@ -70,29 +64,3 @@ def strided_uncompiled(
         return y, gradient
 
     return [convolve(x)]
-
-
-def _padding(axis: Axis) -> tuple[int, int]:
-    """Zeros in front of and behind the signal, so that every reader of every phase finds its output."""
-    first, last = axis.reach
-    return -first, axis.phase_size - 1 + last - (axis.outputs - 1)
-
-
-def _kernel_of_phases(kernel: tf.Tensor, rows: Axis, columns: Axis) -> tf.Tensor:
-    """[row offsets, column offsets, filters, row phases · column phases · C] of [taps, taps, C, filters]."""
-    with_zeros = tf.pad(kernel, [(0, 1), (0, 1), (0, 0), (0, 0)])
-    by_row = tf.gather(with_zeros, _taps(rows), axis=0)
-    by_both = tf.gather(by_row, _taps(columns), axis=2)
-    order = tf.transpose(by_both, [0, 2, 5, 1, 3, 4])
-    filters, *phases_and_channels = order.shape[2:]
-    return tf.reshape(order, [*order.shape[:2], filters, np.prod(phases_and_channels)])
-
-
-def _taps(axis: Axis) -> np.ndarray:
-    """The tap that reads each phase at each offset, int [offsets, phases]; the one behind the last: none."""
-    first, last = axis.reach
-    taps = np.full((last - first + 1, axis.stride), axis.taps)
-    for phase in range(axis.stride):
-        for tap, offset in axis.readers(phase):
-            taps[offset - first, phase] = tap
-    return taps
