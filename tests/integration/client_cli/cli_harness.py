@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from click.testing import CliRunner
+from scripted_server import LinearModel
 
 from saliency_client.cli import main
-
-sys.path.append(str(Path(__file__).parents[1] / "client"))
-
-from scripted_server import LinearModel
 
 SIZE = 20
 HOT_ROWS, HOT_COLUMNS = slice(4, 8), slice(10, 14)

@@ -20,7 +20,7 @@ from saliency_exporter.errors import ExportError
 from saliency_exporter.inspection import summary
 from saliency_exporter.manifest import read_manifest
 from saliency_exporter.preprocessing import builtin
-from saliency_exporter.saved_model import Export, export, next_version
+from saliency_exporter.saved_model import Export, export
 from saliency_exporter.signatures import Settings
 from saliency_exporter.warmup import read_warmup
 
@@ -41,13 +41,6 @@ class Linear(tf.Module):
 def job(**settings) -> Export:
     settings = {"batch_sizes": (1, 2), "compile": "none", **settings}
     return Export(source_of(Linear(), (4096,)), builtin("none"), Settings(**settings), "linear")
-
-
-def test_versions_count_up(tmp_path):
-    assert next_version(tmp_path) == 1
-    for name in ("1", "12", "3", "notes", "latest", ".saliency-export-13-1-1"):
-        (tmp_path / name).mkdir()
-    assert next_version(tmp_path) == 13
 
 
 def test_an_export_is_one_numbered_directory_and_nothing_else(tmp_path):
@@ -239,17 +232,6 @@ def test_the_manifest_says_which_foldings_changed_the_model(tmp_path):
     shown = dict(summary(version, read_manifest(version)))
     assert shown["foldings"] == "weight expressions, scales, offsets, padding"
     assert shown["lowered ops"] == "Conv2D"
-
-
-def test_settings_know_whether_anything_is_compiled():
-    sizes = {"batch_sizes": (1, 2), "methods": ("gradients",)}
-    assert Settings(**sizes, compile="xla").variants == {True}
-    assert Settings(**sizes, compile="none").variants == {False}
-    assert Settings(**sizes, compile="auto").variants == {True}
-    part = {"explain_gradients": (1, 2), "serving_default": (1,)}
-    assert Settings(**sizes, compile="auto", uncompiled=part).variants == {True, False}
-    whole = {"explain_gradients": (1, 2), "serving_default": (1, 2)}
-    assert Settings(**sizes, compile="auto", uncompiled=whole).variants == {False}
 
 
 def test_labels_must_be_as_many_as_classes(tmp_path):

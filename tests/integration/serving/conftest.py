@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import grpc
 import pytest
 from server_process import ServerProcess
-from serving_models import save_model
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from saliency_exporter.quiet import import_tensorflow
@@ -36,20 +34,6 @@ class Stubs:
         prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         model = model_service_pb2_grpc.ModelServiceStub(channel)
         return cls(channel, prediction.Predict, prediction.GetModelMetadata, model.GetModelStatus)
-
-
-@pytest.fixture(scope="session")
-def saved_versions(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Version directories 1 and 2 of the small model; copy them, do not serve them from here."""
-    directory = tmp_path_factory.mktemp("saved")
-    return {number: save_model(directory / str(number), number=float(number)) for number in (1, 2)}
-
-
-@pytest.fixture
-def model_dir(tmp_path: Path, saved_versions: dict[int, Path]) -> Path:
-    """A model base path of this test alone, with version 1."""
-    shutil.copytree(saved_versions[1], tmp_path / "model" / "1")
-    return tmp_path / "model"
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 
 
 def test_each_mutant_replaces_a_text_that_is_there_once_and_names_a_test_that_is_there():

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -128,16 +126,6 @@ def test_a_model_base_path_is_answered_with_the_version_to_name(tmp_path):
     assert done.exit_code == 1
     assert "lite0/7" in done.output
     assert "Traceback" not in done.output
-
-
-def test_the_command_does_not_wait_for_tensorflow(tmp_path):
-    directory = version(tmp_path / "lite0")
-    code = (
-        "import sys; from saliency_exporter.cli import main\n"
-        f"main(['serving-config', {str(directory)!r}], standalone_mode=False)\n"
-        "assert 'tensorflow' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
 def test_the_shipped_batching_file_is_what_a_default_export_gets():
