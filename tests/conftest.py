@@ -14,6 +14,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Files go to workers whole, in their order, so that what a file prepares is prepared once.
+
+    The conformance suite goes as one: its files ask the same server.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "tests/conformance" if file.startswith("tests/conformance/") else file
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
 @pytest.fixture(scope="session")
 def xla_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compiled programs that processes of this run share."""

@@ -1,6 +1,6 @@
 """Cut a custom resource's schema out of its project's definition, small enough to keep beside the tests.
 
-    python tests/unit/docker/prune_crd.py DEFINITION.yaml SOURCE > tests/unit/docker/crd_schemas/NAME.json
+    cd tests/integration/docker; python prune_crd.py DEFINITION.yaml SOURCE > crd_schemas/NAME.json
 
 DEFINITION.yaml is the CustomResourceDefinition of a release, SOURCE says which (project, release, path,
 licence). Kept is what the API server holds an object to: types, required fields, enumerations, patterns,

@@ -18,5 +18,5 @@ def test_each_mutant_replaces_a_text_that_is_there_once_and_names_a_test_that_is
         text = (mutants.PACKAGE / mutant.file).read_text(encoding="utf-8")
         assert text.count(mutant.old) == 1, mutant.name
         file, _, test = mutant.test.partition("::")
-        source = (TESTS.parent / mutants.TESTS / file).read_text(encoding="utf-8")
+        source = mutants.test_file(file).read_text(encoding="utf-8")
         assert f"def {test.partition('[')[0]}(" in source, mutant.name
