@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -326,3 +327,26 @@ def serving(
         yield service
     finally:
         server.stop(None).wait(10)
+
+
+@contextmanager
+def later(model: LinearModel | None = None, *, port: int = 0) -> Iterator[int]:
+    """A port where the first connection is closed at once, and a server runs soon after that."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", port)) as nobody:
+        port = nobody.getsockname()[1]
+        nobody.settimeout(30)
+
+        def come_up() -> None:
+            with nobody:
+                nobody.accept()[0].close()
+            with serving(model, port=port):
+                ended.wait(60)
+
+        thread = threading.Thread(target=come_up)
+        thread.start()
+        try:
+            yield port
+        finally:
+            ended.set()
+            thread.join(60)

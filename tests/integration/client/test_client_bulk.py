@@ -8,13 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import aclosing, closing
 
 import grpc
 import numpy as np
 import pytest
 from scripted_server import CLASSES, MODEL, LinearModel, from_proto, serving
+from waiting import until
 
 from saliency_client import (
     AsyncSaliencyClient,
@@ -89,7 +89,7 @@ def test_nothing_is_read_before_the_first_result_is_wanted_and_little_beyond_wha
 
 
 def test_no_more_requests_are_under_way_than_asked(server, client):
-    everyone = threading.Barrier(3, timeout=10)
+    everyone = threading.Barrier(3, timeout=30)
     server.script.extend([lambda request, context: everyone.wait() and None] * 9)
 
     list(client.explain_many(pictures(9), batch_size=1, max_in_flight=3))
@@ -237,21 +237,13 @@ def answer_only_the_first(server) -> None:
     server.script.extend([first_or_wait] * 50)
 
 
-def until(condition: Callable[[], bool]) -> bool:
-    """Whether a condition comes true within a few seconds."""
-    end = time.monotonic() + 5
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
-
-
 def test_leaving_the_loop_ends_what_is_under_way(server, client):
     answer_only_the_first(server)
 
     with closing(client.explain_many(pictures(30), batch_size=1, max_in_flight=4, timeout=60)) as results:
         next(results)
 
-    assert until(lambda: not server.running)
+    until(lambda: not server.running)
     assert server.abandoned >= 3
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("explain_many")]
 
@@ -279,7 +271,7 @@ def test_an_error_in_the_loops_body_ends_what_is_under_way(server, client):
     with pytest.raises(KeyError):
         loop()
 
-    assert until(lambda: not server.running)
+    until(lambda: not server.running)
 
 
 def test_results_left_lying_do_not_hold_up_the_end_of_the_program(server):
@@ -295,7 +287,7 @@ next(results)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
 
-    assert until(lambda: not server.running)
+    until(lambda: not server.running)
 
 
 @pytest.mark.parametrize(
@@ -370,15 +362,14 @@ def test_cancelling_the_task_ends_its_requests_and_leaves_no_task(server):
                         pass
 
             task = asyncio.create_task(consume())
-            while server.running < 4:
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(until, lambda: server.running == 4)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             return asyncio.all_tasks() - {asyncio.current_task()}
 
     assert asyncio.run(main()) == set()
-    assert until(lambda: not server.running)
+    until(lambda: not server.running)
     assert server.abandoned == 4
 
 
@@ -388,14 +379,13 @@ def test_cancelling_one_asynchronous_call_ends_its_request(server):
     async def main() -> None:
         async with AsyncSaliencyClient(server.target, model=MODEL) as client:
             task = asyncio.create_task(client.explain(pictures(1)))
-            while not server.running:
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(until, lambda: server.running)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
 
     asyncio.run(main())
-    assert until(lambda: not server.running)
+    until(lambda: not server.running)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tasks cannot tell before Python 3.11")
@@ -405,8 +395,7 @@ def test_closing_the_asynchronous_client_ends_a_call_under_way_and_not_its_task(
     async def main() -> type[BaseException]:
         client = AsyncSaliencyClient(server.target, model=MODEL)
         task = asyncio.create_task(client.explain(pictures(1)))
-        while not server.running:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(until, lambda: server.running)
         await client.close()
         (ended,) = await asyncio.gather(task, return_exceptions=True)
         return type(ended)

@@ -16,8 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
-from scripted_server import MODEL, LinearModel, ScriptedServer, serving, to_proto
+from scripted_server import MODEL, LinearModel, ScriptedServer, later, serving, to_proto
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
+from waiting import until
 
 from saliency_client import (
     AccessDenied,
@@ -225,14 +226,8 @@ def test_a_server_that_goes_away_and_comes_back_is_found_again(connect):
     with serving() as first:
         client = connect(first, retry=RetryPolicy(attempts=20, max_backoff=0.5))
         client.explain(IMAGES)
-    restarted = contextlib.ExitStack()
-    timer = threading.Timer(0.3, lambda: restarted.enter_context(serving(port=first.port)))
-    timer.start()
-    try:
+    with later(port=first.port):
         assert client.explain(IMAGES).saliency.shape == (1, 6, 5)
-    finally:
-        timer.join()
-        restarted.close()
 
 
 def test_after_a_long_absence_a_server_is_found_by_the_next_call_with_default_options(connect):
@@ -416,10 +411,9 @@ def test_closing_ends_a_call_under_way(server):
 
     thread = threading.Thread(target=call)
     thread.start()
-    while not server.running:
-        time.sleep(0.01)
+    until(lambda: server.running)
     client.close()
-    thread.join(5)
+    thread.join(30)
 
     assert [type(error) for error in caught] == [Cancelled]
 
@@ -432,15 +426,11 @@ def test_wait_ready_gives_up_in_time_and_says_what_it_met(server, client):
 
 
 def test_wait_ready_waits_for_a_server_that_is_not_up_yet(connect):
-    port = free_port()
-    client = connect(f"127.0.0.1:{port}")
-    with contextlib.ExitStack() as started:
-        timer = threading.Timer(0.4, lambda: started.enter_context(serving(port=port)))
-        timer.start()
+    with later() as port:
+        client = connect(f"127.0.0.1:{port}")
 
-        client.wait_ready(20)
+        client.wait_ready(60)
 
-        timer.join()
         assert client.status()[0].available
 
 
@@ -487,10 +477,9 @@ except KeyboardInterrupt:
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
-        while not server.running:
-            time.sleep(0.01)
+        until(lambda: server.running)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=10)
+        out, _ = process.communicate(timeout=30)
     finally:
         process.kill()
 
@@ -510,10 +499,9 @@ for result in client.explain_many(np.zeros((1, 6, 5, 3), np.uint8)):
 """
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     try:
-        while not server.running:
-            time.sleep(0.01)
+        until(lambda: server.running)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=30)
     finally:
         process.kill()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
+from waiting import until
 
 from saliency_client import (
     AnswerTooLarge,
@@ -264,8 +264,7 @@ def test_a_method_that_a_new_version_no_longer_has_is_told_and_then_known(connec
         assert client.explain(IMAGES, method="guided").version == 1
         fewer.rename(base / "2")
         watcher = connect(running.target, model=MODEL)
-        while {version.version: version.state for version in watcher.status()}.get(1) != "END":
-            time.sleep(0.02)
+        until(lambda: {version.version: version.state for version in watcher.status()}.get(1) == "END")
 
         with pytest.raises(SignatureNotFound):
             client.explain(IMAGES, method="guided")
@@ -291,8 +290,7 @@ def test_a_full_server_is_told_apart_and_waited_for_by_explain_many(connect, exp
             target=busy.explain, args=[images], kwargs={"method": "smooth", "num_samples": 3_000}
         )
         slow.start()
-        while running._admission.idle:
-            time.sleep(0.005)
+        until(lambda: not running._admission.idle)
 
         with pytest.raises(QueueFull, match="is overloaded"):
             client.explain(images)
@@ -322,8 +320,7 @@ def test_a_call_whose_time_passes_in_the_servers_queue_is_told_so_and_is_not_run
         busy = SaliencyClient(running.target, model=MODEL, timeout=120)
         with busy, ThreadPoolExecutor(1) as pool:
             slow = pool.submit(busy.explain, images, method="smooth", num_samples=6_000)
-            while running._admission.idle:
-                time.sleep(0.005)
+            until(lambda: not running._admission.idle)
 
             with pytest.raises(DeadlineExceeded, match="no answer in time"):
                 client.explain(images, timeout=0.2)

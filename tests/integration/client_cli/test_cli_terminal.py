@@ -15,6 +15,7 @@ import sys
 import termios
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,16 @@ SECONDS = 60
 
 
 def on_terminal(
-    command: list[str], folder: Path, environment: dict[str, str], columns: int = 100
+    command: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    columns: int = 100,
+    watch: Callable[[str], None] = lambda written: None,
 ) -> tuple[int, str]:
-    """Run a command on a pseudo-terminal; its exit code and all that it wrote there."""
+    """Run a command on a pseudo-terminal; its exit code and all that it wrote there.
+
+    `watch` sees what has been written so far, each time that something comes.
+    """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     variables = {**os.environ, "TERM": "xterm-256color", **environment}
@@ -45,6 +53,7 @@ def on_terminal(
             if not chunk:
                 break
             written += chunk
+            watch(written.decode(errors="ignore"))
         return process.wait(10), written.decode()
     finally:
         process.kill()
@@ -81,8 +90,15 @@ def test_a_terminal_gets_colors_and_progress_and_all_results(
     cli: Cli, photo: Path, environment: dict[str, str], program: list[str], server: ScriptedServer
 ) -> None:
     names = copies(photo, 3)
-    server.script.extend([lambda *_: time.sleep(0.15)] * 3)
-    code, written = on_terminal([*program, "explain", *names, "--concurrency", "1"], cli.folder, environment)
+    shown = threading.Event()
+    # The last photo is answered when the progress of those before it has been seen.
+    server.script.extend([lambda *_: None, lambda *_: None, lambda *_: shown.wait(SECONDS) and None])
+    code, written = on_terminal(
+        [*program, "explain", *names, "--concurrency", "1"],
+        cli.folder,
+        environment,
+        watch=lambda written: shown.set() if re.search(r"[12]/3", written) else None,
+    )
     assert code == 0, written
     assert "\x1b[1m" in written or "\x1b[32m" in written
     assert "explaining" in written

@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from saliency_exporter.children import Children, Interrupted
 
@@ -31,13 +31,6 @@ def runs(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state not in "ZX"
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
 
 
 def written(path: Path) -> Callable[[], bool]:
@@ -92,12 +85,12 @@ def test_a_signal_ends_the_block_and_the_children(number: signal.Signals) -> Non
 def test_a_command_that_is_waited_for_is_ended_by_a_signal(tmp_path: Path) -> None:
     grandchild = tmp_path / "pid"
     threading.Thread(
-        target=lambda: (wait_until(written(grandchild)), os.kill(os.getpid(), signal.SIGTERM)), daemon=True
+        target=lambda: (until(written(grandchild)), os.kill(os.getpid(), signal.SIGTERM)), daemon=True
     ).start()
     command = [sys.executable, "-c", STUBBORN, str(grandchild)]
     with Children() as children, pytest.raises(Interrupted):
         children.run(command, stdout=subprocess.PIPE, grace=0.2)
-    wait_until(lambda: not runs(int(grandchild.read_text())))
+    until(lambda: not runs(int(grandchild.read_text())))
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
@@ -120,16 +113,16 @@ def test_a_child_that_does_not_end_is_killed_with_its_own_children(tmp_path: Pat
     grandchild = tmp_path / "pid"
     with Children() as children:
         process = children.start([sys.executable, "-c", STUBBORN, str(grandchild)], grace=0.2)
-        wait_until(written(grandchild))
+        until(written(grandchild))
     assert process.returncode == -signal.SIGKILL
-    wait_until(lambda: not runs(int(grandchild.read_text())))
+    until(lambda: not runs(int(grandchild.read_text())))
 
 
 def test_what_a_finished_command_left_is_killed(tmp_path: Path) -> None:
     left = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL).pid)"
     with Children() as children:
         done = children.run([sys.executable, "-c", left, *SLEEPER], stdout=subprocess.PIPE)
-        wait_until(lambda: not runs(int(done.stdout)))
+        until(lambda: not runs(int(done.stdout)))
 
 
 def test_a_signal_that_comes_while_a_child_is_started_does_not_lose_it(monkeypatch) -> None:
@@ -163,13 +156,13 @@ with Children() as children:
 """
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     try:
-        wait_until(written(pids))
+        until(written(pids))
         left = [int(pid) for pid in pids.read_text().split()]
         parent.send_signal(signal.SIGINT)
-        wait_until(lambda: not runs(left[1]))
+        until(lambda: not runs(left[1]))
         parent.send_signal(signal.SIGINT)
         assert b"Interrupted: SIGINT" in parent.communicate(timeout=30)[1]
     finally:
         parent.kill()
     assert not any(runs(pid) for pid in left)
-    wait_until(lambda: not runs(int((tmp_path / "grandchild").read_text())))
+    until(lambda: not runs(int((tmp_path / "grandchild").read_text())))

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from callables import source_of
+from waiting import until
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.inspection import summary
@@ -297,7 +297,7 @@ OPTIONS = ["--preprocessing", "tf", "--compile", "none", "--batch-sizes", "1", "
 
 def test_an_export_killed_at_any_moment_leaves_no_version_and_the_next_one_cleans_up(tmp_path):
     model_dir = tmp_path / "m"
-    for line in ("computing the reference", "saving"):
+    for line, written in (("computing the reference", False), ("saving", True)):
         process = subprocess.Popen(
             [*EXPORT, str(model_dir), *OPTIONS], cwd=TESTS, stderr=subprocess.PIPE, text=True
         )
@@ -305,7 +305,8 @@ def test_an_export_killed_at_any_moment_leaves_no_version_and_the_next_one_clean
             seen = ""
             while line not in seen:
                 seen += process.stderr.read(1)
-            time.sleep(0.2)
+            if written:
+                until(lambda: any(model_dir.glob(".saliency-export-1-*/**/*")))
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait(30)

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving_models import predict_request
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_status_pb2
+from waiting import until
 
 from saliency_exporter.servable import ServableError
 from saliency_exporter.serving import LocalServer
@@ -36,10 +37,7 @@ def outcomes(calls: list) -> list[grpc.StatusCode]:
 
 
 def wait_until_inside(server: LocalServer, requests: int) -> None:
-    deadline = time.monotonic() + 30
-    while server._admission._inside < requests:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    until(lambda: server._admission._inside >= requests)
 
 
 def test_beyond_running_and_waiting_a_request_is_refused_at_once(model_dir, start_local, stubs_to):
@@ -96,6 +94,7 @@ def test_a_caller_that_gave_up_while_waiting_costs_no_computation(model_dir, sta
 def test_admission_runs_no_more_than_its_places_side_by_side():
     admission = Admission(running=3, waiting=100)
     lock = threading.Lock()
+    together = threading.Barrier(3, timeout=60)
     running, most = 0, 0
 
     def work(_: int) -> None:
@@ -104,7 +103,7 @@ def test_admission_runs_no_more_than_its_places_side_by_side():
             with lock:
                 running += 1
                 most = max(most, running)
-            time.sleep(0.002)
+            together.wait()  # passes only where three run side by side
             with lock:
                 running -= 1
 
@@ -133,17 +132,14 @@ def run_in_order(admission: Admission, requests: list[tuple[str, bool]]) -> list
             leave.wait(30)
 
     def ask(client: str, large: bool) -> None:
-        with admission.place(client, large=large):
-            with lock:
-                order.append(client)
-            time.sleep(0.01)
+        with admission.place(client, large=large), lock:
+            order.append(client)
 
     threads = [threading.Thread(target=hold) for _ in range(admission._free)]
     threads += [threading.Thread(target=ask, args=request) for request in requests]
     for count, thread in enumerate(threads, 1):
         thread.start()
-        while admission._inside < count:
-            time.sleep(0.001)
+        until(lambda count=count: admission._inside >= count)
     leave.set()
     for thread in threads:
         thread.join(30)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from serving_models import predict_request
 from tensorflow_serving.apis import get_model_status_pb2
+from waiting import until
 
 from saliency_exporter.serving.model_config import read_model_config_file
 
@@ -27,15 +27,20 @@ class Served:
         self._base_path = base_path
         self._file = file
         self.said: list[str] = []
+        self.rereads = 0
         self.write([1], stable=1)
         self._server = start_local(
             read_model_config_file(file),
-            reread=lambda: read_model_config_file(file),
+            reread=self._reread,
             poll_seconds=0.05,
             warmup=False,
             report=self.said.append,
         )
         self._stubs = stubs_to(self._server.target)
+
+    def _reread(self) -> object:
+        self.rereads += 1
+        return read_model_config_file(self._file)
 
     def write(self, versions: list[int], *, model: str = "small", **labels: int) -> None:
         numbers = " ".join(f"versions: {number}" for number in versions)
@@ -67,20 +72,16 @@ class Served:
         return status.state
 
     def becomes(self, label: str, version: int, model: str = "small") -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
+        def is_it() -> bool:
             # Until the file has been read and the version loaded there is no such label or version.
             with suppress(grpc.RpcError):
-                if self.version_behind(label, model) == version:
-                    return
-            time.sleep(0.02)
-        raise AssertionError(f"{label} never became {version}; the server said {self.said}")
+                return self.version_behind(label, model) == version
+            return False
+
+        until(is_it)
 
     def says(self, text: str) -> None:
-        deadline = time.monotonic() + 60
-        while not any(text in line for line in self.said):
-            assert time.monotonic() < deadline, self.said
-            time.sleep(0.02)
+        until(lambda: any(text in line for line in self.said))
 
 
 @pytest.fixture
@@ -120,7 +121,8 @@ def test_a_label_does_not_move_to_a_version_that_is_not_available_and_the_whole_
 def test_a_file_that_cannot_be_read_changes_nothing_and_is_reported_once(served):
     served.write_text("model_config_list {")
     served.says("cannot read")
-    time.sleep(0.3)
+    already = served.rereads
+    until(lambda: served.rereads > already + 3)
     assert sum("cannot read" in line for line in served.said) == 1
     served.write([1, 2], stable=1, canary=2)
     served.becomes("canary", 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import tensorflow as tf
 from serving_models import LABELS, WEIGHTS, predict_request
 from tensorflow_serving.apis import get_model_status_pb2
+from waiting import until
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.servable import ServableError, load_servable
@@ -217,11 +217,11 @@ def test_a_swap_under_load_costs_no_call_and_every_answer_is_of_one_version(
         asked = [pool.submit(ask_until_swapped, index) for index in range(8)]
         for number, source in ((2, 2), (3, 1), (4, 2)):
             add_version(number, source=source)
-            wait_until(lambda number=number: available(stubs, number))
+            until(lambda number=number: available(stubs, number))
         newest.set()
         seen = set.union(*(future.result(60) for future in asked))
     assert {1, 4} <= seen <= {1, 2, 3, 4}
-    wait_until(lambda: status_of(stubs, 1).state == get_model_status_pb2.ModelVersionStatus.END)
+    until(lambda: status_of(stubs, 1).state == get_model_status_pb2.ModelVersionStatus.END)
     assert status_of(stubs, 1).status.error_code == 0
 
 
@@ -230,13 +230,6 @@ def available(stubs, number: int) -> bool:
         return status_of(stubs, number).state == get_model_status_pb2.ModelVersionStatus.AVAILABLE
     except grpc.RpcError:
         return False
-
-
-def wait_until(condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
 
 
 def test_labels_are_answered_over_the_wire(model_dir, add_version, start_local, stubs_to):
