@@ -112,6 +112,22 @@ def test_what_is_copied_exists_and_is_let_through(name, ignore, context):
         assert any(path == root or path.startswith(f"{root}/") for root in allowed), path
 
 
+def test_the_conformance_image_has_all_that_its_suite_imports(tmp_path):
+    for line in stages("Dockerfile.exporter")["conformance"]:
+        if line.startswith("COPY tests/"):
+            *sources, target = line.split()[1:]
+            for source in sources:
+                copied = tmp_path / target / ("" if (ROOT / source).is_dir() else Path(source).name)
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, copied)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "tests/conformance"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_compose_file_builds_stages_that_exist():
     services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     for service in services.values():
