@@ -10,16 +10,36 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.manifest import manifest_path
+from saliency_exporter.manifest import manifest_path, read_manifest
+from saliency_exporter.preprocessing import builtin
 from saliency_exporter.reference import reference_path
+from saliency_exporter.saved_model import Export, export
 from saliency_exporter.servable import Servable
+from saliency_exporter.signatures import Settings
+from saliency_exporter.sources import Source
 from saliency_exporter.verify import verify
 from saliency_exporter.warmup import read_warmup, write_warmup
 
+SIGNATURES = ("serving_default", "explain_gradients", "explain_guided", "explain_smooth")
+LABELS = ("ant", "bee", "cat", "dog", "eel")
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version directory of a tiny model with pictures as input and all signatures."""
+    kernel = tf.Variable(np.random.default_rng(0).normal(size=(48, 5)).astype(np.float32))
+
+    def scores(x: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(tf.nn.relu(x), [-1, 48]) @ kernel
+
+    source = Source("tiny", "test", scores, (4, 4, 3), tf.float32, (kernel,))
+    settings = Settings(compile="none", batch_sizes=(1, 2), labels=LABELS)
+    return export(Export(source, builtin("tf"), settings, "tiny"), tmp_path_factory.mktemp("verify") / "tiny")
+
 
 @pytest.fixture
-def copy(uncompiled_version: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(uncompiled_version, tmp_path / "1"))
+def copy(version: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(version, tmp_path / "1"))
 
 
 def change(version: Path, name: str, function) -> None:
@@ -29,18 +49,27 @@ def change(version: Path, name: str, function) -> None:
     np.savez_compressed(reference_path(version), **reference)
 
 
-def test_a_good_export_passes_with_a_row_for_every_signature_and_batch_size(exported_version):
+def test_a_good_export_passes_with_a_row_for_every_signature_and_batch_size(version):
     rows = []
-    report = verify(exported_version, progress=rows.append)
+    report = verify(version, progress=rows.append)
     assert report.problems == ()
-    signatures = ("serving_default", "explain_gradients", "explain_guided", "explain_smooth")
     assert [(row.signature, row.batch_size) for row in report.rows] == [
-        (s, n) for s in signatures for n in (1, 4, 5)
+        (signature, size) for signature in SIGNATURES for size in (1, 2, 3)
     ]
     assert rows == list(report.rows)
     assert report.warmup_records == 12
+
+
+def test_a_compiled_export_passes_within_rounding(exported_version):
+    # The command verified it before it had its number, and wrote down what it found.
+    found = read_manifest(exported_version)["verification"]
+    assert found["passed"] is True
+    assert [(row["signature"], row["batch_size"]) for row in found["rows"]] == [
+        (signature, size) for signature in SIGNATURES for size in (1, 4, 5)
+    ]
+    assert found["warmup_records"] == 12
     # Two ways to compute the same float32 numbers: rounding, and nothing else.
-    assert all(row.score_error < 1e-5 for row in report.rows)
+    assert all(row["score_error"] < 1e-5 for row in found["rows"])
 
 
 @pytest.mark.parametrize("signature", ["explain_gradients", "explain_guided", "explain_smooth"])
@@ -92,7 +121,7 @@ def test_a_warmup_record_of_other_examples_is_found(copy):
     (request, *_) = (r for r in read_warmup(copy) if r.model_spec.signature_name == "serving_default")
     inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
     inputs["images"] = 255 - inputs["images"]
-    write_warmup(copy, [("serving_default", inputs)], "classifier")
+    write_warmup(copy, [("serving_default", inputs)], "tiny")
     assert verify(copy).problems == (
         "warmup record 1 (serving_default): it asks for other examples than the reference has",
     )
@@ -123,11 +152,11 @@ def test_weights_that_differ_are_found(copy):
     assert report.problems
 
 
-def test_a_directory_that_is_no_export_is_named(tmp_path, exported_model):
+def test_a_directory_that_is_no_export_is_named(tmp_path, version):
     with pytest.raises(ExportError, match="is not an exported version"):
         verify(tmp_path)
     with pytest.raises(ExportError) as error:
-        verify(exported_model)
+        verify(version.parent)
     assert "name a version in it" in error.value.hint
 
 
