@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import threading
-import time
-import tracemalloc
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Iterator
 
 import grpc
 import numpy as np
 import pytest
-import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving_models import predict_request
-from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_status_pb2
 from waiting import until
 
-from saliency_exporter.servable import ServableError
+from saliency_exporter.servable import Servable
 from saliency_exporter.serving import LocalServer
-from saliency_exporter.serving.admission import Admission
-from saliency_exporter.serving.services import is_large
+from saliency_exporter.serving.services import PredictionService
+
+REQUEST = predict_request("small", images=np.array([[1.0, 2.0]], np.float32))
 
 
-def busy(seconds: float):
-    return predict_request("small", "busy", seconds=np.array([seconds], np.float32))
+class Gate:
+    """Holds every computation of a server in this process until it is opened."""
+
+    def __init__(self) -> None:
+        self._opened = threading.Event()
+        self.entered = 0
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def wait(self) -> None:
+        self.entered += 1
+        assert self._opened.wait(60)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate()
+    predict = Servable.predict
+    monkeypatch.setattr(Servable, "predict", lambda *given, **more: (gate.wait(), predict(*given, **more))[1])
+    yield gate
+    gate.open()
 
 
 def outcomes(calls: list) -> list[grpc.StatusCode]:
@@ -40,194 +57,66 @@ def wait_until_inside(server: LocalServer, requests: int) -> None:
     until(lambda: server._admission._inside >= requests)
 
 
-def test_beyond_running_and_waiting_a_request_is_refused_at_once(model_dir, start_local, stubs_to):
+def test_beyond_running_and_waiting_a_request_is_refused_at_once(model_dir, gate, start_local, stubs_to):
     server = start_local({"small": model_dir}, running=1, waiting=2)
     stubs = stubs_to(server.target)
-    calls = [stubs.predict.future(busy(seconds), timeout=60) for seconds in (1.5, 0, 0)]
+    calls = [stubs.predict.future(REQUEST, timeout=60) for _ in range(3)]
     wait_until_inside(server, 3)
     with pytest.raises(grpc.RpcError) as raised:
-        stubs.predict(busy(0), timeout=60)
+        stubs.predict(REQUEST, timeout=60)
     assert not any(call.done() for call in calls)
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     assert raised.value.details() == "The server is full: 3 requests running or waiting"
+    gate.open()
     assert outcomes(calls) == [grpc.StatusCode.OK] * 3
 
 
-def test_a_full_server_still_tells_its_status_and_health(model_dir, start_local, stubs_to):
+def test_a_full_server_still_tells_its_status_and_health(model_dir, gate, start_local, stubs_to):
     server = start_local({"small": model_dir}, running=1, waiting=1)
     stubs = stubs_to(server.target)
-    calls = [stubs.predict.future(busy(seconds), timeout=60) for seconds in (1.5, 0)]
+    calls = [stubs.predict.future(REQUEST, timeout=60) for _ in range(2)]
     wait_until_inside(server, 2)
     request = get_model_status_pb2.GetModelStatusRequest()
     request.model_spec.name = "small"
-    assert stubs.status(request, timeout=5).model_version_status[0].version == 1
+    assert stubs.status(request, timeout=30).model_version_status[0].version == 1
     health = health_pb2_grpc.HealthStub(stubs.channel)
-    answer = health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+    answer = health.Check(health_pb2.HealthCheckRequest(), timeout=30)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
     assert not any(call.done() for call in calls)
+    gate.open()
     assert outcomes(calls) == [grpc.StatusCode.OK] * 2
 
 
 def test_ten_times_its_capacity_at_once_is_answered_or_refused_and_nothing_is_lost(
-    model_dir, start_local, stubs_to
+    model_dir, gate, start_local, stubs_to
 ):
     server = start_local({"small": model_dir}, running=2, waiting=2)
     stubs = stubs_to(server.target)
-    codes = outcomes([stubs.predict.future(busy(0.2), timeout=60) for _ in range(40)])
-    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
-    assert codes.count(grpc.StatusCode.OK) >= 4
-    assert outcomes([stubs.predict.future(busy(0.0), timeout=60)]) == [grpc.StatusCode.OK]
+    calls = [stubs.predict.future(REQUEST, timeout=60) for _ in range(40)]
+    until(lambda: sum(call.done() for call in calls) == 36)
+    gate.open()
+    assert Counter(outcomes(calls)) == {grpc.StatusCode.OK: 4, grpc.StatusCode.UNAVAILABLE: 36}
+    assert outcomes([stubs.predict.future(REQUEST, timeout=60)]) == [grpc.StatusCode.OK]
 
 
-def test_a_caller_that_gave_up_while_waiting_costs_no_computation(model_dir, start_local, stubs_to):
+def test_a_caller_that_gave_up_while_waiting_costs_no_computation(
+    model_dir, gate, start_local, stubs_to, monkeypatch
+):
+    contexts = []
+    answer = PredictionService._predict
+
+    def noted(service, request, context):
+        contexts.append(context)
+        return answer(service, request, context)
+
+    monkeypatch.setattr(PredictionService, "_predict", noted)
     server = start_local({"small": model_dir}, running=1, waiting=8)
     stubs = stubs_to(server.target)
-    first = stubs.predict.future(busy(0.6), timeout=60)
-    wait_until_inside(server, 1)
-    given_up = [stubs.predict.future(busy(30), timeout=0.2) for _ in range(6)]
-    started = time.perf_counter()
+    first = stubs.predict.future(REQUEST, timeout=60)
+    until(lambda: gate.entered == 1)
+    given_up = [stubs.predict.future(REQUEST, timeout=0.5) for _ in range(6)]
     assert set(outcomes(given_up)) == {grpc.StatusCode.DEADLINE_EXCEEDED}
-    assert outcomes([first, stubs.predict.future(busy(0.0), timeout=60)]) == [grpc.StatusCode.OK] * 2
-    assert time.perf_counter() - started < 30
-
-
-def test_admission_runs_no_more_than_its_places_side_by_side():
-    admission = Admission(running=3, waiting=100)
-    lock = threading.Lock()
-    together = threading.Barrier(3, timeout=60)
-    running, most = 0, 0
-
-    def work(_: int) -> None:
-        nonlocal running, most
-        with admission.place():
-            with lock:
-                running += 1
-                most = max(most, running)
-            together.wait()  # passes only where three run side by side
-            with lock:
-                running -= 1
-
-    with ThreadPoolExecutor(30) as pool:
-        list(pool.map(work, range(90)))
-    assert most == 3
-    assert admission.idle
-
-
-def test_a_place_is_given_back_when_the_request_fails():
-    admission = Admission(running=1, waiting=0)
-    for _ in range(3):
-        with pytest.raises(KeyError), admission.place():
-            raise KeyError
-    with admission.place(), pytest.raises(ServableError, match="full"), admission.place():
-        pass
-
-
-def run_in_order(admission: Admission, requests: list[tuple[str, bool]]) -> list[str]:
-    """The order in which requests run that lined up while one client held every running place."""
-    order: list[str] = []
-    lock, leave = threading.Lock(), threading.Event()
-
-    def hold() -> None:
-        with admission.place("holder"):
-            leave.wait(30)
-
-    def ask(client: str, large: bool) -> None:
-        with admission.place(client, large=large), lock:
-            order.append(client)
-
-    threads = [threading.Thread(target=hold) for _ in range(admission._free)]
-    threads += [threading.Thread(target=ask, args=request) for request in requests]
-    for count, thread in enumerate(threads, 1):
-        thread.start()
-        until(lambda count=count: admission._inside >= count)
-    leave.set()
-    for thread in threads:
-        thread.join(30)
-    return order
-
-
-def test_clients_take_turns_however_many_requests_each_has():
-    order = run_in_order(Admission(1, 64), [("bulk", False)] * 20 + [("one", False)] + [("bulk", False)] * 5)
-    assert order.index("one") <= 1
-    assert order.count("bulk") == 25
-
-
-def test_large_requests_leave_a_running_place_to_the_others():
-    admission = Admission(running=2, waiting=8)
-    inside, leave = threading.Semaphore(0), threading.Event()
-
-    def large() -> None:
-        with admission.place("bulk", large=True):
-            inside.release()
-            leave.wait(30)
-
-    threads = [threading.Thread(target=large) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    assert inside.acquire(timeout=30)
-    try:
-        for _ in range(3):
-            with admission.place("other"):
-                assert not inside.acquire(blocking=False)
-    finally:
-        leave.set()
-    for thread in threads:
-        thread.join(30)
-    assert admission.idle
-
-
-def test_a_server_with_one_running_place_runs_large_requests_too():
-    with Admission(running=1, waiting=0).place("bulk", large=True):
-        pass
-
-
-def test_one_client_never_gets_all_places():
-    admission = Admission(running=16, waiting=0)
-    with ExitStack() as held:
-        for _ in range(14):
-            held.enter_context(admission.place("bulk"))
-        with pytest.raises(ServableError, match="The server is full: 14 requests of this client"):
-            held.enter_context(admission.place("bulk"))
-        held.enter_context(admission.place("other"))
-        held.enter_context(admission.place("third"))
-        with pytest.raises(ServableError, match="The server is full: 16 requests running or waiting"):
-            held.enter_context(admission.place("fourth"))
-    assert admission.idle
-    assert not admission._held
-
-
-@pytest.mark.parametrize(
-    ("inputs", "expected"),
-    [
-        ({"images": np.zeros((1, 2), np.uint8), "num_samples": np.int32(1000)}, True),
-        ({"images": np.zeros((4, 2), np.uint8), "num_samples": np.array([1, 250, 3, 4], np.int32)}, True),
-        ({"images": np.zeros((1, 2), np.uint8), "num_samples": np.int32(999)}, False),
-        ({"images": np.zeros((20, 2), np.uint8)}, True),  # 20 times the default of 50
-        ({"images": np.zeros((19, 2), np.uint8)}, False),
-        ({"images": np.zeros((1, 2), np.uint8), "num_samples": "many"}, False),
-        ({"seed": np.int32(3)}, False),
-    ],
-)
-def test_a_request_is_large_by_its_images_times_its_samples(inputs, expected):
-    signature = meta_graph_pb2.SignatureDef()
-    signature.defaults["num_samples"].CopyFrom(tf.make_tensor_proto(np.int32(50)))
-    assert is_large(predict_request("small", "explain_smooth", **inputs), signature) is expected
-
-
-def test_samples_that_would_take_memory_to_count_make_a_request_large():
-    request = predict_request("small", "explain_smooth", images=np.zeros((1, 2), np.uint8))
-    samples = request.inputs["num_samples"]
-    samples.CopyFrom(tf.make_tensor_proto(np.array([1], np.int32)))
-    samples.tensor_shape.dim[0].size = 1 << 24  # 64 MiB, made up from one value
-    tracemalloc.start()
-    try:
-        assert is_large(request, None)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
-
-
-def test_without_samples_the_images_alone_make_a_request_large():
-    request = predict_request("small", images=np.zeros((1000, 1), np.uint8))
-    assert is_large(request, meta_graph_pb2.SignatureDef())
-    assert not is_large(predict_request("small", images=np.zeros((999, 1), np.uint8)), None)
+    until(lambda: not any(context.is_active() for context in contexts[1:]))
+    gate.open()
+    assert outcomes([first, stubs.predict.future(REQUEST, timeout=60)]) == [grpc.StatusCode.OK] * 2
+    assert gate.entered == 2
