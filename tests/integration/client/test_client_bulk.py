@@ -210,7 +210,7 @@ def test_a_queue_that_stays_full_ends_with_the_timeout(server, connect):
     client.methods()
     server.fail(grpc.StatusCode.UNAVAILABLE, QUEUE_FULL, times=10_000)
 
-    (result,) = client.explain_many(pictures(1), timeout=1)
+    (result,) = client.explain_many(pictures(1), timeout=2)
 
     assert isinstance(result.error, QueueFull | DeadlineExceeded)
     assert result.error.attempts > 1
@@ -220,7 +220,7 @@ def test_the_timeout_is_that_of_each_request(server, client):
     client.methods()
     server.hang()
 
-    results = list(client.explain_many(pictures(3), batch_size=1, max_in_flight=1, timeout=0.3))
+    results = list(client.explain_many(pictures(3), batch_size=1, max_in_flight=1, timeout=1))
 
     assert [type(result.error) for result in results] == [DeadlineExceeded, type(None), type(None)]
 
@@ -258,7 +258,7 @@ def test_waiting_for_a_retry_is_cut_short_when_the_loop_is_left(server, connect)
         next(results)
         until(lambda: len(server.requests) > 1 and not server.running)
 
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 40
 
 
 def test_an_error_in_the_loops_body_ends_what_is_under_way(server, client):

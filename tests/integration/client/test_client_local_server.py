@@ -306,24 +306,27 @@ def test_a_call_whose_time_passes_in_the_servers_queue_is_told_so_and_is_not_run
 ):
     # The server answers RESOURCE_EXHAUSTED when it comes to the call (test_batching.py), which is after the
     # deadline, when gRPC has already ended the call on both sides: this is what a caller sees of it.
-    ran = []
+    ran, go_on = [], threading.Event()
     batching = BatchingParameters(max_batch_size=4, num_batch_threads=1)
     with LocalServer({MODEL: exported}, poll_seconds=0, batching=batching) as running:
         client = connect(running.target, model=MODEL, timeout=120)
         client.explain(images)
         process = BatchingSession._process
-        monkeypatch.setattr(
-            BatchingSession,
-            "_process",
-            lambda self, key, batch: (process(self, key, batch), ran.append(len(batch.tasks)))[0],
-        )
+
+        def held(session: BatchingSession, key: object, batch: object) -> None:
+            go_on.wait(60)
+            process(session, key, batch)
+            ran.append(len(batch.tasks))
+
+        monkeypatch.setattr(BatchingSession, "_process", held)
         busy = SaliencyClient(running.target, model=MODEL, timeout=120)
         with busy, ThreadPoolExecutor(1) as pool:
-            slow = pool.submit(busy.explain, images, method="smooth", num_samples=6_000)
+            slow = pool.submit(busy.explain, images, method="smooth", num_samples=3)
             until(lambda: not running._admission.idle)
 
             with pytest.raises(DeadlineExceeded, match="no answer in time"):
-                client.explain(images, timeout=0.2)
+                client.explain(images, timeout=0.3)
+            go_on.set()
             slow.result()
         client.explain(images)
 

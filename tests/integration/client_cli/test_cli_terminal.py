@@ -229,7 +229,7 @@ def test_ctrl_c_is_130_and_leaves_no_half_of_a_file(
         process.wait()
         ended.set()
     assert process.returncode == 130, err
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25  # the request hangs for 30
     assert err.splitlines()[-1] == "interrupted"
     assert "Traceback" not in err
     assert {path.name for path in (cli.folder / "maps").iterdir()} <= {"photo-0-gradients.png"}

@@ -100,7 +100,7 @@ def test_a_batch_that_is_full_does_not_wait_for_its_time(batched):
     servable, recorder = batched(BatchingParameters(max_batch_size=2, batch_timeout_micros=MINUTE))
     started = time.perf_counter()
     at_once(lambda: ask(servable, 1, 0), lambda: ask(servable, 1, 1))
-    assert time.perf_counter() - started < 10
+    assert time.perf_counter() - started < 40
     assert recorder.sizes == [2]
 
 

@@ -91,7 +91,7 @@ def test_a_signal_lets_requests_under_way_finish_and_exits_with_0(
     stubs.predict(predict_request("small", "echo", block=np.ones([1, 1], np.float32)), timeout=20)
     assert server.stop(signal_number) == (0, "")
     for call in calls:
-        assert call.result(timeout=1).model_spec.version.value == 1
+        assert call.result(timeout=30).model_spec.version.value == 1
     assert port_is_closed(int(target.rpartition(":")[2]))
 
 
@@ -103,7 +103,7 @@ def test_what_takes_longer_than_the_grace_is_cut_off_and_it_still_exits_with_0(
     call = stubs.predict.future(busy(20), timeout=60)
     stubs.predict(busy(0), timeout=20)
     assert server.stop(seconds=15) == (0, "")
-    assert call.exception(timeout=5).code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+    assert call.exception(timeout=15).code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
 
 
 def test_it_can_be_stopped_while_it_loads(model_dir, start_server):
@@ -122,7 +122,7 @@ def test_killed_in_mid_request_the_client_gets_unavailable_at_once_and_the_port_
     call = stubs.predict.future(busy(30), timeout=60)
     stubs.predict(busy(0), timeout=20)
     server.process.kill()
-    assert call.exception(timeout=10).code() is grpc.StatusCode.UNAVAILABLE
+    assert call.exception(timeout=20).code() is grpc.StatusCode.UNAVAILABLE
     server.process.wait(10)
     again = start_server(f"small={model_dir}", "--port", target.rpartition(":")[2])
     assert again.target == target
