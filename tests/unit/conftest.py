@@ -1,4 +1,7 @@
-"""Unit tests run in this process: one that starts another, serves or exports belongs to tests/integration."""
+"""Unit tests run in this process.
+
+One that starts another, binds a socket, serves or exports fails: it belongs to tests/integration.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from textwrap import dedent
 import grpc
 import pytest
 
-UNIT = Path(__file__).parent
 STARTS = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec")
+EXPORTS = {"exported_model", "exported_version", "uncompiled_version"}
 _watching = False
 
 
@@ -28,18 +31,29 @@ def _audit(event: str, arguments: tuple[object, ...]) -> None:
 sys.addaudithook(_audit)
 
 
-@pytest.fixture(autouse=True)
-def _in_this_process_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fails a test that starts a process, binds a socket, serves or exports."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     global _watching
+    if used := EXPORTS & set(item.fixturenames):
+        _refuse(f"{min(used)} in a unit test")
+    _watching = True
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    global _watching
+    _watching = False
+    return (yield)
+
+
+@pytest.fixture(autouse=True)
+def _no_server_and_no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (grpc, grpc.aio):
         monkeypatch.setattr(module, "server", lambda *_, **__: _refuse("a gRPC server in a unit test"))
     if "saliency_exporter.saved_model" in sys.modules:  # not imported for the sake of this
         target = "saliency_exporter.saved_model.slim"
         monkeypatch.setattr(target, lambda *_, **__: _refuse("an export in a unit test"))
-    _watching = True
-    yield
-    _watching = False
 
 
 @pytest.fixture
