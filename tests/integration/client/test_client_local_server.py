@@ -313,10 +313,11 @@ def test_a_call_whose_time_passes_in_the_servers_queue_is_told_so_and_is_not_run
         client.explain(images)
         process = BatchingSession._process
 
-        def held(session: BatchingSession, key: object, batch: object) -> None:
-            go_on.wait(60)
-            process(session, key, batch)
+        def held(session: BatchingSession, key: object, batch: object) -> list:
+            assert go_on.wait(60)
+            outputs = process(session, key, batch)
             ran.append(len(batch.tasks))
+            return outputs
 
         monkeypatch.setattr(BatchingSession, "_process", held)
         busy = SaliencyClient(running.target, model=MODEL, timeout=120)
