@@ -5,9 +5,11 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
+# Processes that share the tests, each with a TensorFlow of its own: 1 GB of memory apiece, 3 GB with their servers.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all kernels soak mutants coverage-table tensorflow-matrix conformance docker-smoke lint audit bench bench-parts constraints clean
+.PHONY: help demo test test-fast test-all coverage kernels soak mutants coverage-table tensorflow-matrix conformance docker-smoke lint audit bench bench-parts constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,10 +29,19 @@ demo: $(VENV)/.installed-demo ## Export a real classifier, serve it, explain two
 	@$(BIN)/saliency-exporter demo demo-output
 
 test: $(VENV)/.installed-test ## Run the tests
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow" -n $(WORKERS)
+
+test-fast: $(VENV)/.installed-test ## Run those that need no other process, no server and no export
+	@$(PYTEST) tests/unit -m "not slow" -n $(WORKERS)
 
 test-all: $(VENV)/.installed-test ## Run the tests and the long matrices
-	@$(PYTEST)
+	@$(PYTEST) -n $(WORKERS)
+
+coverage: $(VENV)/.installed-test ## Run the tests and say which branches of both packages they take
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m coverage run -m pytest -m "not slow" -n $(WORKERS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
 
 kernels: $(VENV)/.installed-test ## Every fusion and each family of applications, on oneDNN's kernels and on Eigen's
 	@for onednn in 0 1; do \

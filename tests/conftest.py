@@ -1,29 +1,51 @@
-"""What tests share: one real exported model, made once a session by the command that users type."""
+"""What tests share: exported models, made once a run by the command that users type."""
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
-from exports import export_classifier
+from exports import export_classifier, once, run_folder
 
 # A shell's background job ignores SIGINT, and so would every process that it starts, which tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Files go to workers whole, in their order, so that what a file prepares is prepared once.
+
+    The conformance suite goes as one: its files ask the same server.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "tests/conformance" if file.startswith("tests/conformance/") else file
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
 @pytest.fixture(scope="session")
 def xla_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiled programs that processes of this session share."""
-    return tmp_path_factory.mktemp("xla-cache")
+    """Compiled programs that processes of this run share."""
+    folder = run_folder(tmp_path_factory) / "xla-cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def exported_model(tmp_path_factory: pytest.TempPathFactory, xla_cache: Path) -> Path:
     """Model base path of a small compiled classifier with all signatures; version 1, batch sizes 1 and 4."""
-    directory = tmp_path_factory.mktemp("models")
-    return export_classifier(directory / "classifier", "--xla-cache", str(xla_cache))
+    return once(
+        run_folder(tmp_path_factory) / "models",
+        lambda folder: export_classifier(folder / "classifier", "--xla-cache", str(xla_cache)),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -35,5 +57,24 @@ def exported_version(exported_model: Path) -> Path:
 @pytest.fixture(scope="session")
 def uncompiled_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Version directory of the same classifier exported with --compile none: loads and runs at once."""
-    directory = tmp_path_factory.mktemp("uncompiled-models")
-    return export_classifier(directory / "classifier", "--compile", "none", "--no-verify") / "1"
+    options = ("--compile", "none", "--no-verify")
+    return once(
+        run_folder(tmp_path_factory) / "uncompiled-models",
+        lambda folder: export_classifier(folder / "classifier", *options) / "1",
+    )
+
+
+@pytest.fixture(scope="session")
+def saved_versions(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Version directories 1 and 2 of a tiny model that TensorFlow saved; copy them to change them."""
+    from serving_models import save_model
+
+    directory = tmp_path_factory.mktemp("saved")
+    return {number: save_model(directory / str(number), number=float(number)) for number in (1, 2)}
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path, saved_versions: dict[int, Path]) -> Path:
+    """A model base path of this test alone, with version 1 of that tiny model."""
+    shutil.copytree(saved_versions[1], tmp_path / "model" / "1")
+    return tmp_path / "model"

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
 
 TESTS = Path(__file__).parent
+
+
+def run_folder(factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder of the whole run, which the workers of pytest-xdist share."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def once(folder: Path, make: Callable[[Path], Path]) -> Path:
+    """What make(folder) gives; the first worker of a run that asks makes it, the others wait for it.
+
+    The answer is a path below `folder`.
+    """
+    folder.mkdir(exist_ok=True)
+    done = folder / ".made"
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            done.write_text(str(make(folder)))
+    return Path(done.read_text())
 
 
 def export_classifier(model_dir: Path, *options: str, model: str = "models:classifier") -> Path:

@@ -18,6 +18,7 @@ import pytest
 from envoy_process import EnvoyProcess
 from grafana_dashboard import labels_in, metrics_in
 from server_process import ServerProcess
+from waiting import until
 
 from saliency_client import InvalidArgument, RetryPolicy, SaliencyClient
 
@@ -74,15 +75,8 @@ def seconds_of_smooth(client: SaliencyClient, front: EnvoyProcess) -> float:
     for _ in range(CALLS["explain_smooth"]):
         client.explain(IMAGES, method="smooth", num_samples=20)
     took = time.monotonic() - started
-    wait_until(lambda: answered(front) == CALLS)
+    until(lambda: answered(front) == CALLS)
     return took
-
-
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def series(front: EnvoyProcess, name: str) -> Series:
@@ -122,7 +116,7 @@ def test_calls_of_no_signature_and_of_clients_that_do_not_say_theirs_are_other(
             predict(b"", timeout=SECONDS)
     refused = raised.value.code().name
     # Envoy counts a call when it is done with it, which may be after the client has the answer.
-    wait_until(lambda: of(series(front, "envoy_saliency_calls"), signature="other", status=refused) == 1)
+    until(lambda: of(series(front, "envoy_saliency_calls"), signature="other", status=refused) == 1)
     assert of(series(front, "envoy_saliency_calls"), signature="other", status="OK") == before + 1
 
 
@@ -144,12 +138,12 @@ def test_a_call_that_has_no_answer_yet_is_open(seconds_of_smooth, client, front,
         server.process.send_signal(signal.SIGSTOP)
         try:
             answers = [pool.submit(client.explain, IMAGES, method="smooth") for _ in range(3)]
-            wait_until(lambda: is_open(3))
+            until(lambda: is_open(3))
         finally:
             server.process.send_signal(signal.SIGCONT)
         for answer in answers:
             answer.result()
-    wait_until(lambda: is_open(0))
+    until(lambda: is_open(0))
 
 
 def test_every_metric_and_label_that_the_dashboard_asks_envoy_for_is_there(seconds_of_smooth, front):
@@ -189,8 +183,8 @@ def test_a_client_that_makes_names_up_fills_neither_envoy_nor_the_place_of_names
             assert {one.code() for one in made_up} == {grpc.StatusCode.UNAVAILABLE}
             assert call("explain_smooth").code() == grpc.StatusCode.UNAVAILABLE
         known = {"signature": "explain_smooth", "status": "UNAVAILABLE"}
-        wait_until(lambda: of(series(front, "envoy_saliency_calls"), **known) == 2)
-        wait_until(lambda: set(series(front, "envoy_saliency_open_calls").values()) == {0})
+        until(lambda: of(series(front, "envoy_saliency_calls"), **known) == 2)
+        until(lambda: set(series(front, "envoy_saliency_open_calls").values()) == {0})
         assert len(series(front, "envoy_saliency_calls")) == 1000
         assert len(series(front, "envoy_saliency_open_calls")) == 100
         assert front.log() == ""

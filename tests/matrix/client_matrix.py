@@ -25,7 +25,7 @@ GRPCIO_AND_NUMPY = [
 ]
 OTHERS = ["click", "pillow", "cmap", "rich"]
 
-sys.path.insert(0, str(ROOT / "tests/unit/client"))
+sys.path.insert(0, str(ROOT / "tests"))
 
 from scripted_server import ScriptedServer, serving  # noqa: E402
 

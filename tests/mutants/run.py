@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "exporter" / "saliency_exporter"
-TESTS = "tests/unit/exporter"
+TESTS = ROOT / "tests"
 
 
 @dataclass(frozen=True)
@@ -230,21 +230,21 @@ MUTANTS = (
         "signatures.py",
         "array.write(index, outputs[name][:count])",
         "array.write(index, outputs[name])",
-        "test_signatures.py::test_changing_values_never_compiles_again_and_shapes_are_the_batch_sizes",
+        "test_signature_functions.py::test_changing_values_never_compiles_again_and_shapes_are_the_batch_sizes",
     ),
     Mutant(
         "slices start at the wrong row",
         "signatures.py",
         "start = index * largest",
         "start = index * (largest - 1)",
-        "test_signatures.py::test_changing_values_never_compiles_again_and_shapes_are_the_batch_sizes",
+        "test_signature_functions.py::test_changing_values_never_compiles_again_and_shapes_are_the_batch_sizes",
     ),
     Mutant(
         "a final softmax is explained",
         "tracing.py",
         '_HEADS = {"Softmax": "softmax", "Sigmoid": "sigmoid"}',
         '_HEADS = {"Sigmoid": "sigmoid"}',
-        "test_signatures.py::test_a_model_that_ends_in_softmax_is_explained_by_its_logits_unless_told_otherwise",
+        "test_signature_functions.py::test_a_model_that_ends_in_softmax_is_explained_by_its_logits_unless_told_otherwise",
     ),
     Mutant(
         "a rectifier inside a gate is one of its own",
@@ -385,6 +385,12 @@ MUTANTS = (
 )
 
 
+def test_file(name: str) -> Path:
+    """The one file of unit or integration tests that has this name."""
+    (file,) = [path for kind in ("unit", "integration") for path in (TESTS / kind).rglob(Path(name).name)]
+    return file
+
+
 def survives(mutant: Mutant) -> bool:
     """Whether the named test passes with the mutant in place."""
     with tempfile.TemporaryDirectory() as directory:
@@ -395,8 +401,18 @@ def survives(mutant: Mutant) -> bool:
         if mutant.old not in text:
             sys.exit(f"{mutant.name}: {mutant.file} no longer holds {mutant.old!r}")
         path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        file, _, test = mutant.test.partition("::")
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"{TESTS}/{mutant.test}"],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-x",
+                "-p",
+                "no:cacheprovider",
+                f"{test_file(file)}::{test}",
+            ],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": directory},
             capture_output=True,

@@ -42,7 +42,7 @@ def test_a_killed_replica_costs_no_image_and_tears_no_file(lab):
     held(kill_server.campaign(lab, count=1, command_rounds=1))
 
 
-# The quick part has unit/exporter/test_saved_model.py's kills.
+# The quick part has integration/exporter/test_saved_model.py's kills.
 @pytest.mark.slow
 def test_a_killed_export_shows_no_broken_version(lab):
     held(kill_export.campaign(lab, count=2, file_system=0))
@@ -50,7 +50,7 @@ def test_a_killed_export_shows_no_broken_version(lab):
 
 @pytest.mark.slow
 def test_version_swaps_under_load_cost_no_call(lab):
-    # tests/unit/serving/test_versions.py has the short version of it.
+    # tests/integration/serving/test_versions.py has the short version of it.
     held(swap_versions.campaign(lab, seconds=8))
 
 

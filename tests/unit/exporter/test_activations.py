@@ -66,7 +66,6 @@ def coverage_of(activation) -> Coverage:
         (layers.PReLU(alpha_initializer="random_normal"), "prelu"),
         (lambda x: tf.where(x > 0, x, tf.constant([0.1, 0.2, 0.3, 0.4]) * x), "prelu"),
     ],
-    ids=str,
 )
 def test_an_activation_is_recognised_by_what_it_computes(activation, kind):
     coverage = coverage_of(activation)
@@ -91,7 +90,6 @@ def test_smooth_squashing_functions_are_no_rectifiers(activation):
         (LearnedSwish(), "self-gated product"),
         (lambda x: -tf.nn.relu(-x), "Relu"),
     ],
-    ids=str,
 )
 def test_a_rectifying_op_that_is_no_known_activation_is_reported(activation, op):
     assert op in [uncovered[0] for uncovered in coverage_of(activation).uncovered]
@@ -218,7 +216,6 @@ def one_unit_guided(activation, x: float, upstream: float) -> float:
         (keras.ops.hard_silu, 4.0, 3.0, 3.0),
         (keras.ops.hard_silu, -1.0, 3.0, 0.0),
     ],
-    ids=str,
 )
 def test_the_guided_rule_of_one_unit(activation, x, upstream, expected):
     assert one_unit_guided(activation, x, upstream) == pytest.approx(expected, rel=1e-5, abs=1e-7)

@@ -10,15 +10,11 @@ from callables import source_of
 
 from saliency_exporter.compile_choice import Choice, choose, uncompiled_sizes
 from saliency_exporter.forward import Forward
-from saliency_exporter.manifest import read_manifest
 from saliency_exporter.methods.smooth import IMAGES_AT_ONCE, samples_of_a_step
 from saliency_exporter.preprocessing import builtin
 from saliency_exporter.rules.lowering.thresholds import XLA_IMAGES_AT_ONCE
-from saliency_exporter.saved_model import Export, export
-from saliency_exporter.servable import load_servable
 from saliency_exporter.signatures import Settings
 from saliency_exporter.tracing import trace
-from saliency_exporter.verify import verify
 
 AUTO = Settings(methods=("gradients",), batch_sizes=(1, 3), compile="auto", target="cpu", lowering=False)
 
@@ -98,51 +94,3 @@ def test_the_chosen_sizes_run_without_xla_and_the_others_with_it(signatures_of):
         built("explain_gradients", images[:1], class_index=1)
     with pytest.raises(tf.errors.OpError, match="compil"):
         built("serving_default", images)
-
-
-@pytest.mark.slow
-def test_an_export_records_its_choices_and_answers_right_at_every_size(tmp_path):
-    def call(x: tf.Tensor) -> tf.Tensor:
-        return tf.concat([depthwise(x), elementwise(x)], axis=-1)
-
-    settings = replace(AUTO, methods=("gradients", "smooth"))
-    job = Export(source_of(call, (16, 16, 64)), builtin("none"), settings, "model")
-    version = export(job, tmp_path)
-    manifest = read_manifest(version)
-    assert manifest["compile"] == "auto"
-    rows = manifest["compile_choices"]
-    assert [(row["signature"], row["batch_size"]) for row in rows] == [
-        (signature, size)
-        for signature in ("serving_default", "explain_gradients", "explain_smooth")
-        for size in (1, 3)
-    ]
-    for row in rows:
-        assert row["compile"] == ("xla" if row["xla_ms"] < 0.97 * row["none_ms"] else "none")
-    assert verify(version).problems == ()
-
-
-def test_for_a_gpu_nothing_is_measured_and_xla_is_kept(tmp_path):
-    settings = replace(AUTO, target="gpu")
-    version = export(Export(source_of(elementwise, (8, 8, 2)), builtin("none"), settings, "model"), tmp_path)
-    manifest = read_manifest(version)
-    assert (manifest["compile"], manifest["compile_choices"]) == ("xla", [])
-
-
-def test_both_ways_are_in_one_saved_model(tmp_path, monkeypatch):
-    def chosen(*arguments: object) -> list[Choice]:
-        return [Choice("explain_gradients", 3, 2.0, 1.0)]
-
-    # Which way is faster is the machine's to say; here one size of each is wanted.
-    monkeypatch.setattr("saliency_exporter.saved_model.choose", chosen)
-    version = export(Export(source_of(on_strings, (6,)), builtin("none"), AUTO, "model"), tmp_path)
-    servable = load_servable(version)
-    try:
-        images = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
-        feeds = {"images": images, "class_index": np.int32(1)}
-        np.testing.assert_allclose(
-            servable.predict("explain_gradients", feeds)["gradients"], 2 * images, rtol=1e-6
-        )
-        with pytest.raises(Exception, match="compil"):
-            servable.predict("explain_gradients", {**feeds, "images": images[:1]})
-    finally:
-        servable.close()

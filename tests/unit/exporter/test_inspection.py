@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
-from saliency_exporter.inspection import describe_activations, describe_preprocessing, summary
-from saliency_exporter.manifest import read_manifest
+from saliency_exporter.inspection import describe_activations, describe_preprocessing
 
 
 @pytest.mark.parametrize(
@@ -37,26 +33,3 @@ def test_activations_name_what_has_no_rule():
         }
     ) == ["35 × relu6, guided: passes 0 < x < 6", "Minimum of net/hard_tanh/Minimum: no guided rule"]
     assert describe_activations({"recognised": [], "refused": []}) == ["none that rectifies"]
-
-
-def test_a_signature_that_the_model_brought_is_told_from_the_exports_own(uncompiled_version):
-    manifest = read_manifest(uncompiled_version)
-    manifest |= {"kept_signatures": {"serving_default": {}}, "predictions": "serving_images"}
-    signatures = [value for name, value in summary(uncompiled_version, manifest) if name == "signature"]
-    assert signatures[:2] == ["serving_default, as the model brought it", "serving_images, the predictions"]
-
-
-def test_inspect_is_for_people_and_names_every_signature(uncompiled_version):
-    command = [sys.executable, "-m", "saliency_exporter", "inspect", str(uncompiled_version)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "tf: x / 127.5 − 1" in shown
-    # tests/models.py holds these three.
-    for line in (
-        "1 × relu, guided: passes x > 0",
-        "1 × relu6, guided: passes 0 < x < 6",
-        "1 × swish, guided: passes x > 0",
-    ):
-        assert line in shown
-    for name in ("serving_default", "explain_gradients", "explain_guided", "explain_smooth, max_samples 200"):
-        assert f"signature      {name}" in shown
-    assert "{" not in shown

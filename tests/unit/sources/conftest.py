@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from textwrap import dedent
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
@@ -34,22 +31,6 @@ def small_model() -> keras.Model:
         ],
         name="small",
     )
-
-
-@pytest.fixture
-def module(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Callable[[str], str]:
-    """Write a Python module into the current directory; gives its name, one of its own for every test."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def write(source: str) -> str:
-        name = "user_module_" + "".join(c if c.isalnum() else "_" for c in request.node.name)
-        (tmp_path / f"{name}.py").write_text(dedent(source))
-        return name
-
-    return write
 
 
 @pytest.fixture

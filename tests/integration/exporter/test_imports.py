@@ -1,0 +1,37 @@
+"""What an import or a command loads, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def version(base_path: Path, number: str = "7", **changes: object) -> Path:
+    directory = base_path / number
+    (directory / "assets.extra").mkdir(parents=True)
+    (directory / "assets.extra" / "saliency.json").write_text(
+        json.dumps({"model": "lite0", "batch_sizes": [1], "target": "gpu", **changes})
+    )
+    return directory
+
+
+def test_the_command_does_not_wait_for_tensorflow(tmp_path):
+    directory = version(tmp_path / "lite0")
+    code = (
+        "import sys; from saliency_exporter.cli import main\n"
+        f"main(['serving-config', {str(directory)!r}], standalone_mode=False)\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_the_users_keras_backend_does_not_matter() -> None:
+    code = "import saliency_exporter.sources, keras; print(keras.backend.backend())"
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == "tensorflow"

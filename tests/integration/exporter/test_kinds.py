@@ -1,0 +1,151 @@
+"""Every kind of model from every source, exported, loaded as TensorFlow Serving does, and right.
+
+What is right is computed by TensorFlow's own gradient of scores that model_kinds.py writes down by itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import keras
+import model_kinds
+import numpy as np
+import pytest
+import tensorflow as tf
+from model_kinds import KINDS, Kind
+from rounding import assert_equal_to_rounding
+
+from saliency_exporter.manifest import write_manifest
+from saliency_exporter.preprocessing import builtin
+from saliency_exporter.saved_model import Export, write_version
+from saliency_exporter.servable import load_servable
+from saliency_exporter.signatures import Settings
+from saliency_exporter.sources import Source, load_source
+from saliency_exporter.verify import verify
+
+SOURCES = ("keras", "h5", "callable", "tf_function", "keras_export", "saved_model")
+# Kept in `make test`: every source and every kind at least once. The rest runs with `make test-all`.
+REPRESENTATIVE = {
+    "sequential": "h5",
+    "functional": "keras",
+    "subclassed": "callable",
+    "nested": "keras_export",
+    "several_inputs": "keras_export",
+    "several_outputs": "keras",
+    "any_size": "saved_model",
+    "one_channel": "keras",
+    "four_channels": "keras",
+    "not_square": "tf_function",
+    "features": "keras",
+    "series": "saved_model",
+    "spectrogram": "keras",
+    "volume": "keras",
+    "single_sigmoid": "keras",
+    "multi_label": "keras",
+    "regression": "keras",
+    "softmax_activation": "h5",
+    "temperature": "callable",
+    "mixed_float16": "keras",
+    "mixed_bfloat16": "keras_export",
+}
+
+
+def _cases() -> list:
+    marks = {False: [pytest.mark.slow], True: []}
+    return [
+        pytest.param(kind, source, marks=marks[REPRESENTATIVE[kind] == source], id=f"{kind}-{source}")
+        for kind in KINDS
+        for source in SOURCES
+        # Keras writes no subclassed model to HDF5.
+        if (kind, source) != ("subclassed", "h5")
+    ]
+
+
+def _load(kind: Kind, source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+    choices = dict(kind.choices)
+    if source in ("keras", "h5"):
+        path = folder / f"model.{source}"
+        kind.model.save(path)
+        return load_source(str(path), **choices)
+    if source == "callable":
+        module = types.ModuleType("brought")
+        module.model = lambda: kind.model
+        monkeypatch.setitem(sys.modules, "brought", module)
+        return load_source("brought:model", **choices)
+    if source == "tf_function":
+        module = types.ModuleType("brought")
+        module.forward = _function(kind)
+        monkeypatch.setitem(sys.modules, "brought", module)
+        return load_source("brought:forward", **choices)
+    path = folder / "exported"
+    if source == "keras_export":
+        kind.model.export(path, verbose=False)
+    else:
+        root = tf.Module()
+        root.weights = [variable.value for variable in kind.model.variables]
+        tf.saved_model.save(root, str(path), {"serving_default": _function(kind)})
+    return load_source(str(path), **choices)
+
+
+def _function(kind: Kind):
+    """The model as a tf.function of named tensors that returns a mapping."""
+    inputs = getattr(kind.model, "inputs", None) or [tf.TensorSpec([None, *kind.shape], name="x")]
+    specs = [tf.TensorSpec(tensor.shape, tf.float32, name=tensor.name) for tensor in inputs]
+
+    @tf.function(input_signature=specs, autograph=False)
+    def forward(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = kind.model(list(tensors) if len(tensors) > 1 else tensors[0], training=False)
+        return outputs if isinstance(outputs, dict) else {"scores": outputs}
+
+    return forward
+
+
+@pytest.mark.parametrize(("kind_name", "source_name"), _cases())
+def test_the_exported_gradient_is_the_models(
+    kind_name: str, source_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keras.utils.set_random_seed(7)
+    kind = KINDS[kind_name]()
+    source = _load(kind, source_name, tmp_path, monkeypatch)
+    assert source.input_shape == kind.shape
+    # Noise is per example of any shape; for images other tests have it.
+    methods = ("gradients",) if len(kind.shape) == 3 else ("gradients", "smooth")
+    settings = Settings(methods=methods, batch_sizes=(2,), compile="none")
+    version_dir = tmp_path / "1"
+    job = Export(source, builtin("none"), settings, kind_name, kind.score_option)
+    write_manifest(version_dir, write_version(job, version_dir))
+    assert verify(version_dir).problems == ()
+
+    x = np.random.default_rng(8).normal(size=(2, *kind.shape)).astype(np.float32)
+    scores = kind.score(tf.constant(x)).numpy()
+    class_index = np.array([scores.shape[1] - 1, 0], np.int32)
+    with tf.GradientTape() as tape:
+        images = tf.constant(x)
+        tape.watch(images)
+        chosen = tf.gather(kind.score(images), class_index, batch_dims=1)
+    want = tape.gradient(chosen, images).numpy()
+
+    servable = load_servable(version_dir)
+    got = servable.predict("explain_gradients", {"images": x, "class_index": class_index})
+    if "smooth" in methods:
+        calm = {"images": x, "class_index": class_index, "noise_level": np.zeros(2, np.float32)}
+        smooth = servable.predict("explain_smooth", {**calm, "num_samples": np.array([1, 3], np.int32)})
+        np.testing.assert_allclose(smooth["gradients"], got["gradients"], rtol=1e-5, atol=1e-6)
+    predicted = servable.predict("explain_gradients", {"images": x})
+    servable.close()
+    assert got["gradients"].dtype == got["saliency"].dtype == got["score"].dtype == np.float32
+    bound = kind.tolerance * np.abs(want).max()
+    np.testing.assert_allclose(got["gradients"], want, rtol=0, atol=bound)
+    assert_equal_to_rounding(got["saliency"], np.abs(got["gradients"]).max(-1))
+    score_bound = kind.tolerance * max(1.0, np.abs(scores).max())
+    np.testing.assert_allclose(got["score"], chosen, rtol=0, atol=score_bound)
+    if scores.shape[1] > 1:
+        np.testing.assert_array_equal(predicted["class_index"], scores.argmax(1))
+
+
+def test_every_kind_and_every_source_is_in_the_quick_part() -> None:
+    assert set(REPRESENTATIVE) == set(KINDS)
+    assert set(REPRESENTATIVE.values()) == set(SOURCES)
+    assert model_kinds.KINDS is KINDS

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from callables import source_of
+from waiting import until
+
+from saliency_exporter.errors import ExportError
+from saliency_exporter.forward import Forward
+from saliency_exporter.inspection import summary
+from saliency_exporter.manifest import read_manifest
+from saliency_exporter.preprocessing import builtin
+from saliency_exporter.saved_model import Export, export
+from saliency_exporter.signatures import METHODS, Settings
+from saliency_exporter.warmup import read_warmup
+
+TESTS = Path(__file__).parents[2]
+
+
+ALL = {"methods": METHODS, "batch_sizes": (1, 2)}
+
+
+class Linear(tf.Module):
+    """Scores x·W with one variable, large enough that a copy of it would show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = tf.Variable(np.random.default_rng(0).normal(size=(4096, 100)).astype(np.float32))
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.nn.relu(x) @ self.weights
+
+
+def job(**settings) -> Export:
+    """Small by default: one method, one batch size."""
+    settings = {"batch_sizes": (1,), "methods": ("gradients",), "compile": "none", **settings}
+    return Export(source_of(Linear(), (4096,)), builtin("none"), Settings(**settings), "linear")
+
+
+def test_an_export_is_one_numbered_directory_and_nothing_else(tmp_path):
+    assert export(job(), tmp_path / "m") == tmp_path / "m" / "1"
+    assert export(job(), tmp_path / "m") == tmp_path / "m" / "2"
+    assert export(job(), tmp_path / "m", version=7) == tmp_path / "m" / "7"
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["1", "2", "7"]
+
+
+def test_a_version_that_exists_is_never_touched(tmp_path):
+    export(job(), tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(ExportError, match=r"version 1 of .* exists already"):
+        export(job(), tmp_path, version=1)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_weights_are_stored_once_and_never_as_constants(tmp_path):
+    version = export(job(**ALL), tmp_path)
+    weights = 4096 * 100 * 4
+    variables = sum(p.stat().st_size for p in (version / "variables").iterdir())
+    assert weights <= variables < 1.01 * weights + 4096
+    assert (version / "saved_model.pb").stat().st_size < weights / 4
+
+
+@pytest.mark.parametrize(("compile_", "exported"), [("none", 1 + 1 + 1 + 2), ("xla", 1 + 1 + 1)])
+def test_the_forward_pass_is_traced_no_more_often_than_it_is_used(tmp_path, monkeypatch, compile_, exported):
+    """Tracing is most of an export's time.
+
+    Smooth uses it twice, clean and noisy, every other signature once; what is compiled shares the clean one
+    with the predictions and the noisy one with gradients. The reference is uncompiled.
+    """
+    uses = Counter()
+    scores = Forward.scores
+    monkeypatch.setattr(
+        Forward, "scores", lambda *args, **options: uses.update("1") or scores(*args, **options)
+    )
+    export(job(target="cpu", compile=compile_), tmp_path)
+    assert uses["1"] == (1 + 1 + 1 + 2) + exported
+
+
+def pooled(x: tf.Tensor) -> tf.Tensor:
+    """Five convolutions, each with a max pooling behind it, and the mean as scores."""
+    for step in range(5):
+        kernel = np.random.default_rng(step).normal(size=(3, 3, x.shape[3], 8)).astype(np.float32)
+        x = tf.nn.max_pool2d(tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME")), 2, 2, "SAME")
+    return tf.reduce_mean(x, axis=[1, 2])
+
+
+def ran_ops(version: Path, signature: str, **inputs: np.ndarray) -> Counter[str]:
+    """How often each kind of op ran in one call, by the runtime's own record, called functions included."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        definition = v1.saved_model.load(session, ["serve"], str(version)).signature_def[signature]
+        record = v1.RunMetadata()
+        session.run(
+            {name: output.name for name, output in definition.outputs.items()},
+            {definition.inputs[name].name: value for name, value in inputs.items()},
+            options=v1.RunOptions(trace_level=v1.RunOptions.FULL_TRACE),
+            run_metadata=record,
+        )
+    labels = [node.timeline_label for device in record.step_stats.dev_stats for node in device.node_stats]
+    return Counter(label.split("(")[0].split("=")[-1].strip() for label in labels)
+
+
+@pytest.mark.parametrize("method", ["gradients", "smooth"])
+def test_uncompiled_max_pooling_always_takes_onednns_gradient(tmp_path, method):
+    settings = Settings(batch_sizes=(1, 2), compile="none", methods=(method,))
+    version = export(Export(source_of(pooled, (64, 64, 3)), builtin("none"), settings, "pooled"), tmp_path)
+    parameters = {"class_index": 1, "num_samples": 10, "noise_level": 0.1, "seed": 0}
+    if method == "gradients":
+        parameters = {"class_index": 1}
+    ran = ran_ops(version, f"explain_{method}", images=np.zeros((1, 64, 64, 3), np.float32), **parameters)
+    if not ran["_MklNativeMaxPool"]:
+        pytest.skip("this TensorFlow does not use oneDNN for max pooling")
+    assert ran["_MklNativeMaxPoolGrad"] == 5
+    assert ran["MaxPoolGrad"] == 0
+
+
+def warmed(version: Path) -> list[tuple[str, int, tuple[str, ...]]]:
+    """Signature, batch size and output filter of the warmup records, in order."""
+    return [
+        (r.model_spec.signature_name, r.inputs["images"].tensor_shape.dim[0].size, tuple(r.output_filter))
+        for r in read_warmup(version)
+    ]
+
+
+def test_warmup_covers_each_signature_batch_size_and_set_of_outputs_that_clients_ask_for(tmp_path):
+    version = export(job(**ALL, labels=tuple(f"c{i}" for i in range(100))), tmp_path)
+    records = warmed(version)
+    small = ("class_index", "label", "probability", "saliency", "score")
+    smooth = ("class_index", "label", "probability", "relative_error", "saliency", "score")
+    signatures = ("serving_default", "explain_gradients", "explain_guided", "explain_smooth")
+    assert len(records) == 12
+    assert set(records) == {
+        *((signature, size, ()) for signature in signatures for size in (1, 2)),
+        ("explain_gradients", 1, small),
+        ("explain_guided", 1, small),
+        ("explain_smooth", 1, smooth),
+        ("explain_smooth", 1, tuple(sorted((*smooth, "gradients")))),
+    }
+
+
+def test_warmup_meets_each_signature_once_before_any_twice_and_the_longest_first(tmp_path):
+    records = warmed(export(job(**{**ALL, "batch_sizes": (1, 2, 4)}), tmp_path))
+    signatures = ["explain_smooth", "explain_guided", "explain_gradients", "serving_default"]
+    assert records[:4] == [(signature, 1, ()) for signature in signatures]
+    assert [signature for signature, _, _ in records[4:]] == sorted(
+        [signature for signature, _, _ in records[4:]], key=signatures.index
+    )
+    # Preparing for another set of outputs and compiling another size take turns.
+    assert [(size, bool(outputs)) for _, size, outputs in records[4:8]] == [
+        (1, True),
+        (2, False),
+        (1, True),
+        (4, False),
+    ]
+
+
+def test_the_manifest_says_what_was_made(tmp_path):
+    labels = tuple(f"c{i}" for i in range(100))
+    manifest = read_manifest(export(job(**ALL, max_samples=30, labels=labels), tmp_path))
+    assert manifest["contract_version"] == 1
+    assert manifest["model"] == "linear"
+    assert manifest["input"] == {"name": "images", "shape": [None, 4096], "dtype": "float32"}
+    assert manifest["classes"] == 100
+    assert manifest["labels"][99] == "c99"
+    assert manifest["batch_sizes"] == [1, 2]
+    assert manifest["compile"] == "none"
+    assert manifest["max_samples"] == 30
+    assert manifest["score"]["head_assumed"] is True
+    assert manifest["methods"]["guided"] == {"activations": {"relu": 1}, "uncovered": 0}
+    assert manifest["tensorflow"] == tf.__version__
+
+
+def pointwise_relu(x: tf.Tensor) -> tf.Tensor:
+    """Two 1×1 convolutions, each with an offset and a ReLU, and the mean as scores."""
+    for step in range(2):
+        kernel = np.random.default_rng(step).normal(size=(1, 1, x.shape[3], 16)).astype(np.float32)
+        x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), np.ones(16, np.float32)))
+    return tf.reduce_mean(x, axis=[1, 2])
+
+
+def wide(x: tf.Tensor) -> tf.Tensor:
+    """A 3×3 convolution from 256 to 256 channels, and the mean as scores."""
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 256, 256)).astype(np.float32)
+    return tf.reduce_mean(tf.nn.conv2d(tf.tile(x, [1, 1, 1, 86])[..., :256], kernel, 1, "SAME"), axis=[1, 2])
+
+
+def apart(x: tf.Tensor) -> tf.Tensor:
+    """A depthwise convolution, the mean, and a matrix product."""
+    x = tf.nn.depthwise_conv2d(x, np.ones((3, 3, 3, 1), np.float32), [1, 1, 1, 1], "SAME")
+    return tf.reduce_mean(x, axis=[1, 2]) @ np.ones((3, 8), np.float32)
+
+
+def export_of(model: Callable, folder: Path, **settings) -> Path:
+    settings = {"batch_sizes": (1, 2), "compile": "none", "methods": ("gradients",), **settings}
+    source = source_of(model, (20, 20, 3))
+    return export(Export(source, builtin("none"), Settings(**settings), "m"), folder)
+
+
+def test_uncompiled_on_a_cpu_the_way_back_through_1x1_is_a_product_and_the_way_forward_stays_fused(tmp_path):
+    images = np.zeros((1, 20, 20, 3), np.float32)
+    plain = export_of(pointwise_relu, tmp_path, target="cpu", lowering=False)
+    lowered = export_of(pointwise_relu, tmp_path, target="cpu", methods=("gradients", "guided"))
+    before, after = (ran_ops(v, "explain_gradients", images=images, class_index=1) for v in (plain, lowered))
+    guided = ran_ops(lowered, "explain_guided", images=images, class_index=1)
+    back = ("Conv2DBackpropInput", "_MklNativeConv2DBackpropInput")
+    forward = ("_FusedConv2D", "_MklNativeFusedConv2D")
+    assert sum(before[op] for op in back) == 2
+    assert sum(after[op] for op in back) == 0
+    assert after["MatMul"] + after["_MklMatMul"] == 2
+    assert [after[op] for op in forward] == [before[op] for op in forward] == [guided[op] for op in forward]
+    assert sum(after[op] for op in forward) == 2
+    # Guided has one Relu for each signal's sign, and none on the way forward.
+    assert guided["Relu"] + guided["_MklNativeRelu"] == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "lowered"),
+    [
+        (pooled, {"compile": "xla", "target": "cpu"}, ["Conv2D", "MaxPool"]),
+        (apart, {"compile": "xla", "target": "cpu"}, ["DepthwiseConv2dNative", "MatMul"]),
+        (pooled, {"compile": "none", "target": "cpu"}, []),
+        (wide, {"compile": "none", "target": "cpu"}, ["Conv2D"]),
+        (pooled, {"compile": "xla", "target": "cpu", "lowering": False}, []),
+        (wide, {"compile": "xla", "target": "gpu"}, []),
+    ],
+    ids=["compiled", "compiled, apart", "uncompiled", "uncompiled, wide", "not lowered", "gpu"],
+)
+def test_the_manifest_says_which_ops_are_lowered(tmp_path, model, settings, lowered):
+    assert read_manifest(export_of(model, tmp_path, **settings))["lowering"] == lowered
+
+
+def test_the_manifest_says_which_foldings_changed_the_model(tmp_path):
+    def normalized(x: tf.Tensor) -> tf.Tensor:
+        scale, offset = tf.sqrt(tf.constant(np.full(16, 2, np.float32))), np.ones(16, np.float32)
+        kernel = np.ones((3, 3, 3, 16), np.float32)
+        x = tf.nn.conv2d(tf.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]), kernel, 2, "VALID") * scale + offset
+        return tf.reduce_mean(x, axis=[1, 2])
+
+    version = export_of(normalized, tmp_path / "all", compile="xla", target="cpu")
+    assert read_manifest(version)["foldings"] == ["weight expressions", "scales", "offsets", "padding"]
+    assert read_manifest(export_of(normalized, tmp_path / "none", lowering=False))["foldings"] == []
+    assert read_manifest(export_of(wide, tmp_path / "wide"))["foldings"] == []
+    shown = dict(summary(version, read_manifest(version)))
+    assert shown["foldings"] == "weight expressions, scales, offsets, padding"
+    assert shown["lowered ops"] == "Conv2D"
+
+
+def test_labels_must_be_as_many_as_classes(tmp_path):
+    with pytest.raises(ExportError, match="3 labels for 100 classes"):
+        export(job(labels=("a", "b", "c")), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_verification_publishes_nothing(tmp_path):
+    def refuse(directory: Path) -> dict:
+        assert (directory / "saved_model.pb").exists()
+        assert not directory.name.isdigit()
+        raise ExportError("it differs")
+
+    with pytest.raises(ExportError, match="it differs"):
+        export(job(), tmp_path, verify=refuse)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_leaves_no_directory_that_was_not_there(tmp_path):
+    (tmp_path / "models" / "other").mkdir(parents=True)
+    for model_dir in (tmp_path / "models" / "m", tmp_path / "a" / "b" / "m"):
+        with pytest.raises(ExportError, match="3 labels"):
+            export(job(labels=("a", "b", "c")), model_dir)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["models", "models/other"]
+
+
+def test_a_model_base_path_that_is_a_file_is_an_error(tmp_path):
+    (tmp_path / "m").write_text("")
+    with pytest.raises(ExportError, match=r"m cannot be written: File exists"):
+        export(job(), tmp_path / "m")
+
+
+def test_an_export_that_is_running_is_left_alone_and_an_abandoned_one_removed(tmp_path):
+    abandoned = tmp_path / ".saliency-export-1-99999-5"
+    (abandoned / "variables").mkdir(parents=True)
+    inside: list[str] = []
+
+    def another(directory: Path) -> dict:
+        export(job(), tmp_path, version=5)
+        inside.extend(p.name for p in tmp_path.iterdir())
+        return {}
+
+    export(job(), tmp_path, verify=another)
+    assert not abandoned.exists()
+    assert [name for name in inside if name.startswith(".saliency-export-1-")]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "5"]
+
+
+def test_two_exports_of_one_number_leave_the_first_to_finish(tmp_path):
+    def overtake(directory: Path) -> dict:
+        export(job(), tmp_path, version=1)
+        return {}
+
+    with pytest.raises(ExportError, match=r"version 1 of .* exists already"):
+        export(job(), tmp_path, version=1, verify=overtake)
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+
+
+EXPORT = [sys.executable, "-m", "saliency_exporter", "export", "models:classifier"]
+OPTIONS = ["--preprocessing", "tf", "--compile", "none", "--batch-sizes", "1", "--no-verify"]
+OPTIONS += ["--methods", "gradients"]
+
+
+def test_an_export_killed_at_any_moment_leaves_no_version_and_the_next_one_cleans_up(tmp_path):
+    model_dir = tmp_path / "m"
+    for line, written in (("computing the reference", False), ("saving", True)):
+        process = subprocess.Popen(
+            [*EXPORT, str(model_dir), *OPTIONS], cwd=TESTS, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            seen = ""
+            while line not in seen:
+                seen += process.stderr.read(1)
+            if written:
+                until(lambda: any(model_dir.glob(".saliency-export-1-*/**/*")))
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait(30)
+            process.stderr.close()
+        assert [p.name for p in model_dir.iterdir() if not p.name.startswith(".")] == []
+        assert [p for p in model_dir.iterdir() if p.name.startswith(".saliency-export-1-")]
+    export(job(), model_dir)
+    assert [p.name for p in model_dir.iterdir()] == ["1"]
+    assert read_manifest(model_dir / "1")["model"] == "linear"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs to mount a small tmpfs")
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(small)], check=False
+    ).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        with pytest.raises(ExportError, match="cannot be written") as error:
+            export(job(), small / "m")
+        assert "nothing was exported" in error.value.hint
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from saliency_exporter.errors import ExportError
+from saliency_exporter.manifest import manifest_path, read_manifest
+from saliency_exporter.preprocessing import builtin
+from saliency_exporter.reference import reference_path
+from saliency_exporter.saved_model import Export, export
+from saliency_exporter.servable import Servable
+from saliency_exporter.signatures import Settings
+from saliency_exporter.sources import Source
+from saliency_exporter.verify import verify
+from saliency_exporter.warmup import read_warmup, write_warmup
+
+SIGNATURES = ("serving_default", "explain_gradients", "explain_guided", "explain_smooth")
+LABELS = ("ant", "bee", "cat", "dog", "eel")
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version directory of a tiny model with pictures as input and all signatures."""
+    kernel = tf.Variable(np.random.default_rng(0).normal(size=(48, 5)).astype(np.float32))
+
+    def scores(x: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(tf.nn.relu(x), [-1, 48]) @ kernel
+
+    source = Source("tiny", "test", scores, (4, 4, 3), tf.float32, (kernel,))
+    settings = Settings(compile="none", batch_sizes=(1, 2), labels=LABELS)
+    return export(Export(source, builtin("tf"), settings, "tiny"), tmp_path_factory.mktemp("verify") / "tiny")
+
+
+@pytest.fixture
+def copy(version: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(version, tmp_path / "1"))
+
+
+def change(version: Path, name: str, function) -> None:
+    with np.load(reference_path(version)) as arrays:
+        reference = dict(arrays)
+    reference[name] = function(reference[name])
+    np.savez_compressed(reference_path(version), **reference)
+
+
+def test_a_good_export_passes_with_a_row_for_every_signature_and_batch_size(version):
+    rows = []
+    report = verify(version, progress=rows.append)
+    assert report.problems == ()
+    assert [(row.signature, row.batch_size) for row in report.rows] == [
+        (signature, size) for signature in SIGNATURES for size in (1, 2, 3)
+    ]
+    assert rows == list(report.rows)
+    assert report.warmup_records == 12
+
+
+def test_a_compiled_export_passes_within_rounding(exported_version):
+    # The command verified it before it had its number, and wrote down what it found.
+    found = read_manifest(exported_version)["verification"]
+    assert found["passed"] is True
+    assert [(row["signature"], row["batch_size"]) for row in found["rows"]] == [
+        (signature, size) for signature in SIGNATURES for size in (1, 4, 5)
+    ]
+    assert found["warmup_records"] == 12
+    # Two ways to compute the same float32 numbers: rounding, and nothing else.
+    assert all(row["score_error"] < 1e-5 for row in found["rows"])
+
+
+@pytest.mark.parametrize("signature", ["explain_gradients", "explain_guided", "explain_smooth"])
+def test_maps_that_differ_by_5_percent_are_found(copy, signature):
+    change(copy, f"{signature}/gradients", lambda value: value * 1.05)
+    report = verify(copy)
+    assert report.problems
+    assert all(problem.startswith(signature) and "maps differ" in problem for problem in report.problems)
+
+
+def test_a_logit_that_differs_is_found(copy):
+    change(copy, "serving_default/logits", lambda value: value + 0.01 * np.abs(value).max())
+    assert any(
+        "serving_default" in problem and "scores differ" in problem for problem in verify(copy).problems
+    )
+
+
+def reverse_class_names(version: Path) -> None:
+    path = version / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    told = model.meta_graphs[0].signature_def["class_labels"].defaults["labels"]
+    told.CopyFrom(tf.make_tensor_proto(tf.make_ndarray(told)[::-1]))
+    path.write_bytes(model.SerializeToString())
+
+
+def test_class_names_that_are_not_the_manifests_are_found(copy):
+    reverse_class_names(copy)
+    assert verify(copy).problems == ("signature class_labels does not tell the class names of the manifest",)
+
+
+def test_an_answer_to_a_warmup_record_that_differs_is_found(copy, monkeypatch):
+    """What runs with an output filter goes wrong alone: the rows of the table ask for all outputs."""
+    predict = Servable.predict
+
+    def predict_wrongly(servable, signature, inputs, output_filter=()):
+        outputs = predict(servable, signature, inputs, output_filter)
+        return {**outputs, "saliency": outputs["saliency"] * 1.05} if output_filter else outputs
+
+    monkeypatch.setattr(Servable, "predict", predict_wrongly)
+    report = verify(copy)
+    assert not any(row.problem for row in report.rows)
+    filtered = [request for request in read_warmup(copy) if request.output_filter]
+    light = [problem for problem in report.problems if "maps differ from the reference by 0.05" in problem]
+    full = [problem for problem in report.problems if "not the maximum over channels" in problem]
+    assert len(light) + len(full) == len(report.problems) == len(filtered) == 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_found"),
+    [
+        (lambda outputs: np.nextafter(outputs["saliency"], np.float32(np.inf)), False),
+        (lambda outputs: np.abs(outputs["gradients"]).sum(-1), True),
+        (lambda outputs: np.abs(outputs["gradients"].max(-1)), True),
+        (lambda outputs: outputs["saliency"][::-1], True),
+    ],
+    ids=["last bits", "sum", "sign", "another row"],
+)
+def test_a_saliency_that_is_not_that_of_its_gradients_is_found_and_rounding_is_none(
+    copy, monkeypatch, fault, is_found
+):
+    predict = Servable.predict
+
+    def predict_saliency(servable, signature, inputs, output_filter=()):
+        outputs = predict(servable, signature, inputs, output_filter)
+        return {**outputs, "saliency": fault(outputs)} if "gradients" in outputs else outputs
+
+    monkeypatch.setattr(Servable, "predict", predict_saliency)
+    problems = verify(copy).problems
+    assert any("not the maximum over channels" in problem for problem in problems) == is_found
+    assert bool(problems) == is_found
+
+
+def test_a_warmup_record_of_other_examples_is_found(copy):
+    (request, *_) = (r for r in read_warmup(copy) if r.model_spec.signature_name == "serving_default")
+    inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
+    inputs["images"] = 255 - inputs["images"]
+    write_warmup(copy, [("serving_default", inputs)], "tiny")
+    assert verify(copy).problems == (
+        "warmup record 1 (serving_default): it asks for other examples than the reference has",
+    )
+
+
+def test_another_class_is_found(copy):
+    change(copy, "explain_gradients/class_index", lambda value: (value + 1) % 5)
+    assert any("class_index is" in problem for problem in verify(copy).problems)
+
+
+def test_a_label_that_is_wrong_is_found(copy):
+    manifest = json.loads(manifest_path(copy).read_text())
+    manifest["labels"].reverse()
+    manifest_path(copy).write_text(json.dumps(manifest))
+    reverse_class_names(copy)
+    assert any("label is" in problem for problem in verify(copy).problems)
+
+
+def test_weights_that_differ_are_found(copy):
+    data = next((copy / "variables").glob("variables.data*"))
+    content = bytearray(data.read_bytes())
+    content[200:400] = bytes(200)
+    data.write_bytes(content)
+    try:
+        report = verify(copy)
+    except ExportError:
+        return
+    assert report.problems
+
+
+def test_a_directory_that_is_no_export_is_named(tmp_path, version):
+    with pytest.raises(ExportError, match="is not an exported version"):
+        verify(tmp_path)
+    with pytest.raises(ExportError) as error:
+        verify(version.parent)
+    assert "name a version in it" in error.value.hint
+
+
+def test_a_damaged_manifest_is_named(copy):
+    manifest_path(copy).write_text("{")
+    with pytest.raises(ExportError, match=r"saliency\.json cannot be read"):
+        verify(copy)
