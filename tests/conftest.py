@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from exports import export_classifier, once, run_folder
+from exports import export_classifier, once
 
 # A shell's background job ignores SIGINT, and so would every process that it starts, which tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -32,18 +32,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 @pytest.fixture(scope="session")
-def xla_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder of the whole run, which the workers of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if hasattr(request.config, "workerinput") else base
+
+
+@pytest.fixture(scope="session")
+def xla_cache(run_folder: Path) -> Path:
     """Compiled programs that processes of this run share."""
-    folder = run_folder(tmp_path_factory) / "xla-cache"
+    folder = run_folder / "xla-cache"
     folder.mkdir(exist_ok=True)
     return folder
 
 
 @pytest.fixture(scope="session")
-def exported_model(tmp_path_factory: pytest.TempPathFactory, xla_cache: Path) -> Path:
+def exported_model(run_folder: Path, xla_cache: Path) -> Path:
     """Model base path of a small compiled classifier with all signatures; version 1, batch sizes 1 and 4."""
     return once(
-        run_folder(tmp_path_factory) / "models",
+        run_folder / "models",
         lambda folder: export_classifier(folder / "classifier", "--xla-cache", str(xla_cache)),
     )
 
@@ -55,11 +62,11 @@ def exported_version(exported_model: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def uncompiled_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uncompiled_version(run_folder: Path) -> Path:
     """Version directory of the same classifier exported with --compile none: loads and runs at once."""
     options = ("--compile", "none", "--no-verify")
     return once(
-        run_folder(tmp_path_factory) / "uncompiled-models",
+        run_folder / "uncompiled-models",
         lambda folder: export_classifier(folder / "classifier", *options) / "1",
     )
 

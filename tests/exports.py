@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pytest
 
 TESTS = Path(__file__).parent
-
-
-def run_folder(factory: pytest.TempPathFactory) -> Path:
-    """The temporary folder of the whole run, which the workers of pytest-xdist share."""
-    base = factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 def once(folder: Path, make: Callable[[Path], Path]) -> Path:

@@ -44,6 +44,8 @@ FOLLOWING = ("tensorflow", "tensorflow-serving-api", "tf-keras")
 TEST_PACKAGES = ("pytest", "pytest-timeout", "hypothesis", "saliency")
 TESTS = (
     "tests/contract",
+    "tests/integration/exporter",
+    "tests/integration/serving",
     "tests/unit/exporter",
     "tests/unit/lowering",
     "tests/unit/serving",
@@ -53,22 +55,23 @@ TESTS = (
 # and what takes longest. A row is to take minutes.
 LEFT_OUT = (
     "test_batching.py",
-    "test_cli_inputs.py",
+    "test_cli_series.py",
     "test_compile_choice.py",
     "test_convolution.py",
     "test_coverage_table.py",
     "test_efficientnet_lite0.py",
+    "test_exported_compile_choice.py",
     "test_exporter_cli.py",
+    "test_imports.py",
     "test_keras_application.py",
     "test_kinds.py",
     "test_load.py",
-    "test_load_source.py",
     "test_saved_model.py",
     "test_server_process.py",
     "test_verify.py",
     "test_versions.py",
     "test_winograd.py",
-    "test_xla_cache.py",
+    "test_xla_cache_of_processes.py",
 )
 FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
 TEST_SECONDS = 1800

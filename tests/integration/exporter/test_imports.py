@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def version(base_path: Path, number: str = "7", **changes: object) -> Path:
     directory = base_path / number
@@ -35,3 +37,16 @@ def test_the_users_keras_backend_does_not_matter() -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.strip() == "tensorflow"
+
+
+@pytest.mark.parametrize(("switch", "expected"), [("0", "eigen"), ("1", "onednn")])
+def test_the_kernels_are_those_that_tensorflow_was_started_with(switch, expected):
+    code = "from saliency_exporter.kernels import running_kernels; print(running_kernels())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": switch},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == expected

@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import tensorflow as tf
 from callables import source_of
@@ -15,19 +11,6 @@ from saliency_exporter.kernels import resolve_kernels, running_kernels
 from saliency_exporter.preprocessing import builtin
 from saliency_exporter.signatures import Settings, build_signatures
 from saliency_exporter.tracing import trace
-
-
-@pytest.mark.parametrize(("switch", "expected"), [("0", "eigen"), ("1", "onednn")])
-def test_the_kernels_are_those_that_tensorflow_was_started_with(switch, expected):
-    code = "from saliency_exporter.kernels import running_kernels; print(running_kernels())"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": switch},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == expected
 
 
 def test_auto_is_what_runs_here_and_what_is_asked_for_is_kept_where_nothing_is_measured():
