@@ -225,17 +225,14 @@ def test_export_ends_with_the_server_that_it_needs_and_what_a_newer_tensorflow_m
         "oldest": "2.18",
         "made_with": "2.99",
         "flag": "--xla_cpu_compilation_enabled",
-        "why": ["of this"],
+        "why": ["so it is"],
     }
     sentence, note = _closing_lines({"score": {"head_assumed": False}, "server": server})
-    assert sentence == (
-        "to be served by TensorFlow Serving 2.18 or newer, started with --xla_cpu_compilation_enabled: x"
-    )
+    flag = "started with --xla_cpu_compilation_enabled"
+    assert sentence == f"to be served by TensorFlow Serving 2.18 or newer, {flag}: so it is"
     assert note.startswith("note: TensorFlow 2.99 made this export")
-    assert (
-        len(_closing_lines({"score": {"head_assumed": False}, "server": {**server, "made_with": "2.18"}}))
-        == 1
-    )
+    not_newer = {**server, "made_with": "2.18"}
+    assert len(_closing_lines({"score": {"head_assumed": False}, "server": not_newer})) == 1
 
 
 def test_debugging_shows_the_traceback(tmp_path):
