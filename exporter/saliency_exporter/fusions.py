@@ -70,7 +70,7 @@ class _Graph:
 
         def channels(name: str, axis: int) -> int | None:
             shape = shapes[tensor_name(name)]
-            return shape[axis] if shape is not None and len(shape) == 4 else None
+            return shape[axis] if len(shape) == 4 else None
 
         result = set()
         for node in convolutions:
