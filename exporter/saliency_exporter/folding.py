@@ -207,7 +207,11 @@ def fold_padding(graph: ForwardGraph) -> ForwardGraph:
         same = with_inputs(nodes[name], {f"{pad.name}:0": tensor_name(pad.input[0])})
         same.attr["padding"].s = b"SAME"
         zeros = tf.make_ndarray(nodes[node_name(pad.input[1])].attr["value"].tensor).tolist()
-        if None not in height_width and zeros == _same_padding(same, *height_width, taps):
+        if (
+            len(height_width) == 2
+            and None not in height_width
+            and zeros == _same_padding(same, *height_width, taps)
+        ):
             replaced[name] = same
     return prune(replace(graph, nodes=tuple(replaced.get(node.name, node) for node in graph.nodes)))
 
@@ -219,7 +223,10 @@ def _same_padding(node: NodeDef, height: int, width: int, taps: tuple[int, int])
 
 
 def static_shapes(graph: ForwardGraph, names: Collection[str]) -> dict[str, list[int | None]]:
-    """Shapes of tensors by name, as far as they are known without running; an unknown dimension is None."""
+    """Shapes of tensors by name, as far as they are known without running.
+
+    An unknown dimension is None, and the shape of a tensor of unknown rank is empty.
+    """
     graph_def = GraphDef(node=[node for node in graph.nodes if node.name != graph.input])
     graph_def.versions.producer = graph.producer
     graph_def.library.CopyFrom(graph.library.library)
@@ -230,7 +237,8 @@ def static_shapes(graph: ForwardGraph, names: Collection[str]) -> dict[str, list
         tensors = tf.graph_util.import_graph_def(
             graph_def, input_map=given, return_elements=list(names), name=""
         )
-    return {name: tensor.shape.as_list() for name, tensor in zip(names, tensors, strict=True)}
+    shapes = {name: tensor.shape for name, tensor in zip(names, tensors, strict=True)}
+    return {name: [] if shape.rank is None else shape.as_list() for name, shape in shapes.items()}
 
 
 def _offsets_on_linear(

@@ -70,7 +70,7 @@ class _Graph:
 
         def channels(name: str, axis: int) -> int | None:
             shape = shapes[tensor_name(name)]
-            return shape[axis] if shape is not None and len(shape) == 4 else None
+            return shape[axis] if len(shape) == 4 else None
 
         result = set()
         for node in convolutions:
@@ -252,23 +252,13 @@ def _scale_and_offset(node: NodeDef) -> Iterator[NodeDef]:
 
 
 def _padding(node: NodeDef, around: _Graph) -> list[NodeDef] | None:
-    """The zeros in front of a three-dimensional convolution, where oneDNN's rules drop or misread them.
+    """The zeros in front of a three-dimensional convolution by an op that no rule knows.
 
-    They take any for those of a VALID convolution: written down as int32, and of the three spatial axes.
+    oneDNN's rule takes any padding for the spatial one of a VALID convolution, aborts the process where it is
+    int64, and in a graph with the gradient, which reads it too, the rewriter gives up the whole graph.
     """
-    readers = around.readers.get(f"{node.name}:0", ())
-    if not any(reader.op == "Conv3D" for reader in readers):
+    if not any(reader.op == "Conv3D" for reader in around.readers.get(f"{node.name}:0", ())):
         return None
-    paddings = around.before(node.input[1])
-    if paddings is not None and paddings.op == "Const":
-        zeros = tf.make_ndarray(paddings.attr["value"].tensor)
-        valid = all(
-            reader.attr["padding"].s == b"VALID" and _channels_last(reader)
-            for reader in readers
-            if reader.op == "Conv3D"
-        )
-        if valid and zeros.dtype == np.int32 and not zeros[[0, -1]].any():
-            return None
     value = _constant(f"{node.name}/zero", np.zeros([], tf.as_dtype(node.attr["T"].type).as_numpy_dtype))
     padded = NodeDef(name=node.name, op="PadV2", input=[*node.input, f"{value.name}:0"])
     for name in ("T", "Tpaddings"):

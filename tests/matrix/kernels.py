@@ -45,7 +45,7 @@ WAYS = (
 
 def graph_of(member: str) -> ForwardGraph:
     """The traced member, with weights that keep its values in a usual range."""
-    tf.keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(0)
     if member in KERAS_2:
         import tf_keras
 

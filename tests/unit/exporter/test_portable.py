@@ -15,7 +15,7 @@ from saliency_exporter.rules.portable import portable_rules
 from saliency_exporter.tracing import trace
 
 RULES = portable_rules(tf.version.GRAPH_DEF_VERSION)
-SIZES = ((7, 6), (8, 9), (2, 3))
+SIZES = ((7, 6), (2, 3))
 
 
 def node(op: str, **attributes: object) -> NodeDef:
@@ -47,7 +47,7 @@ def both(op: Callable[[tf.Tensor], tf.Tensor], x: np.ndarray, compiled: bool) ->
     ("groups", "strides", "dilations"),
     [(2, (1, 1), (1, 1)), (4, (2, 3), (1, 1)), (2, (1, 1), (2, 3)), (1, (1, 1), (3, 1)), (2, (2, 2), (2, 1))],
 )
-@pytest.mark.parametrize("taps", [(3, 3), (1, 2), (4, 1)])
+@pytest.mark.parametrize("taps", [(3, 3), (4, 1)])
 def test_value_and_input_gradient_are_those_of_the_convolution(
     height, width, groups, strides, dilations, taps
 ):
