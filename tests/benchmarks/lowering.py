@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
+from measuring import kernels_text, machine, versions
 
 from saliency_exporter.folding import fold
 from saliency_exporter.forward import Forward, Rule
+from saliency_exporter.kernels import running_kernels
 from saliency_exporter.methods.gradients import gradients
 from saliency_exporter.rules.lowering import lowering_rules
 from saliency_exporter.sources import Source, load_source
@@ -38,7 +38,7 @@ Run = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 def main() -> None:
     arguments = parse_arguments()
-    print(describe_machine())
+    print(f"{machine()}, {kernels_text(running_kernels())}; {versions(['tensorflow'])}")
     print(
         f"{'model':20}{'batch':>6}  {'variant':32}{'ms':>8}{'ratio':>8}{'quartiles':>14}{'cpu':>7}"
         f"{'difference':>12}{'compile s':>11}"
@@ -65,32 +65,23 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def describe_machine() -> str:
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
-    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, TensorFlow {tf.__version__}"
-
-
 def make_variants(source: Source, names: str) -> Iterator[tuple[str, Run]]:
     yield PEER, tape(source)
     graph = trace(source)
     forwards = {False: Forward(graph)}
     if "folded" in names:
         forwards[True] = Forward(fold(graph))
-    yield REFERENCE, tf.function(replay(forwards[False], {}, forward_only=False), autograph=False)
+    yield REFERENCE, tf.function(replay(forwards[False], {}, False, forward_only=False), autograph=False)
     for name in names.split(","):
         words = name.split()
-        rules = lowering_rules("cpu", compiled=name.startswith("xla")) if "lowered" in words else {}
+        compiled = name.startswith("xla")
+        rules = {}
+        if "lowered" in words:
+            rules = lowering_rules("cpu", compiled=compiled, kernels=running_kernels())
         for op in (after for before, after in pairwise(words) if before == "without"):
             rules.pop(op, None)
-        run = replay(forwards["folded" in words], rules, forward_only="forward" in words)
-        yield name, tf.function(run, jit_compile=name.startswith("xla"), autograph=False)
+        run = replay(forwards["folded" in words], rules, compiled, forward_only="forward" in words)
+        yield name, tf.function(run, jit_compile=compiled, autograph=False)
 
 
 def tape(source: Source) -> Run:
@@ -104,9 +95,9 @@ def tape(source: Source) -> Run:
     return run
 
 
-def replay(forward: Forward, rules: dict[str, Rule], forward_only: bool) -> Run:
+def replay(forward: Forward, rules: dict[str, Rule], compiled: bool, forward_only: bool) -> Run:
     def scores(x: tf.Tensor) -> tf.Tensor:
-        return forward.scores(x, rules=rules)
+        return forward.scores(x, rules=rules, compiled=compiled)
 
     if forward_only:
         return lambda x, class_index: scores(x)
