@@ -29,8 +29,8 @@ from saliency_exporter.rules.lowering import lowering_rules
 from saliency_exporter.tracing import trace
 
 # Largest |difference| over the size of what is compared, of scores and of gradients. In few bits the sides of
-# kinks flip, and one flip may be as large as the gradient: there it is the norm of the difference over the norm,
-# which shows that there is a kernel and that it computes about that.
+# kinks flip, and one flip may be as large as the gradient: there it is the norm of the difference over the
+# norm, which shows that there is a kernel and that it computes about that.
 TOLERANCES = {
     "float64": (1e-6, 1e-6),
     "float32": (1e-4, 1e-4),
