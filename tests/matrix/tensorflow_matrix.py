@@ -44,38 +44,14 @@ FOLLOWING = ("tensorflow", "tensorflow-serving-api", "tf-keras")
 TEST_PACKAGES = ("pytest", "pytest-timeout", "hypothesis", "saliency")
 TESTS = (
     "tests/contract",
-    "tests/integration/exporter",
-    "tests/integration/serving",
     "tests/unit/exporter",
     "tests/unit/lowering",
     "tests/unit/serving",
     "tests/unit/sources",
-)
-# What starts processes of its own, as the round does too; what has little to do with TensorFlow's version;
-# and what takes longest. A row is to take minutes.
-LEFT_OUT = (
-    "test_batching.py",
-    "test_cli_series.py",
-    "test_compile_choice.py",
-    "test_convolution.py",
-    "test_coverage_table.py",
-    "test_efficientnet_lite0.py",
-    "test_exported_compile_choice.py",
-    "test_exporter_cli.py",
-    "test_imports.py",
-    "test_keras_application.py",
-    "test_kinds.py",
-    "test_load.py",
-    "test_saved_model.py",
-    "test_server_process.py",
-    "test_verify.py",
-    "test_versions.py",
-    "test_winograd.py",
-    "test_xla_cache_of_processes.py",
-)
-NUMPY_ALONE = (
-    "tests/unit/exporter/test_random_architectures.py"
-    "::test_the_passes_written_out_agree_with_central_differences"
+    "tests/integration/exporter/test_kept.py",
+    "tests/integration/exporter/test_server_needs.py",
+    "tests/integration/serving/test_predict.py",
+    "tests/integration/serving/test_predict_errors.py",
 )
 FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
 TEST_SECONDS = 1800
@@ -135,8 +111,6 @@ def tests(python: Path, directory: Path, paths: Iterable[str]) -> dict[str, Any]
     started = time.monotonic()
     run(
         *(python, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", f"--junitxml={report}"),
-        *(f"--ignore-glob=*/{name}" for name in LEFT_OUT),
-        *("--deselect", NUMPY_ALONE),
         *paths,
         seconds=TEST_SECONDS,
     )

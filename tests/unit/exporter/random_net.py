@@ -59,10 +59,15 @@ class Trace:
 
 
 class Mode(NamedTuple):
-    """How to go back: guided or plainly; at a tied maximum to the first position or the last."""
+    """How to go back: guided or plainly; to which position of a maximum.
+
+    Where float32 cannot tell several positions from the largest, to the first of them or the last; `exact`,
+    to the one that is the largest in float64.
+    """
 
     guided: bool = False
     last: bool = False
+    exact: bool = False
 
 
 Back = Callable[[Value, Mode], Value]
@@ -282,7 +287,7 @@ class MaxPool:
         earliest = candidates.argmax(0)
 
         def back(signal: Value, mode: Mode) -> Value:
-            winner = last if mode.last else earliest
+            winner = first if mode.exact else last if mode.last else earliest
             won = np.arange(len(values))[:, None, None, None] == winner
             spread = signal.error.reshape(first.shape)
             sent = signal.value.reshape(first.shape)
