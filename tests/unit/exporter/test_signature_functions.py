@@ -71,14 +71,3 @@ def test_a_sigmoid_head_is_bypassed_too(signatures_of):
 def test_guided_is_refused_for_a_model_without_rectifier(signatures_of):
     with pytest.raises(ExportError, match="no rectifier"):
         signatures_of(lambda x: x, (3,), methods=("guided",))
-
-
-def test_settings_know_whether_anything_is_compiled():
-    sizes = {"batch_sizes": (1, 2), "methods": ("gradients",)}
-    assert Settings(**sizes, compile="xla").variants == {True}
-    assert Settings(**sizes, compile="none").variants == {False}
-    assert Settings(**sizes, compile="auto").variants == {True}
-    part = {"explain_gradients": (1, 2), "serving_default": (1,)}
-    assert Settings(**sizes, compile="auto", uncompiled=part).variants == {True, False}
-    whole = {"explain_gradients": (1, 2), "serving_default": (1, 2)}
-    assert Settings(**sizes, compile="auto", uncompiled=whole).variants == {False}
