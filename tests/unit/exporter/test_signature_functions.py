@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.signatures import Settings, run_in_slices
+from saliency_exporter.signatures import run_in_slices
 
 
 def test_non_finite_float_images_are_refused_by_position(signatures_of):
