@@ -142,7 +142,8 @@ def test_the_model_of_the_first_block_is_exported_where_compose_looks_for_it(fol
 def test_every_command_outside_a_container_is_one_of_these():
     here = (
         *("saliency-exporter export efficientnet-lite0", "saliency-exporter serving-config"),
-        *("saliency-exporter verify", "saliency-client status --server", "saliency-client explain cat.jpg"),
+        *("saliency-exporter verify", "saliency-exporter inspect"),
+        *("saliency-client status --server", "saliency-client explain cat.jpg"),
         *("saliency-client status --model", "saliency-client status --wait"),
         *("saliency-client bench --batch-size 16", "sed ", "mv "),
     )

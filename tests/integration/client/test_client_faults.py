@@ -330,9 +330,9 @@ def test_an_answer_that_is_cut_short_or_noise_is_an_error(server, client, corrup
 
 
 def test_an_answer_beyond_the_limit_is_refused(server, connect):
-    client = connect(server, max_answer_bytes=2000)
+    client = connect(server, max_answer_bytes=5000)
     client.explain(IMAGES)
-    server.corrupt = lambda answer: answer + bytes(2000)
+    server.corrupt = lambda answer: answer + bytes(5000)
 
     with pytest.raises(AnswerTooLarge, match="larger than this client may receive"):
         client.explain(IMAGES)

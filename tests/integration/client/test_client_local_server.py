@@ -274,7 +274,7 @@ def test_a_method_that_a_new_version_no_longer_has_is_told_and_then_known(connec
 
 
 def test_an_answer_over_the_clients_limit_is_refused_by_the_client(connect, local_server, images):
-    client = connect(local_server.target, model=MODEL, max_answer_bytes=3000)
+    client = connect(local_server.target, model=MODEL, max_answer_bytes=5000)
 
     assert client.explain(images, outputs="score").score.shape == (3,)
     with pytest.raises(AnswerTooLarge):

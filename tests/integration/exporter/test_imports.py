@@ -15,7 +15,7 @@ def version(base_path: Path, number: str = "7", **changes: object) -> Path:
     directory = base_path / number
     (directory / "assets.extra").mkdir(parents=True)
     (directory / "assets.extra" / "saliency.json").write_text(
-        json.dumps({"model": "lite0", "batch_sizes": [1], "target": "gpu", **changes})
+        json.dumps({"contract_version": 1, "model": "lite0", "batch_sizes": [1], "target": "gpu", **changes})
     )
     return directory
 

@@ -82,7 +82,7 @@ def test_the_forward_pass_is_traced_no_more_often_than_it_is_used(tmp_path, monk
     monkeypatch.setattr(
         Forward, "scores", lambda *args, **options: uses.update("1") or scores(*args, **options)
     )
-    export(job(target="cpu", compile=compile_), tmp_path)
+    export(job(**ALL, target="cpu", compile=compile_), tmp_path)
     assert uses["1"] == (1 + 1 + 1 + 2) + exported
 
 
@@ -229,11 +229,20 @@ def test_uncompiled_on_a_cpu_the_way_back_through_1x1_is_a_product_and_the_way_f
         (pooled, {"compile": "xla", "target": "cpu"}, ["Conv2D", "MaxPool"]),
         (apart, {"compile": "xla", "target": "cpu"}, ["DepthwiseConv2dNative", "MatMul"]),
         (pooled, {"compile": "none", "target": "cpu"}, []),
-        (wide, {"compile": "none", "target": "cpu"}, ["Conv2D"]),
+        (wide, {"compile": "none", "target": "cpu", "kernels": "onednn"}, ["Conv2D"]),
+        (wide, {"compile": "none", "target": "cpu", "kernels": "eigen"}, []),
         (pooled, {"compile": "xla", "target": "cpu", "lowering": False}, []),
         (wide, {"compile": "xla", "target": "gpu"}, []),
     ],
-    ids=["compiled", "compiled, apart", "uncompiled", "uncompiled, wide", "not lowered", "gpu"],
+    ids=[
+        "compiled",
+        "compiled, apart",
+        "uncompiled",
+        "uncompiled, wide, oneDNN",
+        "uncompiled, wide, Eigen",
+        "not lowered",
+        "gpu",
+    ],
 )
 def test_the_manifest_says_which_ops_are_lowered(tmp_path, model, settings, lowered):
     assert read_manifest(export_of(model, tmp_path, **settings))["lowering"] == lowered

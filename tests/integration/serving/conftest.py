@@ -6,7 +6,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from server_process import ServerProcess
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from saliency_exporter.quiet import import_tensorflow
@@ -78,19 +77,3 @@ def stubs_to() -> Iterator[Callable[..., Stubs]]:
     yield make
     for stubs in made:
         stubs.channel.close()
-
-
-@pytest.fixture
-def start_server() -> Iterator[Callable[..., ServerProcess]]:
-    """Starts server processes; what still runs at the end of the test is killed."""
-    started: list[ServerProcess] = []
-
-    def start(*arguments: str | Path, env: dict[str, str] | None = None) -> ServerProcess:
-        started.append(ServerProcess(*arguments, env=env))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.process.kill()
-        server.process.wait(10)
-        server.process.stderr.close()
