@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -87,16 +86,12 @@ def test_a_logit_that_differs_is_found(copy):
     )
 
 
-def move_class_names(version: Path) -> None:
-    path = version / "saved_model.pb"
+def test_class_names_that_are_not_the_manifests_are_found(copy):
+    path = copy / "saved_model.pb"
     model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     told = model.meta_graphs[0].signature_def["class_labels"].defaults["labels"]
-    told.CopyFrom(tf.make_tensor_proto(np.roll(tf.make_ndarray(told), 1)))
+    told.CopyFrom(tf.make_tensor_proto(tf.make_ndarray(told)[::-1]))
     path.write_bytes(model.SerializeToString())
-
-
-def test_class_names_that_are_not_the_manifests_are_found(copy):
-    move_class_names(copy)
     assert verify(copy).problems == ("signature class_labels does not tell the class names of the manifest",)
 
 
@@ -157,12 +152,19 @@ def test_another_class_is_found(copy):
     assert any("class_index is" in problem for problem in verify(copy).problems)
 
 
-def test_a_label_that_is_wrong_is_found(copy):
-    manifest = json.loads(manifest_path(copy).read_text())
-    manifest["labels"] = [manifest["labels"][-1], *manifest["labels"][:-1]]
-    manifest_path(copy).write_text(json.dumps(manifest))
-    move_class_names(copy)
-    assert any("label is" in problem for problem in verify(copy).problems)
+def test_a_label_that_is_wrong_is_found(copy, monkeypatch):
+    predict = Servable.predict
+
+    def predict_wrongly(servable, signature, inputs, output_filter=()):
+        outputs = predict(servable, signature, inputs, output_filter)
+        if signature == "explain_guided" and "label" in outputs:
+            return {**outputs, "label": np.full_like(outputs["label"], b"fox")}
+        return outputs
+
+    monkeypatch.setattr(Servable, "predict", predict_wrongly)
+    problems = verify(copy).problems
+    assert problems
+    assert all(problem.startswith("explain_guided") and "label is ['fox'" in problem for problem in problems)
 
 
 def test_weights_that_differ_are_found(copy):
