@@ -8,10 +8,22 @@ from pathlib import Path
 
 import pytest
 from exports import export_classifier, once
+from server_process import ServerProcess
 
 # A shell's background job ignores SIGINT, and so would every process that it starts, which tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers_begin_with_tensorflow_imported() -> None:
+    ServerProcess.forked = True
+
+
+@pytest.fixture
+def new_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers of this test are new interpreters."""
+    monkeypatch.setattr(ServerProcess, "forked", False)
 
 
 @pytest.hookimpl(optionalhook=True)

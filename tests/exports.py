@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import preloaded
 
 TESTS = Path(__file__).parent
 
@@ -33,6 +34,6 @@ def export_classifier(model_dir: Path, *options: str, model: str = "models:class
     command = [sys.executable, "-m", "saliency_exporter", "export", model, str(model_dir)]
     command += ["--preprocessing", "tf", "--batch-sizes", "1,4", "--target", "cpu", "--labels", str(labels)]
     command += ["--max-samples", "200", *options]
-    done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=240, check=False)
+    done = preloaded.run(command, cwd=TESTS)
     assert done.returncode == 0, done.stderr
     return model_dir

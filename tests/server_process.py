@@ -11,22 +11,30 @@ import threading
 import time
 from pathlib import Path
 
+import preloaded
+
 START_SECONDS = 60
 
 
 class ServerProcess:
-    """`python -m saliency_exporter.serving` on a free port."""
+    """`python -m saliency_exporter.serving` on a free port.
+
+    Attributes:
+        forked: whether it may begin with TensorFlow imported (tests/preloaded.py).
+    """
+
+    forked = False
 
     def __init__(self, *arguments: str | Path, env: dict[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "saliency_exporter.serving", *map(str, arguments)]
         if "--port" not in arguments:
             command += ["--port", "0"]
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(env or {})},
+        variables = {**os.environ, **(env or {})}
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process = (
+            preloaded.start(command, env=variables)
+            if self.forked
+            else subprocess.Popen(command, env=variables, **streams)
         )
         self.lines: list[str] = []
         self._arrived = threading.Condition()

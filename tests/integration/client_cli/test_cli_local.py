@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 from cli_harness import Cli
 from PIL import Image
@@ -52,6 +53,11 @@ def real_cli(folder: Path, real_server: LocalServer) -> Cli:
 
 
 def run(program: list[str], *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    return preloaded.run([*program, *map(str, arguments)], cwd=folder)
+
+
+def run_anew(program: list[str], *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """In a new interpreter, which imports TensorFlow itself."""
     return subprocess.run(
         [*program, *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=120, check=False
     )
@@ -60,7 +66,7 @@ def run(program: list[str], *arguments: object, folder: Path) -> subprocess.Comp
 def test_local_explains_without_a_server_and_without_noise(
     folder: Path, pixels: np.ndarray, program: list[str], uncompiled_version: Path, reference: object
 ) -> None:
-    done = run(
+    done = run_anew(
         program, "explain", "noise.png", "--local", uncompiled_version, "-f", "npy", "-q", folder=folder
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "noise-gradients.npy\n", "")

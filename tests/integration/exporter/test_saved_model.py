@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 import tensorflow as tf
 from callables import source_of
@@ -329,9 +330,7 @@ OPTIONS += ["--methods", "gradients"]
 def test_an_export_killed_at_any_moment_leaves_no_version_and_the_next_one_cleans_up(tmp_path):
     model_dir = tmp_path / "m"
     for line, written in (("computing the reference", False), ("saving", True)):
-        process = subprocess.Popen(
-            [*EXPORT, str(model_dir), *OPTIONS], cwd=TESTS, stderr=subprocess.PIPE, text=True
-        )
+        process = preloaded.start([*EXPORT, str(model_dir), *OPTIONS], cwd=TESTS)
         try:
             seen = ""
             while line not in seen:
@@ -342,6 +341,7 @@ def test_an_export_killed_at_any_moment_leaves_no_version_and_the_next_one_clean
             process.send_signal(signal.SIGKILL)
             process.wait(30)
             process.stderr.close()
+            process.stdout.close()
         assert [p.name for p in model_dir.iterdir() if not p.name.startswith(".")] == []
         assert [p for p in model_dir.iterdir() if p.name.startswith(".saliency-export-1-")]
     export(job(), model_dir)

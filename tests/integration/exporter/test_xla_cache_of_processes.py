@@ -19,7 +19,7 @@ def serve_once(start_server, model_dir: Path, cache: Path) -> dict[str, int]:
 
 
 def test_a_second_process_compiles_nothing_and_a_damaged_entry_is_compiled_again(
-    model_dir, tmp_path, start_server
+    new_interpreter, model_dir, tmp_path, start_server
 ):
     records = [
         ("explain", {"images": np.ones([rows, 2], np.float32), "class_index": np.zeros(rows, np.int32)})

@@ -39,7 +39,7 @@ def free_port() -> int:
 
 
 def test_it_says_its_states_and_where_it_listens_and_nothing_goes_to_stderr(
-    model_dir, tmp_path, start_server, stubs_to
+    new_interpreter, model_dir, tmp_path, start_server, stubs_to
 ):
     server = start_server(f"small={model_dir}", "--port-file", tmp_path / "port")
     stubs = stubs_to(server.target)
