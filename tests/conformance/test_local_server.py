@@ -16,9 +16,9 @@ from test_answers import METHODS, parameters
 
 
 @pytest.fixture
-def model_dir(exported_model: Path, tmp_path: Path) -> Path:
-    """A copy of the exported model's base path that the test may change."""
-    return Path(shutil.copytree(exported_model, tmp_path / "classifier"))
+def model_dir(uncompiled_version: Path, tmp_path: Path) -> Path:
+    """A base path of the model, exported without XLA: a version of it loads at once. The test may change it."""
+    return Path(shutil.copytree(uncompiled_version.parent, tmp_path / "classifier"))
 
 
 @pytest.mark.parametrize("encoding", ["fields", "tensor_content"])
@@ -92,7 +92,7 @@ def test_with_batching_scalars_and_defaults_of_another_length_are_refused(export
     )
 
 
-def test_a_new_version_is_swapped_in_under_load_without_a_failed_call(model_dir, start_local, exported_model):
+def test_a_new_version_is_swapped_in_under_load_without_a_failed_call(model_dir, start_local):
     asked, _ = start_local(f"classifier={model_dir}", "--poll", "0.1")
     inputs = {"images": asked.images(1), **parameters("explain_gradients", 1)}
     expected = asked.predict("explain_gradients", **inputs)["gradients"]
@@ -104,7 +104,7 @@ def test_a_new_version_is_swapped_in_under_load_without_a_failed_call(model_dir,
         assert_equal_to_rounding(gradients, expected)
         return response.model_spec.version.value
 
-    shutil.copytree(exported_model / "1", model_dir / ".2.partial")
+    shutil.copytree(model_dir / "1", model_dir / ".2.partial")
     seen = set()
     deadline = time.monotonic() + 120
     with ThreadPoolExecutor(4) as pool:

@@ -4,6 +4,7 @@ python tests/matrix/fusions.py            the quick selection, float32
 python tests/matrix/fusions.py all        every pattern, float32 and a part of them in the other data types
 python tests/matrix/fusions.py NAME…      the patterns with such a name
 python tests/matrix/fusions.py bare …     the same without what the exporter does: which patterns need it
+python tests/matrix/fusions.py expected=FILE.npz …    what XLA computes is read from there, or written there
 
 Scores and input gradients of each network, replayed as for the reference of an export and as for an export
 for CPUs, are held against the network itself, compiled by XLA in float64 where it has the ops. With which of
@@ -18,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -457,12 +459,23 @@ def quick() -> list[Network]:
     return [*(convolution.network() for convolution in chosen), *(by_name[name] for name in names)]
 
 
-def failures(networks: Sequence[Network], dtype: str = "float32", *, bare: bool = False) -> Iterator[str]:
-    """What differs or fails, one line each; networks are run together, and apart where that fails."""
+def failures(
+    networks: Sequence[Network],
+    dtype: str = "float32",
+    *,
+    bare: bool = False,
+    known: dict[str, list[np.ndarray]] | None = None,
+) -> Iterator[str]:
+    """What differs or fails, one line each; networks are run together, and apart where that fails.
+
+    `known` has what is expected of networks by their names; what is not in it is computed and added.
+    """
+    known = {} if known is None else known
     for start in range(0, len(networks), _AT_ONCE):
         some = networks[start : start + _AT_ONCE]
         # What is not defined, such as an op without a kernel of that type on any device, is no pattern.
-        expected = {network.name: _expected(network) for network in some}
+        known |= {network.name: _expected(network) for network in some if network.name not in known}
+        expected = {network.name: known[network.name] for network in some}
         try:
             yield from _compare(some, dtype, expected, bare)
         except tf.errors.OpError:
@@ -547,7 +560,11 @@ def main(words: Sequence[str]) -> int:
     """Run what the words name and print what fails."""
     runs: list[tuple[list[Network], str]] = []
     bare = "bare" in words
-    words = [word for word in words if word != "bare"]
+    kept = next(
+        (Path(word.removeprefix("expected=")) for word in words if word.startswith("expected=")), None
+    )
+    known = _read(kept) if kept is not None and kept.exists() else {}
+    words = [word for word in words if word != "bare" and not word.startswith("expected=")]
     if not words:
         runs = [(quick(), "float32")]
     elif words == ["all"]:
@@ -560,11 +577,21 @@ def main(words: Sequence[str]) -> int:
         runs = [([network for network in every() if any(w in network.name for w in words)], "float32")]
     count = 0
     for networks, dtype in runs:
-        for line in failures(networks, dtype, bare=bare):
+        for line in failures(networks, dtype, bare=bare, known=known):
             count += 1
             print(line, flush=True)
         print(f"{len(networks)} patterns in {dtype}: {count} differences or failures up to here", flush=True)
+    if kept is not None and not kept.exists():
+        np.savez(
+            kept, **{f"{name}|{i}": value for name, pair in known.items() for i, value in enumerate(pair)}
+        )
     return 1 if count else 0
+
+
+def _read(path: Path) -> dict[str, list[np.ndarray]]:
+    with np.load(path) as arrays:
+        names = dict.fromkeys(key.rpartition("|")[0] for key in arrays)
+        return {name: [arrays[f"{name}|{i}"] for i in range(2)] for name in names}
 
 
 if __name__ == "__main__":

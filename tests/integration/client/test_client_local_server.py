@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -31,7 +32,9 @@ from saliency_client import _requests as requests
 from saliency_client.client import _run
 from saliency_exporter.preprocessing import builtin
 from saliency_exporter.saved_model import Export, export
+from saliency_exporter.servable import Servable, ServableError
 from saliency_exporter.serving import LocalServer
+from saliency_exporter.serving.admission import Admission
 from saliency_exporter.serving.batching import BatchingParameters, BatchingSession
 from saliency_exporter.signatures import Settings
 from saliency_exporter.sources import Source
@@ -281,22 +284,40 @@ def test_an_answer_over_the_clients_limit_is_refused_by_the_client(connect, loca
         client.explain(np.repeat(images, 5, axis=0), outputs="all")
 
 
-def test_a_full_server_is_told_apart_and_waited_for_by_explain_many(connect, exported, images):
+def test_a_full_server_is_told_apart_and_waited_for_by_explain_many(connect, exported, images, monkeypatch):
+    refused, go_on = [], threading.Event()
+    place, predict = Admission.place, Servable.predict
+
+    @contextmanager
+    def noted(admission: Admission, *client: str, **options: bool) -> Iterator[None]:
+        try:
+            with place(admission, *client, **options):
+                yield
+        except ServableError as error:
+            refused.append(error)
+            raise
+
+    def held(servable: Servable, signature: str, *given: object) -> dict:
+        assert signature != "explain_smooth" or go_on.wait(60)
+        return predict(servable, signature, *given)
+
     with LocalServer({MODEL: exported}, poll_seconds=0, running=1, waiting=0) as running:
         client = connect(running.target, model=MODEL, timeout=60, retry=RetryPolicy(attempts=1))
         client.explain(images)
+        monkeypatch.setattr(Admission, "place", noted)
+        monkeypatch.setattr(Servable, "predict", held)
         busy = SaliencyClient(running.target, model=MODEL, timeout=120)
-        slow = threading.Thread(
-            target=busy.explain, args=[images], kwargs={"method": "smooth", "num_samples": 3_000}
-        )
-        slow.start()
-        until(lambda: not running._admission.idle)
+        with busy, ThreadPoolExecutor(2) as pool:
+            slow = pool.submit(busy.explain, images, method="smooth", num_samples=2)
+            until(lambda: not running._admission.idle)
 
-        with pytest.raises(QueueFull, match="is overloaded"):
-            client.explain(images)
-        results = list(client.explain_many(images, batch_size=1))
-        slow.join()
-        busy.close()
+            with pytest.raises(QueueFull, match="is overloaded"):
+                client.explain(images)
+            # It is refused at least once before there is room.
+            released = pool.submit(lambda: (until(lambda: len(refused) > 1), go_on.set()))
+            results = list(client.explain_many(images, batch_size=1))
+            slow.result()
+            released.result()
 
     assert [result.error for result in results] == [None] * 3
 

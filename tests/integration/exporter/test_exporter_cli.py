@@ -51,6 +51,7 @@ def test_help_names_every_command_and_does_not_import_tensorflow():
 
 def test_export_prints_the_directory_alone_on_stdout_and_no_noise(tmp_path):
     options = ["--preprocessing", "tf", "--compile", "none", "--batch-sizes", "1"]
+    options += ["--methods", "gradients,smooth"]
     done = run_anew("export", "models:classifier", str(tmp_path / "m"), *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'm' / '1'}\n"

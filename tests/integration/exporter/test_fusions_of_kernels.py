@@ -27,9 +27,15 @@ def succeeds(*command: str, onednn: str, timeout: float) -> None:
     assert done.returncode == 0, f"{done.stdout[-5000:]}\n{done.stderr[-2000:]}"
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What XLA computes of the patterns, which is the same beside either set of kernels: computed once."""
+    return tmp_path_factory.mktemp("fusions") / "expected.npz"
+
+
 @pytest.mark.parametrize("onednn", KERNEL_SETS, ids=KERNEL_SETS.values())
-def test_what_a_set_of_kernels_lacked_or_got_wrong_is_right_with_it(onednn):
-    succeeds("tests/matrix/fusions.py", onednn=onednn, timeout=280)
+def test_what_a_set_of_kernels_lacked_or_got_wrong_is_right_with_it(onednn, expected):
+    succeeds("tests/matrix/fusions.py", f"expected={expected}", onednn=onednn, timeout=280)
 
 
 @pytest.mark.slow
