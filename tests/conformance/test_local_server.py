@@ -17,7 +17,7 @@ from test_answers import METHODS, parameters
 
 @pytest.fixture
 def model_dir(uncompiled_version: Path, tmp_path: Path) -> Path:
-    """A base path of the model, exported without XLA: a version of it loads at once. The test may change it."""
+    """A base path of the model that the test may change; exported without XLA, a version loads at once."""
     return Path(shutil.copytree(uncompiled_version.parent, tmp_path / "classifier"))
 
 
@@ -93,7 +93,7 @@ def test_with_batching_scalars_and_defaults_of_another_length_are_refused(export
 
 
 def test_a_new_version_is_swapped_in_under_load_without_a_failed_call(model_dir, start_local):
-    asked, _ = start_local(f"classifier={model_dir}", "--poll", "0.1")
+    asked, _ = start_local(f"classifier={model_dir}", "--poll", "0.1", "--no-warmup")
     inputs = {"images": asked.images(1), **parameters("explain_gradients", 1)}
     expected = asked.predict("explain_gradients", **inputs)["gradients"]
 
