@@ -72,9 +72,10 @@ def interpreters() -> dict[str, str]:
 
 
 def default_rows(pythons: Iterable[str]) -> list[str]:
-    """Every TensorFlow on one Python, then the default TensorFlow on the others."""
+    """Every TensorFlow on one Python, the default one on the others, and the newest on the newest."""
+    others = [minor for minor in pythons if minor != PYTHON_OF_ALL]
     rows = [f"{version}:{PYTHON_OF_ALL}" for version in TENSORFLOW]
-    return rows + [f"{DEFAULT}:{minor}" for minor in pythons if minor != PYTHON_OF_ALL]
+    return rows + [f"{DEFAULT}:{minor}" for minor in others] + [f"{TENSORFLOW[0]}:{minor}" for minor in others[-1:]]
 
 
 def run(*command: str | Path, seconds: float = 600) -> subprocess.CompletedProcess[str]:

@@ -50,7 +50,7 @@ def test_what_went_and_came_back_is_not_new():
 def test_every_version_has_a_row_the_newest_first_and_the_default_one_on_every_python():
     rows = default_rows(["3.10", "3.11", "3.13"])
     assert rows[:4] == ["2.21:3.11", "2.20:3.11", "2.19:3.11", "2.18:3.11"]
-    assert rows[4:] == ["2.20:3.10", "2.20:3.13"]
+    assert rows[4:] == ["2.20:3.10", "2.20:3.13", "2.21:3.13"]
     assert (DEFAULT, sorted(TENSORFLOW)) == (minor(NEWEST_IMAGE), list(releases()))
 
 
