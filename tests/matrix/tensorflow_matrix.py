@@ -75,7 +75,8 @@ def default_rows(pythons: Iterable[str]) -> list[str]:
     """Every TensorFlow on one Python, the default one on the others, and the newest on the newest."""
     others = [minor for minor in pythons if minor != PYTHON_OF_ALL]
     rows = [f"{version}:{PYTHON_OF_ALL}" for version in TENSORFLOW]
-    return rows + [f"{DEFAULT}:{minor}" for minor in others] + [f"{TENSORFLOW[0]}:{minor}" for minor in others[-1:]]
+    rows += [f"{DEFAULT}:{minor}" for minor in others]
+    return rows + [f"{TENSORFLOW[0]}:{minor}" for minor in others[-1:]]
 
 
 def run(*command: str | Path, seconds: float = 600) -> subprocess.CompletedProcess[str]:
