@@ -165,7 +165,7 @@ def processor() -> str:
     fields = dict(re.findall(r"^(model name|flags)\s*: (.*)$", text, re.MULTILINE))
     flags = set(fields.get("flags", "").split())
     named = " ".join(flag for flag in FLAGS if flag in flags)
-    name = fields.get("model name", platform.processor())
+    name = fields.get("model name") or platform.processor()
     return f"{name}, {os.cpu_count()} cores ({named or platform.machine()})"
 
 
