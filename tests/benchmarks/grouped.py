@@ -1,4 +1,4 @@
-"""A network of grouped convolutions, as `tf.nn.conv2d` computes them, for `lowering.py --models grouped:resnext`.
+"""A network of grouped convolutions of `tf.nn.conv2d`, for `lowering.py --models grouped:resnext`.
 
 Keras asks XLA for each of its grouped convolutions, so a Keras model would not show TensorFlow's kernels.
 """
