@@ -8,6 +8,7 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 
 from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
@@ -50,11 +51,31 @@ def load(path: Path, choices: Choices = NO_CHOICES, *, unsafe: bool = False) -> 
 def _load(path: Path, unsafe: bool) -> Any:
     try:
         with whole_weights():
-            return keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
+            model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
+            if _leaves_weights_random() and path.suffix.lower() == ".keras":
+                again = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
+                _check_nothing_is_random(model, again)
+            return model
     except Exception:
         if not is_keras_2_file(path):
             raise
     return load_keras_2(path, unsafe=unsafe)
+
+
+def _leaves_weights_random() -> bool:
+    """Keras before 3.15 neither saves layers in lists of lists nor says so: they are drawn at every load."""
+    return tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15)
+
+
+def _check_nothing_is_random(model: keras.Model, again: keras.Model) -> None:
+    """Hold two loads of a file against each other: what differs was drawn and not read.
+
+    Raises:
+        ValueError: a weight differs.
+    """
+    for first, second in zip(model.weights, again.weights, strict=True):
+        if not np.array_equal(first.numpy(), second.numpy(), equal_nan=first.numpy().dtype.kind == "f"):
+            raise ValueError(f"some weights are not in the file: {first.path}")
 
 
 def _check_file(path: Path) -> None:

@@ -170,24 +170,33 @@ class Block(keras.layers.Layer):
         return self.stages[1][0](self.stages[0][0](x))
 
 
-def test_a_file_without_all_weights_is_refused_and_not_filled_with_random_ones(images, tmp_path) -> None:
-    model = keras.Sequential([keras.Input((8, 8, 3)), Block(name="block")])
-    model.save(tmp_path / "whole.keras")
-    assert len(load_source(str(tmp_path / "whole.keras")).variables) == 2
+def weights_in(path: Path) -> h5py.File:
+    with zipfile.ZipFile(path) as archive:
+        return h5py.File(io.BytesIO(archive.read("model.weights.h5")))
 
-    # As older versions of Keras wrote it: without the layers in lists of lists.
-    with (
-        zipfile.ZipFile(tmp_path / "whole.keras") as whole,
-        zipfile.ZipFile(tmp_path / "part.keras", "w") as part,
-    ):
+
+def without(group: str, path: Path, to: Path) -> Path:
+    """A copy of a .keras file that lacks a group of weights."""
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(to, "w") as part:
         for name in whole.namelist():
             content = io.BytesIO(whole.read(name))
             if name == "model.weights.h5":
                 with h5py.File(content, "r+") as weights:
-                    del weights["layers/block/stages"]
+                    del weights[group]
             part.writestr(name, content.getvalue())
+    return to
+
+
+def test_a_file_without_all_weights_is_refused_and_not_filled_with_random_ones(images, tmp_path) -> None:
+    model = keras.Sequential([keras.Input((8, 8, 3)), Block(name="block")])
+    path = tmp_path / "saved.keras"
+    model.save(path)
+    if "layers/block/stages" in weights_in(path):
+        assert len(load_source(str(path)).variables) == 2
+        # As Keras before 3.15 writes it: without the layers in lists of lists.
+        path = without("layers/block/stages", path, tmp_path / "part.keras")
     with pytest.raises(ExportError, match="some weights are not in the file"):
-        load_source(str(tmp_path / "part.keras"))
+        load_source(str(path))
 
 
 def test_weights_without_a_model_are_refused(small_model, tmp_path) -> None:
