@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import metadata
+from importlib.metadata import entry_points, metadata
 from pathlib import Path
 
 import keras
+import preloaded
 import pytest
 import skimage.data
 from PIL import Image
@@ -19,6 +21,8 @@ from server_process import ServerProcess
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "exporter/README.md")
 BIN = Path(sys.executable).parent
+PROGRAMS = {"saliency-exporter": "saliency_exporter", "saliency-client": "saliency_client"}
+"""What is installed, and the module that does the same by `python -m`."""
 
 # The flags of tensorflow_model_server that the pages use; each is in the server's list of flags.
 SERVER_FLAGS = {
@@ -62,16 +66,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(line: str, folder: Path) -> str:
-    done = subprocess.run(
-        line,
-        shell=True,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-        env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
-    )
+    """What a command writes to stdout; the package's own begin with TensorFlow imported (preloaded.py)."""
+    variables = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    program, *arguments = shlex.split(line)
+    if program in PROGRAMS and not set(line) & set("|&;<>$`~*?"):
+        command = [sys.executable, "-m", PROGRAMS[program], *arguments]
+        done = preloaded.run(command, cwd=folder, env=variables, timeout=280)
+    else:
+        shell = ["sh", "-c", line]
+        done = subprocess.run(shell, cwd=folder, env=variables, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, f"{line}\n{done.stderr}"
     return done.stdout
 
@@ -114,10 +117,17 @@ def test_the_snippet_for_apps_runs_and_leaves_its_overlay(server, folder):
     assert (folder / "overlay.png").exists()
 
 
-def test_verify_and_inspect_of_the_exporters_page_run(exported, folder):
+def test_verify_and_inspect_of_the_exporters_page_run(exported, folder, xla_cache):
     for line in commands("exporter/README.md"):
         if line.split()[1] in ("verify", "inspect"):
-            run(line.replace("models/lite0/1", "models/my-model/1"), folder)
+            kept = f" --xla-cache {xla_cache}" if line.split()[1] == "verify" else ""
+            run(line.replace("models/lite0/1", "models/my-model/1") + kept, folder)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_is_installed_runs_what_its_module_runs(program):
+    (installed,) = entry_points(group="console_scripts", name=program)
+    assert installed.value == f"{PROGRAMS[program]}.cli:main"
 
 
 def test_every_other_command_is_one_that_is_tested_elsewhere():

@@ -11,6 +11,7 @@ import sys
 
 import grpc
 import numpy as np
+import preloaded
 import pytest
 import tensorflow as tf
 from serving_models import WEIGHTS, predict_request
@@ -66,7 +67,7 @@ def test_it_says_its_states_and_where_it_listens_and_nothing_goes_to_stderr(
 
 def test_the_port_is_closed_until_the_models_are_warm(model_dir, start_server):
     port = free_port()
-    warm_for = 3.0
+    warm_for = 1.0
     write_warmup(model_dir / "1", [("busy", {"seconds": np.array([warm_for], np.float32)})], "small")
     server = start_server(f"small={model_dir}", "--port", str(port))
     server.wait_for("small version 1: loading")
@@ -86,7 +87,7 @@ def test_a_signal_lets_requests_under_way_finish_and_exits_with_0(
     target = server.target
     stubs = stubs_to(target)
     stubs.predict(busy(0), timeout=20)
-    calls = [stubs.predict.future(busy(1.0), timeout=60) for _ in range(3)]
+    calls = [stubs.predict.future(busy(0.5), timeout=60) for _ in range(3)]
     # A later request on the same connection has been answered: those before it are inside.
     stubs.predict(predict_request("small", "echo", block=np.ones([1, 1], np.float32)), timeout=20)
     assert server.stop(signal_number) == (0, "")
@@ -128,17 +129,13 @@ def test_killed_in_mid_request_the_client_gets_unavailable_at_once_and_the_port_
     assert again.target == target
 
 
-def run(*arguments, **options) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "saliency_exporter.serving", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
-
-
 def test_a_port_that_is_taken_is_an_error_before_the_models_load(model_dir):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        done = run(f"small={model_dir}", "--port", port)
+        arguments = (f"small={model_dir}", "--port", str(port))
+        done = preloaded.run([sys.executable, "-m", "saliency_exporter.serving", *arguments])
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
