@@ -280,7 +280,7 @@ def test_a_call_that_a_full_queue_refuses_is_answered_by_another_replica(small, 
         before = front.answers_of(small.target)
 
         versions = Counter(behind_envoy.explain(two_images).version for _ in range(30))
-        # Envoy may have taken up this server later than the others: until its next look, two seconds.
+        # Envoy may have taken up this server later than the others: until its next look.
         while front.answers_of(small.target)["rq_error"] == before["rq_error"]:
             assert time.monotonic() < deadline, "Envoy never asked the server whose queue is full"
             versions[behind_envoy.explain(two_images).version] += 1
