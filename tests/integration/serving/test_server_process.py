@@ -21,6 +21,8 @@ from saliency_exporter.serving import LocalServer
 from saliency_exporter.warmup import write_warmup
 
 IMAGES = np.array([[1.0, 2.0]], np.float32)
+SIDE_BY_SIDE = ("--inter-op-threads", "4")
+"""So that a call which computes for long leaves a thread to others on one core as well."""
 
 
 def busy(seconds: float):
@@ -83,7 +85,7 @@ def test_the_port_is_closed_until_the_models_are_warm(model_dir, start_server):
 def test_a_signal_lets_requests_under_way_finish_and_exits_with_0(
     model_dir, start_server, stubs_to, signal_number
 ):
-    server = start_server(f"small={model_dir}")
+    server = start_server(f"small={model_dir}", *SIDE_BY_SIDE)
     target = server.target
     stubs = stubs_to(target)
     stubs.predict(busy(0), timeout=20)
@@ -99,7 +101,7 @@ def test_a_signal_lets_requests_under_way_finish_and_exits_with_0(
 def test_what_takes_longer_than_the_grace_is_cut_off_and_it_still_exits_with_0(
     model_dir, start_server, stubs_to
 ):
-    server = start_server(f"small={model_dir}", "--grace", "0.3")
+    server = start_server(f"small={model_dir}", "--grace", "0.3", *SIDE_BY_SIDE)
     stubs = stubs_to(server.target)
     call = stubs.predict.future(busy(20), timeout=60)
     stubs.predict(busy(0), timeout=20)
@@ -117,7 +119,7 @@ def test_it_can_be_stopped_while_it_loads(model_dir, start_server):
 def test_killed_in_mid_request_the_client_gets_unavailable_at_once_and_the_port_can_be_had_again(
     model_dir, start_server, stubs_to
 ):
-    server = start_server(f"small={model_dir}")
+    server = start_server(f"small={model_dir}", *SIDE_BY_SIDE)
     target = server.target
     stubs = stubs_to(target)
     call = stubs.predict.future(busy(30), timeout=60)
