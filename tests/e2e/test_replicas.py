@@ -136,10 +136,11 @@ def clients(replicas, start_envoy) -> Iterator[list[SaliencyClient]]:
 
 
 class Load:
-    """Calls from several threads without a pause; which version answered each, and what failed."""
+    """Calls from several threads, a pause after each; which version answered each, and what failed."""
 
-    def __init__(self, client: SaliencyClient) -> None:
+    def __init__(self, client: SaliencyClient, pause: float) -> None:
         self._client = client
+        self._pause = pause
         self._ended = threading.Event()
         self._arrived = threading.Condition()
         self.versions: list[int] = []
@@ -160,8 +161,7 @@ class Load:
             assert time.monotonic() < deadline, f"version {version} never answered"
 
     def run(self) -> None:
-        # The pause leaves something of the machine to what the tests wait for.
-        while not self._ended.wait(0.01):
+        while not self._ended.wait(self._pause):
             try:
                 version = self._client.explain(IMAGES).version
             except Exception as error:
@@ -178,9 +178,12 @@ class Load:
 
 
 @contextmanager
-def loads_on(*clients: SaliencyClient) -> Iterator[list[Load]]:
-    """Keeps clients busy as long as the block lasts; no call may fail."""
-    loads = [Load(client) for client in clients]
+def loads_on(*clients: SaliencyClient, pause: float = 0.0) -> Iterator[list[Load]]:
+    """Keeps clients busy as long as the block lasts; no call may fail.
+
+    The pause, in seconds, leaves something of the machine to what a test waits for.
+    """
+    loads = [Load(client, pause) for client in clients]
     with ThreadPoolExecutor(CALLERS * len(loads)) as pool:
         callers = [pool.submit(load.run) for load in loads for _ in range(CALLERS)]
         try:
@@ -208,7 +211,7 @@ def test_a_replica_that_is_killed_costs_no_call_and_is_used_again_when_it_is_bac
 ):
     # The client passes over it for as long; that it is five seconds by itself, test_client_channel.py shows.
     monkeypatch.setattr(_channel, "_REST_SECONDS", 1.0)
-    with loads_on(*clients) as loads:
+    with loads_on(*clients, pause=0.01) as loads:
         for load in loads:
             load.wait_for_version(12)
         replicas[1].kill()
@@ -221,7 +224,7 @@ def test_a_replica_that_is_killed_costs_no_call_and_is_used_again_when_it_is_bac
 
 
 def test_a_new_version_rolled_out_replica_by_replica_costs_no_call(clients, replicas):
-    with loads_on(*clients) as loads:
+    with loads_on(*clients, pause=0.03) as loads:
         for replica in replicas:
             replica.add_version(20)
             with SaliencyClient(replica.target, model="classifier", version=20) as direct:
