@@ -70,6 +70,7 @@ def shown_on_terminal(
     """A command in this process with a pseudo-terminal for its streams; its exit code and what it wrote."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    os.write(ours, b"\x04")  # whoever reads from it comes to the end at once
     written = bytearray()
 
     def read() -> None:
