@@ -155,8 +155,8 @@ def under_test(request: pytest.FixtureRequest) -> Iterator[Server]:
     if target is None:
         model_dir = request.getfixturevalue("exported_model")
         xla_cache = request.getfixturevalue("xla_cache")
-        label = ("--label", "stable=1")
-        process = ServerProcess(f"classifier={model_dir}", "--xla-cache", xla_cache, *label)
+        options = ("--label", "stable=1", "--encoding", "fields")
+        process = ServerProcess(f"classifier={model_dir}", "--xla-cache", xla_cache, *options)
         target = process.target
     asked = Server.at(target, request.config.getoption("--model", default=None) or "classifier")
     yield asked

@@ -66,7 +66,7 @@ def test_overload_is_refused_and_nobody_starves(lab):
 
 def test_mixed_work_at_saturation_gives_the_unloaded_answers(lab):
     lab.compiled = lab.uncompiled  # compiling is not the point here
-    held(soak.campaign(lab, seconds=3))
+    held(soak.campaign(lab, seconds=1))
 
 
 def test_a_violated_bound_is_a_violation():

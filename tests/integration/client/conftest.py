@@ -46,6 +46,12 @@ class Awaited:
             self.loop.run_until_complete(results.aclose())
 
 
+@pytest.fixture
+def each_kind() -> tuple[Callable[..., Any], ...]:
+    """Makes a client of each kind, for tests that want them side by side; each is closed by `with`."""
+    return SaliencyClient, Awaited
+
+
 @pytest.fixture(params=[SaliencyClient, Awaited], ids=["sync", "async"])
 def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Makes a client of either kind for a server; it is closed after the test."""

@@ -210,7 +210,7 @@ def test_a_queue_that_stays_full_ends_with_the_timeout(server, connect):
     client.methods()
     server.fail(grpc.StatusCode.UNAVAILABLE, QUEUE_FULL, times=10_000)
 
-    (result,) = client.explain_many(pictures(1), timeout=2)
+    (result,) = client.explain_many(pictures(1), timeout=0.5)
 
     assert isinstance(result.error, QueueFull | DeadlineExceeded)
     assert result.error.attempts > 1

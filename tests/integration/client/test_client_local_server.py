@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -45,6 +46,8 @@ CLASSES = 4
 LABELS = ("ant", "bee", "cat", "dog")
 WEIGHTS = np.random.default_rng(7).normal(size=(CLASSES, *SHAPE)).astype(np.float32)
 MAX_SAMPLES = 200_000
+QUICK: dict[str, Any] = {"poll_seconds": 0, "warmup": False}
+"""Options of servers that are asked for little of what a warmup would run."""
 
 
 def scores(x: tf.Tensor) -> tf.Tensor:
@@ -70,9 +73,15 @@ def exported_float(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_version(tmp_path_factory.mktemp("exported") / MODEL, "none", methods=("gradients",)).parent
 
 
+@pytest.fixture(scope="module")
+def exported_fewer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version of the model with one method."""
+    return export_version(tmp_path_factory.mktemp("exported") / MODEL, "tf", methods=("gradients",))
+
+
 @pytest.fixture(scope="module", params=["fields", "tensor_content"])
 def local_server(exported: Path, request: pytest.FixtureRequest) -> Iterator[LocalServer]:
-    with LocalServer({MODEL: exported}, encoding=request.param, poll_seconds=0) as running:
+    with LocalServer({MODEL: exported}, encoding=request.param, **QUICK) as running:
         yield running
 
 
@@ -187,7 +196,7 @@ def test_a_value_out_of_bounds_is_told_in_the_servers_words(client, images, argu
 
 
 def test_nan_in_a_float_image_is_told_in_the_servers_words(connect, exported_float):
-    with LocalServer({MODEL: exported_float}, poll_seconds=0, warmup=False) as running:
+    with LocalServer({MODEL: exported_float}, **QUICK) as running:
         client = connect(running.target, model=MODEL, timeout=60)
         images = np.zeros((2, *SHAPE), np.float32)
         client.explain(images)
@@ -258,10 +267,12 @@ def test_what_the_client_would_refuse_itself_is_mapped_when_the_server_refuses_i
     assert words in caught.value.details
 
 
-def test_a_method_that_a_new_version_no_longer_has_is_told_and_then_known(connect, exported, tmp_path):
+def test_a_method_that_a_new_version_no_longer_has_is_told_and_then_known(
+    connect, exported, exported_fewer, tmp_path
+):
     base = tmp_path / MODEL
     shutil.copytree(exported / "1", base / "1")
-    fewer = export_version(tmp_path / "fewer", "tf", methods=("gradients",))
+    fewer = Path(shutil.copytree(exported_fewer, tmp_path / "fewer"))
     with LocalServer({MODEL: base}, poll_seconds=0.05, warmup=False) as running:
         client = connect(running.target, model=MODEL, timeout=60)
         assert client.explain(IMAGES, method="guided").version == 1
@@ -301,7 +312,7 @@ def test_a_full_server_is_told_apart_and_waited_for_by_explain_many(connect, exp
         assert signature != "explain_smooth" or go_on.wait(60)
         return predict(servable, signature, *given)
 
-    with LocalServer({MODEL: exported}, poll_seconds=0, running=1, waiting=0) as running:
+    with LocalServer({MODEL: exported}, running=1, waiting=0, **QUICK) as running:
         client = connect(running.target, model=MODEL, timeout=60, retry=RetryPolicy(attempts=1))
         client.explain(images)
         monkeypatch.setattr(Admission, "place", noted)
@@ -329,7 +340,7 @@ def test_a_call_whose_time_passes_in_the_servers_queue_is_told_so_and_is_not_run
     # deadline, when gRPC has already ended the call on both sides: this is what a caller sees of it.
     ran, go_on = [], threading.Event()
     batching = BatchingParameters(max_batch_size=4, num_batch_threads=1)
-    with LocalServer({MODEL: exported}, poll_seconds=0, batching=batching) as running:
+    with LocalServer({MODEL: exported}, batching=batching, **QUICK) as running:
         client = connect(running.target, model=MODEL, timeout=120)
         client.explain(images)
         process = BatchingSession._process
@@ -359,7 +370,7 @@ def test_with_the_servers_batching_all_parameters_arrive_and_too_large_batches_a
     connect, exported, images
 ):
     batching = BatchingParameters(max_batch_size=4, batch_timeout_micros=1000, num_batch_threads=2)
-    with LocalServer({MODEL: exported}, poll_seconds=0, batching=batching) as running:
+    with LocalServer({MODEL: exported}, batching=batching, **QUICK) as running:
         client = connect(running.target, model=MODEL, timeout=60)
         many = np.random.default_rng(3).integers(0, 256, (9, *SHAPE), dtype=np.uint8)
 

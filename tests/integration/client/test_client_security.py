@@ -45,7 +45,7 @@ with SaliencyClient(target, model=model, timeout=60, max_answer_bytes=int(limit)
     risen = peak() - before
     print(json.dumps([met, risen, client.explain(images).saliency.shape]))
 """
-HUGE = 300_000_000
+HUGE = 100_000_000
 
 SECRET = "sekret-7d1f"
 IMAGES = np.zeros((1, LinearModel.height, LinearModel.width, 3), np.uint8)
@@ -169,7 +169,7 @@ def test_metadata_of_a_model_beyond_the_limit_is_refused(server: ScriptedServer)
 
 
 TOO_LARGE = "AnswerTooLarge: the answer of model 'linear'.* is larger than this client may receive"
-LIES = r"AnswerError: output 'saliency' is float32\[75000000\]; its signature says"
+LIES = r"AnswerError: output 'saliency' is float32\[25000000\]; its signature says"
 
 
 @pytest.mark.parametrize(

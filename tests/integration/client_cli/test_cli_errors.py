@@ -330,10 +330,10 @@ def test_an_interrupt_is_130_wherever_it_comes(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_without_a_command_the_help_is_shown_as_written(program: list[str]) -> None:
-    bare = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
-    asked = subprocess.run([*program, "--help"], capture_output=True, text=True, timeout=60, check=False)
-    assert (bare.stdout + bare.stderr).strip() == asked.stdout.strip()
+def test_without_a_command_the_help_is_shown_as_written(cli: Cli) -> None:
+    bare, asked = cli(), cli("--help")
+    assert "Usage: saliency-client" in asked.out
+    assert (bare.out + bare.err).strip() == asked.out.strip()
 
 
 def test_a_wrong_command_or_option_is_2(cli: Cli) -> None:

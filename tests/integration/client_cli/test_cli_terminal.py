@@ -16,11 +16,14 @@ import termios
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from cli_harness import Cli
 from scripted_server import ScriptedServer
+
+from saliency_client.cli import main
 
 SECONDS = 60
 
@@ -59,6 +62,45 @@ def on_terminal(
         process.kill()
         process.wait()
         os.close(ours)
+
+
+def shown_on_terminal(
+    cli: Cli, *arguments: str, columns: int = 100, **environment: str
+) -> tuple[int | str | None, str]:
+    """A command in this process with a pseudo-terminal for its streams; its exit code and what it wrote."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    os.write(ours, b"\x04")  # whoever reads from it comes to the end at once
+    written = bytearray()
+
+    def read() -> None:
+        with suppress(OSError):  # Linux: the other side is closed
+            while chunk := os.read(ours, 65536):
+                written.extend(chunk)
+
+    reader = threading.Thread(target=read)
+    kept = [os.dup(number) for number in range(3)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(cli.folder)
+        for name, value in {"TERM": "xterm-256color", **cli.environment, **environment}.items():
+            patched.setenv(name, value)
+        for number, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
+            os.dup2(theirs, number)
+            patched.setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+        os.close(theirs)
+        reader.start()
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main(list(arguments), prog_name="saliency-client")
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, descriptor in enumerate(kept):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            reader.join(SECONDS)
+            os.close(ours)
+    return ended.value.code, written.decode()
 
 
 def on_pipe(
@@ -109,16 +151,15 @@ def test_a_terminal_gets_colors_and_progress_and_all_results(
     assert written.rstrip().endswith(" s")
 
 
-def test_no_color_is_honored_on_a_terminal(
-    cli: Cli, photo: Path, environment: dict[str, str], program: list[str]
-) -> None:
+def test_no_color_is_honored_on_a_terminal(cli: Cli, photo: Path) -> None:
     for arguments in (
         ["explain", "cat.png", "--overwrite"],
         ["predict", "cat.png"],
         ["status"],
         ["explain", "gone.png"],
     ):
-        _, written = on_terminal([*program, *arguments], cli.folder, {**environment, "NO_COLOR": "1"})
+        _, written = shown_on_terminal(cli, *arguments, NO_COLOR="1")
+        assert written
         assert not re.search(r"\x1b\[[0-9;]*m", written), arguments
 
 
@@ -150,47 +191,36 @@ def test_a_pipe_gets_no_escape_sequences_and_no_progress(
 def test_other_commands_show_the_same_on_a_terminal_and_on_a_pipe(
     cli: Cli,
     photo: Path,
-    environment: dict[str, str],
-    program: list[str],
     arguments: list[str],
     words: list[str],
 ) -> None:
-    code, written = on_terminal([*program, *arguments], cli.folder, environment)
+    code, written = shown_on_terminal(cli, *arguments)
     assert code == 0, written
     assert "\x1b[" in written
-    done = on_pipe([*program, *arguments], cli.folder, environment)
-    assert "\x1b" not in done.stdout + done.stderr
+    piped = cli(*arguments)
+    assert "\x1b" not in piped.out + piped.err
     for word in words:
         assert word in plain(written)
-        assert word in done.stdout
-    _, written = on_terminal([*program, *arguments, "--json"], cli.folder, environment)
-    piped = on_pipe([*program, *arguments, "--json"], cli.folder, environment)
+        assert word in piped.out
+    _, written = shown_on_terminal(cli, *arguments, "--json")
     (line,) = [line for line in plain(written).splitlines() if line.startswith("{")]
-    assert set(json.loads(line)) == set(json.loads(piped.stdout))
+    assert set(json.loads(line)) == set(cli(*arguments, "--json").record)
 
 
-def test_long_paths_are_not_broken_on_a_narrow_terminal(
-    cli: Cli, photo: Path, environment: dict[str, str], program: list[str]
-) -> None:
+def test_long_paths_are_not_broken_on_a_narrow_terminal(cli: Cli, photo: Path) -> None:
     folder = "a-folder-with-a-name-that-is-longer-than-the-terminal-is-wide"
-    _, written = on_terminal(
-        [*program, "explain", "cat.png", "-o", f"{folder}/"], cli.folder, environment, columns=40
-    )
+    _, written = shown_on_terminal(cli, "explain", "cat.png", "-o", f"{folder}/", columns=40)
     assert f"{folder}/cat-gradients.png" in plain(written)
 
 
-def test_a_picture_is_not_written_to_a_terminal(
-    cli: Cli, photo: Path, environment: dict[str, str], program: list[str]
-) -> None:
-    code, written = on_terminal([*program, "explain", "cat.png", "-o", "-"], cli.folder, environment)
+def test_a_picture_is_not_written_to_a_terminal(cli: Cli, photo: Path) -> None:
+    code, written = shown_on_terminal(cli, "explain", "cat.png", "-o", "-")
     assert code == 2
     assert "-o - would write a picture's bytes to the terminal" in plain(written)
 
 
-def test_an_image_is_not_read_from_a_terminal(
-    cli: Cli, environment: dict[str, str], program: list[str]
-) -> None:
-    code, written = on_terminal([*program, "explain", "-"], cli.folder, environment)
+def test_an_image_is_not_read_from_a_terminal(cli: Cli) -> None:
+    code, written = shown_on_terminal(cli, "explain", "-")
     assert code == 2
     assert "nothing is piped in" in plain(written)
 
@@ -255,10 +285,8 @@ def test_a_reader_that_leaves_early_ends_the_command_quietly(
     assert err == ""
 
 
-def test_status_waits_for_a_server_that_comes_up_later(
-    cli: Cli, program: list[str], environment: dict[str, str]
-) -> None:
-    code, written = on_terminal([*program, "status", "--wait", "30"], cli.folder, environment)
+def test_status_waits_for_a_server_that_comes_up_later(cli: Cli) -> None:
+    code, written = shown_on_terminal(cli, "status", "--wait", "30")
     assert code == 0
     assert "AVAILABLE" in written
 
