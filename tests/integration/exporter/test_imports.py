@@ -35,6 +35,8 @@ def test_the_kernels_are_those_that_tensorflow_was_started_with_and_the_users_ke
     switch, expected
 ):
     code = (
+        "from saliency_exporter.quiet import import_tensorflow; import_tensorflow()\n"
+        "import gc; assert gc.isenabled() and gc.get_freeze_count() > 100_000\n"
         "import saliency_exporter.sources, keras; print(keras.backend.backend())\n"
         "from saliency_exporter.kernels import running_kernels; print(running_kernels())"
     )
