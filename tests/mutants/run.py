@@ -280,7 +280,7 @@ MUTANTS = (
         "verify.py",
         'if not errors["gradient"] <= GRADIENT_TOLERANCE:',
         "if False:",
-        "test_verify.py::test_maps_that_differ_by_5_percent_are_found",
+        "test_verify.py::test_maps_that_differ_by_5_percent_and_logits_that_differ_are_found",
     ),
     Mutant(
         "zeros become SAME padding whatever they are",

@@ -51,6 +51,9 @@ REPRESENTATIVE = {
     "mixed_bfloat16": "keras_export",
 }
 
+# Noise is per example of any rank: one kind of each, and other tests have that of images.
+WITH_NOISE = ("features", "series", "volume")
+
 
 def _cases() -> list:
     marks = {False: [pytest.mark.slow], True: []}
@@ -110,8 +113,7 @@ def test_the_exported_gradient_is_the_models(
     kind = KINDS[kind_name]()
     source = _load(kind, source_name, tmp_path, monkeypatch)
     assert source.input_shape == kind.shape
-    # Noise is per example of any shape; for images other tests have it.
-    methods = ("gradients",) if len(kind.shape) == 3 else ("gradients", "smooth")
+    methods = ("gradients", "smooth") if kind_name in WITH_NOISE else ("gradients",)
     settings = Settings(methods=methods, batch_sizes=(2,), compile="none")
     version_dir = tmp_path / "1"
     job = Export(source, builtin("none"), settings, kind_name, kind.score_option)

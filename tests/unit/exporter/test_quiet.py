@@ -1,10 +1,19 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 
 import pytest
 
-from saliency_exporter.quiet import _nothing_collected
+from saliency_exporter.quiet import _imports_kept
+
+
+@pytest.fixture(autouse=True)
+def _collection_as_before() -> Iterator[None]:
+    threshold = gc.get_threshold()
+    yield
+    gc.set_threshold(*threshold)
+    gc.enable()
 
 
 def test_nothing_is_collected_within_and_collection_goes_on_after_an_error():
@@ -12,7 +21,7 @@ def test_nothing_is_collected_within_and_collection_goes_on_after_an_error():
     within = []
 
     def fails():
-        with _nothing_collected():
+        with _imports_kept():
             within.append(gc.isenabled())
             raise ImportError
 
@@ -21,15 +30,10 @@ def test_nothing_is_collected_within_and_collection_goes_on_after_an_error():
     assert within == [False]
     assert gc.isenabled()
     assert gc.get_freeze_count() > before
-    gc.unfreeze()
 
 
 def test_a_collection_that_was_switched_off_stays_so():
     gc.disable()
-    try:
-        with _nothing_collected():
-            pass
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-        gc.unfreeze()
+    with _imports_kept():
+        pass
+    assert not gc.isenabled()
