@@ -1,4 +1,4 @@
-"""What `SaliencyClient.explain_many` runs its requests on."""
+"""Threads that `SaliencyClient.explain_many` runs its requests on, and a wait for what they do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +15,9 @@ import grpc
 from saliency_client._bulk import Item, ItemResult, Source
 
 T = TypeVar("T")
+
+_LOOK_SECONDS = 0.2
+"""How long one wait lasts at most; gRPC's own calls look as often."""
 
 
 class Stopped(BaseException):
@@ -101,6 +104,17 @@ class Workers(Generic[T]):
                 future.set_exception(error)
 
 
+def finished(future: Future[T]) -> Future[T]:
+    """The same future, once it is done.
+
+    It is waited for in turns: a signal that comes between Python's last look for signals and a wait without
+    an end would be seen after that wait alone.
+    """
+    while not future.done():
+        wait([future], _LOOK_SECONDS)
+    return future
+
+
 def in_order(
     source: Source, explain: Callable[[list[Item], Cancellation], list[ItemResult]], max_in_flight: int
 ) -> Generator[ItemResult, None, None]:
@@ -126,7 +140,7 @@ def in_order(
                     start(batch)
             if not window:
                 break
-            yield from window.popleft().result()
+            yield from finished(window.popleft()).result()
         if source.failure is not None:
             raise source.failure
     finally:

@@ -8,11 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 import click
@@ -73,12 +74,22 @@ _OF_THE_EXTRA = ("tensorflow", "tensorflow_serving", "keras", "grpc_health", "gr
 
 
 def _noted_interrupts() -> list[int]:
-    """The interrupts that have come, a list that grows; each is a KeyboardInterrupt as ever."""
+    """The interrupts that have come, a list that grows; each is a KeyboardInterrupt until it is taken."""
     noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         noted.append(number)
+        sys.excepthook = again
         signal.default_int_handler(number, frame)
+
+    def again(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # Code of TensorFlow's that can pass no exception on prints it and goes on.
+        if not issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+            return
+        timer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
+        timer.daemon = True
+        timer.start()
 
     # What is ignored, as in a shell's background job, stays ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from saliency_client._threads import finished
 from saliency_client.cli.errors import FAILURE, describe, exit_code
 from saliency_client.cli.inputs import Input
 from saliency_client.cli.output import Output
@@ -56,5 +57,4 @@ def tell_failure(one: Input, error: Exception, output: Output, *, alone: bool) -
 
 def _finished(window: deque[tuple[ItemT, Future[ResultT]]]) -> tuple[ItemT, Future[ResultT]]:
     item, future = window.popleft()
-    future.exception()
-    return item, future
+    return item, finished(future)

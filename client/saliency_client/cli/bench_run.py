@@ -17,6 +17,7 @@ from rich.text import Text
 
 from saliency_client import SaliencyError
 from saliency_client._signatures import predictions_signature
+from saliency_client._threads import finished
 from saliency_client.cli.connection import Connection, connect
 from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.inputs import Input, find_inputs, read_photo
@@ -97,7 +98,7 @@ def _in_threads(count: int, work: Callable[[], object]) -> None:
     pool = ThreadPoolExecutor(count)
     try:
         for future in [pool.submit(work) for _ in range(count)]:
-            future.result()
+            finished(future).result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

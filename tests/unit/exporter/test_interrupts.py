@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 
 import click
 import pytest
@@ -17,6 +19,7 @@ def before():
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, handler)
+    sys.excepthook = sys.__excepthook__
 
 
 @click.group(cls=_LazyGroup)
@@ -38,11 +41,20 @@ def as_another_error() -> None:
 
 
 @commands.command()
+def printed() -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        sys.excepthook(*sys.exc_info())  # what PyErr_Print of C++ code calls
+    time.sleep(30)
+
+
+@commands.command()
 def broken() -> None:
     raise SystemError("returned a result with an exception set")
 
 
-@pytest.mark.parametrize("command", ["plainly", "as-another-error"])
+@pytest.mark.parametrize("command", ["plainly", "as-another-error", "printed"])
 def test_an_interrupt_is_one_word_and_exit_code_130(before, command: str) -> None:
     result = CliRunner().invoke(commands, [command])
     assert (result.exit_code, result.output) == (130, "interrupted\n")
