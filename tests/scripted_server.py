@@ -340,6 +340,14 @@ def signature_def(inputs, outputs, defaults) -> meta_graph_pb2.SignatureDef:
 
 
 @contextmanager
+def nobody() -> Iterator[str]:
+    """A target that refuses connections. Its port is bound, so that no other server gets it meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+@contextmanager
 def serving(
     model: LinearModel | None = None,
     *,

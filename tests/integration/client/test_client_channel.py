@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from scripted_server import MODEL, LinearModel, serving
+from scripted_server import MODEL, LinearModel, nobody, serving
 
 from saliency_client import (
     TLS,
@@ -236,13 +236,11 @@ def test_several_targets_take_turns(connect):
 
 
 def test_a_target_that_is_gone_is_tried_once_and_then_passed_over(connect):
-    with serving() as gone:
-        pass
-    with serving() as here:
-        client = connect([gone.target, here.target], retry=RetryPolicy(attempts=1))
+    with nobody() as gone, serving() as here:
+        client = connect([gone, here.target], retry=RetryPolicy(attempts=1))
         with pytest.raises(Unavailable) as caught:
             client.methods()
-        assert caught.value.target == gone.target
+        assert caught.value.target == gone
 
         for _ in range(6):
             client.explain(IMAGES)
@@ -251,10 +249,8 @@ def test_a_target_that_is_gone_is_tried_once_and_then_passed_over(connect):
 
 
 def test_a_retry_goes_to_the_next_target(connect):
-    with serving() as gone:
-        pass
-    with serving() as here:
-        client = connect([gone.target, here.target], retry=RetryPolicy(attempts=2, initial_backoff=0.01))
+    with nobody() as gone, serving() as here:
+        client = connect([gone, here.target], retry=RetryPolicy(attempts=2, initial_backoff=0.01))
 
         assert client.methods() == ("gradients", "smooth")
 

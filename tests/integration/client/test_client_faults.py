@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from scripted_server import MODEL, LinearModel, ScriptedServer, later, serving, to_proto
+from scripted_server import MODEL, LinearModel, ScriptedServer, later, nobody, serving, to_proto
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 from waiting import until
 
@@ -95,11 +95,6 @@ def breaking_proxy(server: ScriptedServer, breaks: int) -> Iterator[str]:
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
         acceptor.join(5)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def test_a_600_kb_request_is_sent_again_after_unavailable_and_succeeds(connect):
@@ -214,9 +209,10 @@ def test_a_server_that_hangs_ends_in_deadline_exceeded(server, client):
 
 
 def test_a_port_where_nothing_listens_is_named_with_the_usual_one(connect):
-    target = f"127.0.0.1:{free_port()}"
-
-    with pytest.raises(Unavailable, match=f"no server answers at {target}") as caught:
+    with (
+        nobody() as target,
+        pytest.raises(Unavailable, match=f"no server answers at {target}") as caught,
+    ):
         connect(target, retry=QUICK).explain(IMAGES)
 
     assert "8500" in caught.value.hint
@@ -254,7 +250,7 @@ def test_after_a_long_absence_a_server_is_found_by_the_next_call_with_default_op
 
 def test_a_server_that_is_not_there_is_told_within_seconds_by_default(each_kind):
     def seconds_until_told(kind: Callable[..., Any]) -> float:
-        with kind(f"127.0.0.1:{free_port()}", model=MODEL, timeout=60) as client:
+        with nobody() as target, kind(target, model=MODEL, timeout=60) as client:
             started = time.monotonic()
             with pytest.raises(Unavailable):
                 client.explain(IMAGES)
