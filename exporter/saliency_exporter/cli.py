@@ -288,8 +288,8 @@ _xla_cache = click.option(
     type=click.Choice(["auto", "onednn", "eigen"]),
     default="auto",
     show_default=True,
-    help="Which of TensorFlow's kernels the server's CPU runs what is not compiled with; ops are replaced "
-    "where that is faster with them. onednn: with AVX-512 VNNI or better; eigen: without; auto: as here.",
+    help="With --target cpu, for what XLA does not compile: the set of TensorFlow's CPU kernels that the "
+    "server will use. onednn: its CPU has AVX-512 VNNI or better; eigen: it has not; auto: as this machine.",
 )
 @click.option(
     "--lowering/--no-lowering", default=True, help="Replace ops by equal ones that are faster on the target."
