@@ -24,7 +24,6 @@ from .text import one_line, printable, printable_json
 _METHODS = ("gradients", "guided", "smooth")
 _BATCH_SIZES = (1, 2, 4, 8, 16)
 _PREPROCESSINGS = ("auto", "none", "pixels", "tf", "torch", "caffe")
-_MODEL_FILES = (".keras", ".h5", ".hdf5")
 
 
 class _LazyGroup(click.Group):
@@ -355,6 +354,8 @@ def export(
     saliency-exporter export my_package.models:build models/mine --preprocessing pixels
     saliency-exporter export ResNet50 models/resnet --weights resnet50.weights.h5 --batch-sizes 1,8
     """
+    if kernels != "auto" and target != "cpu":
+        raise click.UsageError(f"--kernels {kernels} is for a CPU: give --target cpu as well")
     _check_without_tensorflow(model, model_dir, version, labels, weights)
     with _Steps() as say:
         say("starting TensorFlow and loading the model")
@@ -434,7 +435,8 @@ def _check_without_tensorflow(
     from .base_path import refuse_existing
     from .labels import read_labels
 
-    if ":" not in model and (Path(model).suffix.lower() in _MODEL_FILES or os.sep in model):
+    # Names of models have no dot.
+    if ":" not in model and (Path(model).suffix or os.sep in model):
         _check_exists(Path(model), "model")
     if weights not in (None, "imagenet", "none"):
         _check_exists(Path(weights), "weights file")
@@ -564,7 +566,8 @@ def verify(version_dir: Path, as_json: bool, xla_cache: Path | None) -> None:
     """Check VERSION_DIR: load it as TensorFlow Serving does and run every signature.
 
     Compares with what the uncompiled model gave when it was exported; exits with 1 where an answer is not
-    within tolerance of it.
+    within tolerance of it. The table has a row for each signature and batch size: the times of the first call and
+    of the next, the largest difference of a score, and the norm of a map's difference over the map's norm.
 
     \b
     saliency-exporter verify models/lite0/1
@@ -573,6 +576,10 @@ def verify(version_dir: Path, as_json: bool, xla_cache: Path | None) -> None:
     if str(version_dir) == _FROM_STDIN:
         # Until there is something to verify, whoever started this process ends it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    else:
+        from .manifest import read_manifest
+
+        read_manifest(version_dir)
     _quiet_tensorflow()
     from .verify import verify as verify_version
 

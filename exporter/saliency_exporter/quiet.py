@@ -1,4 +1,4 @@
-"""Imports TensorFlow for a command: without the lines it writes to stderr, and sooner."""
+"""Imports TensorFlow for a command: without the lines it writes to stderr, sooner, and with a pool of memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ _FATAL = 3
 def import_tensorflow() -> None:
     """Imports TensorFlow quietly; does nothing when SALIENCY_DEBUG is set, so that all of it can be seen.
 
-    For commands: it changes how often this process collects garbage.
+    For commands: it changes how often this process collects garbage, and where tensors have their memory from.
 
     What fails is still raised as an exception, and a fatal line still shows. Call it before anything else
     imports TensorFlow: part of the noise is decided at import.
     """
+    pool_cpu_memory()
     if os.environ.get(VERBOSE_VARIABLE, "0") not in ("", "0"):
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -33,6 +34,19 @@ def import_tensorflow() -> None:
         import tensorflow as tf
     tf.get_logger().setLevel("ERROR")
     _log_only_fatal_lines(Path(tf.sysconfig.get_lib()))
+
+
+def pool_cpu_memory() -> None:
+    """Lets TensorFlow keep a CPU's memory for its next call; it has to be called before the first tensor is made.
+
+    By itself TensorFlow does so where oneDNN's kernels run. Elsewhere a call's large tensors come from the operating
+    system each time, which fills every page with zeros: a third of the time of one small image's gradients.
+
+    The pool grows up to the memory of the machine, where TensorFlow's bound is 64 GiB. What the environment says stays.
+    """
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(machine))
 
 
 def _log_only_fatal_lines(library_dir: Path) -> None:

@@ -172,9 +172,11 @@ def serve_command(
         saliency-exporter serve resnet50=models/resnet50 --port 0 --port-file port.txt
         saliency-exporter serve resnet50=models/resnet50 --label stable=1 --label canary=2
     """
-    if not verbose:
-        from saliency_exporter.quiet import import_tensorflow
+    from saliency_exporter.quiet import import_tensorflow, pool_cpu_memory
 
+    if verbose:
+        pool_cpu_memory()
+    else:
         import_tensorflow()
     from saliency_exporter.serving.server import serve
 

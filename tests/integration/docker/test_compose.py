@@ -166,6 +166,8 @@ def test_the_servers_differ_by_device_alone(compose):
     assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
     assert gpu.pop("image").replace("-gpu", "-cpu") == cpu.pop("image")
     assert [gpu.pop("profiles"), cpu.pop("profiles")] == [["gpu"], ["cpu"]]
+    # On a GPU the calls' memory is its own, which TensorFlow pools by itself.
+    assert cpu["environment"].pop("TF_CPU_ALLOCATOR_USE_BFC") == "true"
     assert gpu == cpu
 
 

@@ -50,3 +50,48 @@ def test_the_kernels_are_those_that_tensorflow_was_started_with_and_the_users_ke
         check=True,
     )
     assert done.stdout.splitlines() == ["tensorflow", expected]
+
+
+_CALLS = """
+from saliency_exporter.quiet import import_tensorflow, pool_cpu_memory
+{start}
+import resource
+import tensorflow as tf
+
+with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    megabytes = tf.compat.v1.placeholder(tf.int32)
+    run = session.make_callable(tf.reduce_sum(tf.fill([megabytes, 2**18], 1.0) + 1.0), [megabytes])
+    run(64), run(64)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        run(64)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 10)
+"""
+
+
+def _pages_of_a_call(start: str, **environment: str) -> int:
+    """Pages that the operating system gives to a call which makes a tensor of 64 MiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", _CALLS.format(start=start)],
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("start", ["import_tensorflow()", "pool_cpu_memory()"])
+def test_a_call_takes_the_memory_of_the_one_before(start):
+    assert _pages_of_a_call(start) < 1000
+
+
+def test_whoever_sets_the_variables_decides():
+    code = "import os\nfrom saliency_exporter.quiet import pool_cpu_memory\npool_cpu_memory()\n"
+    code += "print(os.environ['TF_CPU_ALLOCATOR_USE_BFC'], os.environ['TF_CPU_BFC_MEM_LIMIT_IN_MB'])"
+    environment = {**os.environ, "TF_CPU_ALLOCATOR_USE_BFC": "false", "TF_CPU_BFC_MEM_LIMIT_IN_MB": "5"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["false", "5"]

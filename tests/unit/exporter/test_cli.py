@@ -30,6 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         (["export", "no-such-model", "m"], "no model 'no-such-model'", "MODEL is"),
         (["export", "MobileNetv2", "m"], "no model 'MobileNetv2'", "did you mean MobileNetV2"),
         (["export", "missing.keras", "m"], "model missing.keras does not exist", "it was looked for in /"),
+        (["export", "missing.onnx", "m"], "model missing.onnx does not exist", "it was looked for in /"),
         (["export", "model.py/x.keras", "m"], "x.keras does not exist", "no directory model.py either"),
         (["export", "models:classifier", "m"], "preprocessing", "--preprocessing"),
         (["export", "models:nothing", "m", "--preprocessing", "tf"], "'nothing'", "classifier"),
@@ -66,6 +67,7 @@ def test_a_mistake_is_one_sentence_a_next_step_and_exit_code_1(run, tmp_path, ar
         ),
         (["--methods", "gradients,lime"], "'lime' is not one of gradients, guided, smooth"),
         (["--version", "0"], "0 is not in the range"),
+        (["--kernels", "eigen"], "--kernels eigen is for a CPU: give --target cpu as well"),
         (["--max-samples", "0"], "0 is not in the range"),
     ],
 )
@@ -77,10 +79,8 @@ def test_a_bad_option_is_a_usage_error_before_anything_is_loaded(run, tmp_path, 
 
 def test_the_names_that_the_command_line_knows_are_those_of_the_modules():
     from saliency_exporter import cli, preprocessing, signatures
-    from saliency_exporter.sources import keras_file
 
     assert (*cli._PREPROCESSINGS, "module:callable") == preprocessing.NAMES
-    assert cli._MODEL_FILES == keras_file.SUFFIXES
     assert cli._METHODS == signatures.METHODS
     assert cli._BATCH_SIZES == signatures.DEFAULT_BATCH_SIZES
 
