@@ -566,8 +566,9 @@ def verify(version_dir: Path, as_json: bool, xla_cache: Path | None) -> None:
     """Check VERSION_DIR: load it as TensorFlow Serving does and run every signature.
 
     Compares with what the uncompiled model gave when it was exported; exits with 1 where an answer is not
-    within tolerance of it. The table has a row for each signature and batch size: the times of the first call and
-    of the next, the largest difference of a score, and the norm of a map's difference over the map's norm.
+    within tolerance of it. The table has a row for each signature and batch size: the times of the first
+    call and of the next, the largest difference of a score, and the norm of a map's difference over the
+    map's norm.
 
     \b
     saliency-exporter verify models/lite0/1

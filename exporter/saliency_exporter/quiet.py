@@ -1,4 +1,4 @@
-"""Imports TensorFlow for a command: without the lines it writes to stderr, sooner, and with a pool of memory."""
+"""Imports TensorFlow for a command: quietly, sooner, and with a pool of memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FATAL = 3
 def import_tensorflow() -> None:
     """Imports TensorFlow quietly; does nothing when SALIENCY_DEBUG is set, so that all of it can be seen.
 
-    For commands: it changes how often this process collects garbage, and where tensors have their memory from.
+    For commands: it changes how often this process collects garbage, and where its tensors' memory is from.
 
     What fails is still raised as an exception, and a fatal line still shows. Call it before anything else
     imports TensorFlow: part of the noise is decided at import.
@@ -37,12 +37,14 @@ def import_tensorflow() -> None:
 
 
 def pool_cpu_memory() -> None:
-    """Lets TensorFlow keep a CPU's memory for its next call; it has to be called before the first tensor is made.
+    """Lets TensorFlow keep the memory of a call on a CPU for the next one. Call it before the first tensor.
 
-    By itself TensorFlow does so where oneDNN's kernels run. Elsewhere a call's large tensors come from the operating
-    system each time, which fills every page with zeros: a third of the time of one small image's gradients.
+    By itself TensorFlow does so where oneDNN's kernels are on. Elsewhere a call's large tensors come from the
+    operating system each time, which fills every page with zeros: a third of the time of the gradients of one
+    small image.
 
-    The pool grows up to the memory of the machine, where TensorFlow's bound is 64 GiB. What the environment says stays.
+    The pool grows up to the memory of the machine; TensorFlow's own bound is 64 GiB. Variables that are set
+    already stay as they are.
     """
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
