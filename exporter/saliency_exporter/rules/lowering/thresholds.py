@@ -106,8 +106,9 @@ XLA_CONVOLUTION_WEIGHTS_PER_ROW = 6000
 XLA_IMAGES_AT_ONCE = 2
 """Compiled, how many images a step of a loop over samples takes where depthwise convolutions are loops.
 
-Those loops wait for the memory: the activations of two images fit a core's cache, those of ten do not, and a
-larger batch gives them no more arithmetic. MobileNetV2's sample takes 0.75 of what it takes at ten,
-EfficientNet-Lite0's 0.82, EfficientNetB0's the same; without such loops ResNet50's takes 1.1."""
+A batch gives those loops no more arithmetic, and ten images' activations are memory that a server without
+a pool (`quiet.pool_cpu_memory`) takes anew at every call: there MobileNetV2's sample takes 0.75 of what it
+takes at ten, EfficientNet-Lite0's 0.82, EfficientNetB0's the same; without such loops ResNet50's takes 1.1.
+With the pool, steps of 1, 2, 5 and 10 images take the same time."""
 
 UNCOMPILED: dict[Kernels, Thresholds] = {"onednn": ONEDNN, "eigen": EIGEN}
