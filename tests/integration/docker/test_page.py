@@ -75,7 +75,8 @@ def test_every_link_leads_to_a_file():
 def test_every_setting_that_the_page_names_exists(settings):
     named = set(re.findall(r"`?\b([A-Z][A-Z0-9_]+)=", PAGE))
     build_arguments = {"DEVICE"}
-    assert named - build_arguments - {"NVIDIA_TF32_OVERRIDE"} <= set(settings)
+    of_the_server = {"NVIDIA_TF32_OVERRIDE", "TF_CPU_ALLOCATOR_USE_BFC"}
+    assert named - build_arguments - of_the_server <= set(settings)
 
 
 def test_every_server_flag_that_the_page_names_exists(server_flags):
