@@ -382,6 +382,13 @@ MUTANTS = (
         "test_saved_model.py::test_uncompiled_on_a_cpu_the_way_back_through_1x1_is_a_product_and_the_way_"
         "forward_stays_fused",
     ),
+    Mutant(
+        "The memory of a call is taken anew for the next one",
+        "quiet.py",
+        'os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")',
+        'os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "false")',
+        "test_imports.py::test_a_call_takes_the_memory_of_the_one_before",
+    ),
 )
 
 
