@@ -92,7 +92,9 @@ def column(text: str, width: int) -> str:
     if cell_len(text) <= width:
         return set_cell_size(text, width)
     half = (width - 1) // 2
-    return set_cell_size(text, width - 1 - half) + "…" + text[-half:]
+    # Turned round for its end: a character may be two cells wide.
+    end = set_cell_size(text[::-1], half)[::-1]
+    return set_cell_size(text, width - 1 - half) + "…" + end
 
 
 def name_width(names: list[str]) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from saliency_exporter import xla_cache
 from saliency_exporter.errors import ExportError
 from saliency_exporter.xla_cache import (
     cache_environment,
@@ -88,3 +90,18 @@ def test_each_TensorFlow_version_and_device_has_its_own_part(tmp_path, monkeypat
     other_device = cache_part(tmp_path)
     monkeypatch.setattr("saliency_exporter.xla_cache._tensorflow_version", lambda: "9.9.9")
     assert len({here, other_device, cache_part(tmp_path)}) == 3
+
+
+def test_the_version_is_that_of_whichever_distribution_is_installed(monkeypatch):
+    def version_of(*installed: str) -> str:
+        def version(name: str) -> str:
+            if name not in installed:
+                raise metadata.PackageNotFoundError(name)
+            return f"{name} 2.20"
+
+        monkeypatch.setattr(metadata, "version", version)
+        return xla_cache._tensorflow_version()
+
+    assert version_of("tensorflow") == "tensorflow 2.20"
+    assert version_of("tensorflow-cpu") == "tensorflow-cpu 2.20"
+    assert version_of() == "unknown"
