@@ -32,12 +32,22 @@ def test_every_document_holds_to_kubernetes_own_schema(overlay):
             validate.validate(document, "1.32", strict=True)
 
 
+# A call's memory is kept for the next one; on a GPU TensorFlow pools it by itself.
+POOL = {"TF_CPU_ALLOCATOR_USE_BFC": "true"}
+
+
+def variables(container: dict) -> dict[str, str]:
+    """The environment that a container is given."""
+    return {variable["name"]: variable["value"] for variable in container["env"]}
+
+
 @pytest.mark.parametrize(("overlay", "tag"), [("overlays/gpu", "-gpu"), ("overlays/cpu", "")])
 def test_the_overlay_chooses_the_image_and_the_device(overlay, tag, settings):
     assert server(overlay)["image"] == f"tensorflow/serving:{settings['TF_SERVING_VERSION']}{tag}"
     limits = server(overlay)["resources"]["limits"]
     assert limits.get("nvidia.com/gpu") == ("1" if tag else None)
     assert "memory" in limits
+    assert variables(server(overlay)) == {"HOME": "/tmp"} | ({} if tag else POOL)
 
 
 @pytest.mark.parametrize("overlay", PLAIN)
@@ -126,3 +136,4 @@ def test_kserve_runs_the_pinned_image_and_not_its_old_default(overlay, tag, sett
     assert model["runtimeVersion"] == f"{settings['TF_SERVING_VERSION']}{tag}"
     assert model["modelFormat"]["name"] == "tensorflow"
     assert model["resources"]["limits"].get("nvidia.com/gpu") == ("1" if tag else None)
+    assert variables(model) == {"HOME": "/tmp"} | ({} if tag else POOL)
