@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-all coverage kernels soak mutants coverage-table tensorflow-matrix conformance docker-smoke lint audit bench bench-parts constraints clean
+.PHONY: help demo test test-fast test-all coverage kernels soak mutants coverage-table methods-table tensorflow-matrix conformance docker-smoke lint audit bench bench-parts constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ mutants: $(VENV)/.installed-test ## Break the exporter on purpose and show that 
 coverage-table: $(VENV)/.installed-test ## Write exporter/COVERAGE.md: the activations of keras.applications
 	@$(BIN)/python tests/matrix/keras_applications.py
 
+methods-table: $(VENV)/.installed-test ## Write the tables of methods in exporter/README.md
+	@$(BIN)/python tests/matrix/methods_table.py
+
 tensorflow-matrix: ## Try TensorFlow 2.18 to 2.21 and each Python found; writes tests/matrix/TENSORFLOW.md
 	@$(PYTHON) tests/matrix/tensorflow_matrix.py $(ARGS)
 
@@ -68,7 +71,7 @@ conformance: $(VENV)/.installed-test ## Hold a server to the contract: make conf
 docker-smoke: ## Run the conformance suite against the real container (needs Docker; DEVICE=cpu without a GPU)
 	@docker compose --file docker/compose.yaml --profile $(or $(DEVICE),gpu) --profile smoke run --rm --build smoke
 
-lint: $(VENV)/.installed-lint ## Check style (ruff) and the client's types (mypy --strict)
+lint: $(VENV)/.installed-lint ## Check style (ruff) and types (mypy) of both packages
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

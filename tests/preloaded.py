@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO
 
-MODULES = ("saliency_exporter", "saliency_exporter.serving", "saliency_client")
+MODULES = ("saliency_exporter", "saliency_client")
 """What can be run: `python -m MODULE`."""
 
 # TensorFlow, Keras and Python read these while they start.

@@ -39,6 +39,8 @@ DEFAULTS = {
         "seed": np.int32(0),
     },
 }
+SHARES_DEFAULTS = {"class_index": np.int32(-1), "num_steps": np.int32(32), "baseline": np.float32(0)}
+"""Of `explain_shares`, a method of attribution that no client has heard of; served where `model.shares`."""
 
 
 class Fail(Exception):
@@ -58,6 +60,7 @@ class LinearModel:
     dtype: str = "uint8"
     version: int = 1
     name: str = MODEL
+    shares: bool = False
     names: tuple[str, ...] = tuple(f"class {index}" for index in range(CLASSES))
     weights: np.ndarray = field(init=False)
 
@@ -204,6 +207,13 @@ class ScriptedServer(
                 inputs["noise_level"][:, None, None, None], outputs["gradients"].shape
             )
             outputs["relative_error"] = 1 / np.sqrt(inputs["num_samples"]).astype(np.float32)
+        elif name == "explain_shares" and self.model.shares:
+            outputs = self.model.explain(inputs["images"], inputs["class_index"])
+            given = inputs["images"] - inputs["baseline"][:, None, None, None]
+            outputs["attributions"] = (outputs.pop("gradients") * given).astype(np.float32)
+            outputs["saliency"] = np.abs(outputs["attributions"].sum(axis=-1))
+            outputs["completeness_error"] = 1 / inputs["num_steps"].astype(np.float32)
+            outputs["steps_used"] = inputs["num_steps"]
         elif name == "class_labels":
             self._check_rows(inputs["class_index"], inputs["labels"])
             outputs = {
@@ -286,7 +296,23 @@ def signature_defs(model: LinearModel) -> dict[str, meta_graph_pb2.SignatureDef]
         "label": ("O", (-1,)),
     }
     names = np.array([name.encode() for name in model.names], dtype=object)
+    shares = signature_def(
+        {
+            "images": images,
+            "class_index": ("int32", None),
+            "num_steps": ("int32", None),
+            "baseline": ("float32", None),
+        },
+        {
+            **{name: spec for name, spec in maps.items() if name != "gradients"},
+            "attributions": maps["gradients"],
+            "completeness_error": ("float32", (-1,)),
+            "steps_used": ("int32", (-1,)),
+        },
+        SHARES_DEFAULTS,
+    )
     return {
+        **({"explain_shares": shares} if model.shares else {}),
         "class_labels": signature_def(
             {"labels": ("O", (-1,)), "class_index": ("int32", (-1,))},
             {"labels": ("O", (-1,))},

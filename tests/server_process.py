@@ -17,7 +17,7 @@ START_SECONDS = 60
 
 
 class ServerProcess:
-    """`python -m saliency_exporter.serving` on a free port.
+    """`saliency-exporter serve` on a free port.
 
     Attributes:
         forked: whether it may begin with TensorFlow imported (tests/preloaded.py).
@@ -26,7 +26,7 @@ class ServerProcess:
     forked = False
 
     def __init__(self, *arguments: str | Path, env: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "saliency_exporter.serving", *map(str, arguments)]
+        command = [sys.executable, "-m", "saliency_exporter", "serve", *map(str, arguments)]
         if "--port" not in arguments:
             command += ["--port", "0"]
         variables = {**os.environ, **(env or {})}

@@ -6,7 +6,7 @@ import gc
 import sys
 from importlib import import_module
 
-from saliency_exporter.quiet import import_tensorflow
+from saliency_exporter.runtime.quiet import import_tensorflow
 
 PATH = tuple(sys.path)
 """Where this interpreter looked for modules at its start."""
@@ -16,10 +16,10 @@ for name in (
     "keras",
     "saliency_client.cli",
     "saliency_exporter.cli",
-    "saliency_exporter.saved_model",
+    "saliency_exporter.version.write",
     "saliency_exporter.serving.server",
-    "saliency_exporter.sources",
-    "saliency_exporter.verify",
+    "saliency_exporter.sources.load",
+    "saliency_exporter.version.verify",
 ):
     import_module(name)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         InputError,
         InvalidArgument,
         ItemError,
+        MissingOutput,
         ModelFailed,
         ModelNotFound,
         NotReady,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         TokenError,
         Unavailable,
         UnknownMethod,
+        UnknownParameter,
     )
     from saliency_client._explanation import Explanation
     from saliency_client._requests import VersionStatus
@@ -64,6 +66,7 @@ _HOMES = {
         "InputError",
         "InvalidArgument",
         "ItemError",
+        "MissingOutput",
         "ModelFailed",
         "ModelNotFound",
         "NotReady",
@@ -77,6 +80,7 @@ _HOMES = {
         "TokenError",
         "Unavailable",
         "UnknownMethod",
+        "UnknownParameter",
     ),
     "_explanation": ("Explanation",),
     "_requests": ("VersionStatus",),
@@ -109,6 +113,7 @@ __all__ = [  # noqa: RUF022 - grouped
     "InputError",
     "InvalidArgument",
     "ItemError",
+    "MissingOutput",
     "ModelFailed",
     "ModelNotFound",
     "NotReady",
@@ -122,6 +127,7 @@ __all__ = [  # noqa: RUF022 - grouped
     "TokenError",
     "Unavailable",
     "UnknownMethod",
+    "UnknownParameter",
 ]
 
 

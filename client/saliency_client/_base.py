@@ -17,7 +17,8 @@ from saliency_client._channel import (
     is_local,
     parse_targets,
 )
-from saliency_client._errors import InputError, OptionError
+from saliency_client._errors import OptionError
+from saliency_client._numbers import is_whole
 from saliency_client._requests import ModelName
 from saliency_client._retry import RetryPolicy
 
@@ -73,6 +74,10 @@ class BaseClient(ABC, Generic[ChannelT]):
         channel_options: Mapping[str, Any] | None = None,
         channel: ChannelT | None = None,
     ) -> None:
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            raise OptionError(f"retry is {retry!r}; it must be a RetryPolicy, or None for the default")
+        if not isinstance(tls, (bool, TLS)):
+            raise OptionError(f"tls is {tls!r}; it must be True, False, or TLS(…)")
         self._options = ChannelOptions(
             tls=TLS() if tls is True else tls or None,
             keepalive=keepalive,
@@ -118,29 +123,19 @@ class BaseClient(ABC, Generic[ChannelT]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._targets)!r}, model={str(self._calls.model)!r})"
 
+    @property
+    def model(self) -> str:
+        """The model's name on the server."""
+        return self._calls.model.name
+
     @abstractmethod
     def _open_channel(self, target: str) -> ChannelT:
         """A channel of grpc or of grpc.aio, the one thing that the two clients do not share."""
 
 
-def explain_parameters(
-    class_index: Any, num_samples: Any, noise_level: Any, seed: Any, others: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """The contract's parameters and any others, by input name; None stands for the model's default.
-
-    Raises:
-        InputError: one of the contract's is among the others, too.
-    """
-    named = {
-        "class_index": class_index,
-        "num_samples": num_samples,
-        "noise_level": noise_level,
-        "seed": seed,
-    }
-    for name in others or {}:
-        if named.get(name) is not None:
-            raise InputError(f"{name} is given twice, by itself and in parameters", hint="give it once")
-    return {**named, **(others or {})}
+def given(class_index: Any, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters of a call by name; None stands for the model's default."""
+    return parameters if class_index is None else {"class_index": class_index, **parameters}
 
 
 def _model_name(name: str, version: int | None, label: str | None) -> ModelName:
@@ -148,6 +143,10 @@ def _model_name(name: str, version: int | None, label: str | None) -> ModelName:
         raise OptionError(f"model is {name!r}; it must be the model's name on the server")
     if version is not None and label is not None:
         raise OptionError(f"version {version} and label {label!r} are both given; give one of them")
-    if version is not None and (isinstance(version, bool) or not isinstance(version, int) or version < 0):
-        raise OptionError(f"version is {version!r}; it must be a whole number, 0 or above")
-    return ModelName(name, version, label)
+    if label is not None and (not isinstance(label, str) or not label):
+        raise OptionError(f"label is {label!r}; it must be a version label's name")
+    if version is None:
+        return ModelName(name, None, label)
+    if not is_whole(version) or not 0 <= version < 2**63:
+        raise OptionError(f"version is {version!r}; it must be a whole number from 0 to 2⁶³ - 1")
+    return ModelName(name, int(version), None)

@@ -12,6 +12,7 @@ import numpy as np
 
 from saliency_client._errors import InputError, ItemError, OptionError, SaliencyError
 from saliency_client._explanation import Explanation
+from saliency_client._numbers import is_whole
 from saliency_client._requests import ArrayLike
 from saliency_client._tensors import Array
 
@@ -102,7 +103,7 @@ class Batcher:
         return values
 
 
-class Source:
+class BatchReader:
     """Reads batches from an iterator, plain or asynchronous.
 
     An error of the iterator becomes the result of the image that it did not give, and reading goes on. A
@@ -160,7 +161,7 @@ def _each(value: Any) -> Iterator[Any]:
 def checked_bounds(batch_size: int, max_in_flight: int) -> None:
     """Raise OptionError unless both are whole numbers above 0."""
     for name, value in (("batch_size", batch_size), ("max_in_flight", max_in_flight)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_whole(value) or value < 1:
             raise OptionError(f"{name} is {value!r}; it must be a whole number, 1 or above")
 
 

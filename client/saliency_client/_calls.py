@@ -21,6 +21,7 @@ import grpc
 from saliency_client import _requests as requests
 from saliency_client._bulk import Item, ItemResult, stacked
 from saliency_client._channel import Rotation
+from saliency_client._contract import EXPLAIN_PREFIX
 from saliency_client._errors import (
     AnswerTooLarge,
     CallError,
@@ -36,15 +37,17 @@ from saliency_client._errors import (
     TokenError,
     Unavailable,
     UnknownMethod,
+    UnknownParameter,
     from_rpc,
 )
 from saliency_client._explanation import Explanation
+from saliency_client._numbers import MOST_SECONDS, are_seconds
 from saliency_client._requests import ArrayLike, ModelName, Outputs, Request, VersionStatus
 from saliency_client._retry import RetryPolicy
 from saliency_client._signatures import (
-    EXPLAIN_PREFIX,
     Metadata,
     Signature,
+    check_parameters,
     class_names,
     parse_metadata,
     predictions_signature,
@@ -161,11 +164,16 @@ class Calls:
 
         def build(metadata: Metadata) -> Request:
             signature = self._explain_signature(metadata, method)
+            check_parameters(signature, parameters, metadata.signatures)
             return requests.explain_request(self.model, signature, images, parameters, outputs)
 
         answer = yield from self._predict(build, self._deadline(timeout), patient)
         return Explanation(
-            answer.outputs, method=method, model=self.model.name, version=answer.version or None
+            answer.outputs,
+            method=method,
+            model=self.model.name,
+            version=answer.version or None,
+            offered=answer.signature.outputs,
         )
 
     def explain_items(
@@ -189,7 +197,9 @@ class Calls:
                     patient=True,
                 )
             except SaliencyError as error:
-                if len(group) > 1 and isinstance(error, (InputError, InvalidArgument, AnswerTooLarge)):
+                of_one = isinstance(error, (InputError, InvalidArgument, AnswerTooLarge))
+                of_all = isinstance(error, (UnknownMethod, UnknownParameter))
+                if len(group) > 1 and of_one and not of_all:
                     # Halving finds the item at fault, and fits batches into the server's or client's limits.
                     middle = len(group) // 2
                     groups = [group[:middle], group[middle:], *groups]
@@ -357,7 +367,7 @@ class Calls:
             return metadata, build(metadata)
 
     def _explain_signature(self, metadata: Metadata, method: str) -> Signature:
-        signature = metadata.signatures.get(EXPLAIN_PREFIX + method)
+        signature = metadata.signatures.get(f"{EXPLAIN_PREFIX}{method}")
         if signature is None:
             offered = ", ".join(metadata.methods) or "none"
             raise UnknownMethod(
@@ -475,8 +485,13 @@ def checked_timeout(timeout: float | None) -> float | None:
     """A timeout in seconds, or None for no limit.
 
     Raises:
-        InputError: it is not a number above 0.
+        InputError: it is not a number above 0, or one that no clock counts to.
     """
-    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
-        raise InputError(f"timeout is {timeout!r}; it must be seconds above 0, or None for no limit")
-    return timeout
+    if timeout is None:
+        return None
+    if not are_seconds(timeout):
+        raise InputError(
+            f"timeout is {timeout!r}; it must be seconds above 0, {MOST_SECONDS:,.0f} at most, or None for "
+            "no limit"
+        )
+    return float(timeout)

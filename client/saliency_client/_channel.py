@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,9 +15,13 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from saliency_client._errors import ClientClosed, OptionError
+from saliency_client._numbers import is_real, is_whole
 
 GRPC_PORT = 8500
+_LAST_PORT = 65535
 _REST_SECONDS = 5.0
+_LONGEST_KEEPALIVE = 2e6
+"""Seconds; gRPC counts milliseconds in 31 bits."""
 
 MAX_RECONNECT_MS = 500
 """How long gRPC waits, at most and ±20 %, before it tries again to connect to a server that refused.
@@ -92,19 +96,28 @@ class ChannelOptions:
     extra: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.keepalive is not None and not self.keepalive > 0:
-            raise OptionError(f"keepalive is {self.keepalive!r}; it must be seconds above 0, or None")
+        if self.keepalive is not None and not _is_keepalive(self.keepalive):
+            raise OptionError(
+                f"keepalive is {self.keepalive!r}; it must be seconds within "
+                f"[0.001, {_LONGEST_KEEPALIVE:.0f}], or None"
+            )
         if self.compression not in (None, "gzip", "deflate"):
             raise OptionError(f"compression is {self.compression!r}; it may be 'gzip', 'deflate' or None")
-        if self.max_answer_bytes is not None and not 0 < self.max_answer_bytes < 2**31:
-            raise OptionError(f"max_answer_bytes is {self.max_answer_bytes!r}; it must be within (0, 2³¹)")
+        if self.user_agent is not None and not _is_header(self.user_agent):
+            raise OptionError(f"user_agent is {self.user_agent!r}; it must be a line of printable ASCII text")
+        if self.max_answer_bytes is not None and not (
+            is_whole(self.max_answer_bytes) and 0 < self.max_answer_bytes < 2**31
+        ):
+            raise OptionError(
+                f"max_answer_bytes is {self.max_answer_bytes!r}; it must be a whole number within (0, 2³¹)"
+            )
 
     def arguments(self) -> list[tuple[str, Any]]:
         """GRPC's channel arguments; what the caller gave last wins."""
         agent = f"saliency-client/{_version()}"
         arguments: list[tuple[str, Any]] = [
             ("grpc.max_send_message_length", -1),
-            ("grpc.max_receive_message_length", self.max_answer_bytes or -1),
+            ("grpc.max_receive_message_length", int(self.max_answer_bytes or -1)),
             # Every address behind a name gets its share; gRPC's default sends all to the first.
             ("grpc.lb_policy_name", "round_robin"),
             ("grpc.primary_user_agent", f"{self.user_agent} {agent}" if self.user_agent else agent),
@@ -126,6 +139,14 @@ class ChannelOptions:
         }[self.compression]
 
 
+def _is_keepalive(value: Any) -> bool:
+    return is_real(value) and 0.001 <= value <= _LONGEST_KEEPALIVE
+
+
+def _is_header(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[\x20-\x7e]*", value) is not None
+
+
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
@@ -139,34 +160,55 @@ def parse_targets(target: str | Sequence[str]) -> tuple[str, ...]:
     """The targets to connect to: 'host:port', 'dns:///host:port', 'unix:/path', or several of them.
 
     Raises:
-        OptionError: one of them has no port or is a URL, with the form that it should have.
+        OptionError: one of them has no port within [1, 65535], is a URL or is not text, with the form that
+            it should have.
     """
-    targets = (target,) if isinstance(target, str) else tuple(target)
+    one_or_more = isinstance(target, Iterable) and not isinstance(target, (bytes, Mapping))
+    targets = (target,) if isinstance(target, str) or not one_or_more else tuple(target)
     if not targets:
         raise OptionError("no target is given", hint=f"give 'host:{GRPC_PORT}'")
     return tuple(_checked_target(one) for one in targets)
 
 
-def _checked_target(target: str) -> str:
+def _checked_target(target: Any) -> str:
+    if not isinstance(target, str):
+        raise OptionError(
+            f"target {target!r} is not text", hint=f"give 'host:{GRPC_PORT}', or a list of such targets"
+        )
     url = re.match(r"(https?|grpcs?)://([^/]*)", target)
     if url:
         host = url.group(2).rsplit(":", 1)[0] or "host"
         port = url.group(2).rpartition(":")[2] if url.group(1).startswith("grpc") else ""
         raise OptionError(
             f"target {target!r} is a URL; gRPC wants 'host:port'",
-            hint=f"give '{host}:{port if port.isdigit() else GRPC_PORT}', TensorFlow Serving's gRPC port "
+            hint=f"give '{host}:{port if _is_port(port) else GRPC_PORT}', TensorFlow Serving's gRPC port "
             "(8501 is its REST port), and tls=True where it is encrypted",
         )
-    if re.match(r"(unix|unix-abstract|ipv4|ipv6|xds|vsock):", target):
+    if re.match(r"(unix|unix-abstract|xds|vsock):", target):
         return target
-    host = re.sub(r"^dns:(//[^/]*/)?", "", target)
-    if not re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):\d{1,5}", host):
-        bare = host.partition(":")[0] if re.fullmatch(r"[^\s:/]+(:[^:/]*)?", host) else "host"
+    addresses = re.match(r"ipv[46]:(?://[^/]*/)?(.*)", target, re.DOTALL)
+    for address in addresses[1].split(",") if addresses else [re.sub(r"^dns:(//[^/]*/)?", "", target)]:
+        _check_address(address, target)
+    return target
+
+
+def _check_address(address: str, target: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not re.fullmatch(r"\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+", host) or not re.fullmatch(r"[0-9]+", port):
+        bare = address.partition(":")[0] if re.fullmatch(r"[^\s:/]+(:[^:/]*)?", address) else "host"
         raise OptionError(
             f"target {target!r} is not 'host:port'",
             hint=f"give '{bare}:{GRPC_PORT}'; {GRPC_PORT} is TensorFlow Serving's gRPC port",
         )
-    return target
+    if not _is_port(port):
+        raise OptionError(
+            f"target {target!r} has port {port}; a port is within [1, {_LAST_PORT}]",
+            hint=f"give '{host}:{GRPC_PORT}'; {GRPC_PORT} is TensorFlow Serving's gRPC port",
+        )
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and 1 <= int(text) <= _LAST_PORT
 
 
 def is_local(target: str) -> bool:
@@ -181,19 +223,25 @@ def checked_metadata(items: MetadataItems | None) -> tuple[tuple[str, str | byte
     Raises:
         OptionError: a key or value that gRPC would refuse in the middle of a call.
     """
-    pairs = tuple(items.items() if isinstance(items, Mapping) else items or ())
-    for key, value in pairs:
-        if not re.fullmatch(r"[0-9a-z_.-]+", key) or key.startswith("grpc-"):
-            raise OptionError(f"metadata key {key!r} must be lower-case letters, digits, '_', '-' or '.'")
-        if not isinstance(value, str | bytes):
-            raise OptionError(f"metadata {key!r} is {value!r}; it must be text or bytes")
-        if key.endswith("-bin") != isinstance(value, bytes):
-            raise OptionError(
-                f"metadata {key!r}: bytes go with keys that end in '-bin', text with all others"
-            )
-        if isinstance(value, str) and not re.fullmatch(r"[\x20-\x7e]*", value):
-            raise OptionError(f"metadata {key!r} holds characters that gRPC cannot send")
-    return pairs
+    entries: Iterable[Any] = items.items() if isinstance(items, Mapping) else items or ()
+    if isinstance(items, (str, bytes)) or not isinstance(entries, Iterable):
+        raise OptionError(f"metadata is {items!r}; it must be a mapping, or pairs of a key and a value")
+    return tuple(_checked_pair(entry) for entry in entries)
+
+
+def _checked_pair(entry: Any) -> tuple[str, str | bytes]:
+    if isinstance(entry, (str, bytes)) or not isinstance(entry, Sequence) or len(entry) != 2:
+        raise OptionError(f"metadata holds {entry!r}; it must be a pair of a key and a value")
+    key, value = entry
+    if not isinstance(key, str) or not re.fullmatch(r"[0-9a-z_.-]+", key) or key.startswith("grpc-"):
+        raise OptionError(f"metadata key {key!r} must be lower-case letters, digits, '_', '-' or '.'")
+    if not isinstance(value, str | bytes):
+        raise OptionError(f"metadata {key!r} is {value!r}; it must be text or bytes")
+    if key.endswith("-bin") != isinstance(value, bytes):
+        raise OptionError(f"metadata {key!r}: bytes go with keys that end in '-bin', text with all others")
+    if isinstance(value, str) and not _is_header(value):
+        raise OptionError(f"metadata {key!r} holds characters that gRPC cannot send")
+    return key, value
 
 
 class Rotation:

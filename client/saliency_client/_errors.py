@@ -4,6 +4,8 @@ SaliencyError                     every error of this library
 ├── OptionError (ValueError)          a client option that cannot work
 ├── InputError (ValueError)           images or a parameter, found wrong before anything was sent
 │   ├── UnknownMethod                     the served model does not offer this explanation method
+│   ├── UnknownParameter                  the method has no parameter of this name
+│   ├── MissingOutput (AttributeError, KeyError)   an explanation does not hold this output
 │   └── ItemError                         the iterable given to explain_many failed to give an item
 ├── TokenError                        the bearer token provider raised
 ├── ClientClosed (RuntimeError)       the client was closed, or forked with an open channel
@@ -103,6 +105,20 @@ class UnknownMethod(InputError):
     """The served model does not offer this explanation method; the message lists those it does."""
 
 
+class UnknownParameter(InputError):
+    """The method has no parameter of this name; the message lists those it has, with their defaults."""
+
+
+class MissingOutput(InputError, AttributeError, KeyError):
+    """An explanation does not hold this output; the message says whether the method has it at all.
+
+    It is what Python's protocols want of a missing attribute and of a missing key.
+    """
+
+    def __str__(self) -> str:
+        return self.message  # KeyError's own text is the repr
+
+
 class ItemError(InputError):
     """The iterable given to `explain_many` raised instead of giving its next item."""
 
@@ -116,7 +132,7 @@ class ClientClosed(SaliencyError, RuntimeError):
 
 
 class AnswerError(SaliencyError):
-    """The answer is not what its signature promises: truncated, mislabelled, or with a shape that lies."""
+    """The answer is not what its signature promises: truncated, mislabeled, or with a shape that lies."""
 
 
 class CallError(SaliencyError):
@@ -306,8 +322,8 @@ def _describe(
         return (
             DeadlineExceeded,
             f"no answer in time from {asked}",
-            "give a longer timeout=…, fewer images or num_samples; the first request for a shape may wait "
-            "for XLA to compile",
+            "give a longer timeout=…, fewer images, or fewer passes over the model where the method has a "
+            "parameter for them; the first request for a shape may wait for XLA to compile",
         )
     if code is status.INVALID_ARGUMENT:
         return (

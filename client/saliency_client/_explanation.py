@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from saliency_client._errors import InputError
+from saliency_client._contract import SIGNED_MAPS
+from saliency_client._errors import InputError, MissingOutput
 from saliency_client._files import write_whole
 from saliency_client._tensors import Array
 
@@ -22,84 +24,132 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float32]
 
 
-class Explanation:
+class Explanation(Sequence["Explanation"]):
     """Maps and facts about B images, as the server computed them.
 
     Shapes and dtypes were checked when the answer came; nothing is decoded before it is asked for. Maps are
     read-only views of the received bytes, which they keep in memory: copy one to change it, or to keep it
-    alone. Text becomes str when it is first read. An attribute is None where the output was not asked for or
-    the signature does not have it; `outputs` holds all that came, by name. `method`, `model` and `version`
-    tell what computed them (`version` None: the server did not say).
-    An explanation is a sequence of its images: `len`, `explanation[i]` and iteration give each with B = 1.
+    alone. Text becomes str when it is first read.
+
+    Every output that came is an attribute and an item: `explanation.saliency`, `explanation["saliency"]`;
+    `outputs` holds all of them by name. One that did not come raises MissingOutput, which says how to ask for
+    it or that the method has none such. `method`, `model` and `version` say what computed them (`version`
+    None: the server did not say).
+
+    An explanation is a sequence of its images: indexing, slicing, iteration and `len`; `explanation[i]` has
+    B = 1. `in` looks for the name of an output.
 
     Example:
         >>> explanation = client.explain(images[0])
         >>> explanation.label, explanation.saliency.shape
         (array(['class 0'], dtype=object), (1, 224, 224))
+        >>> client.explain(images, method="smooth")["relative_error"].shape
+        (2,)
     """
 
     def __init__(
-        self, outputs: Mapping[str, Array], *, method: str, model: str, version: int | None = None
+        self,
+        outputs: Mapping[str, Array],
+        *,
+        method: str,
+        model: str,
+        version: int | None = None,
+        offered: Iterable[str] | None = None,
     ) -> None:
+        """Arrays by name, each with B first; `offered`: all outputs that the method has, if that is known."""
         self._arrays = dict(outputs)
+        self._offered = None if offered is None else tuple(offered)
         self.outputs: Mapping[str, Array] = _Outputs(self._arrays)
         self.method = method
         self.model = model
         self.version = version
 
     @property
-    def saliency(self) -> FloatArray | None:
-        """[B, H, W] float32 ≥ 0: max over channels of |gradients| (Simonyan et al. 2013, arXiv 1312.6034)."""
-        return self.outputs.get("saliency")
+    def saliency(self) -> FloatArray:
+        """[B, H, W] float32 ≥ 0: how much each pixel counts.
+
+        Of `gradients`: max over channels of |gradients| (Simonyan et al. 2013, arXiv 1312.6034). Of
+        `attributions`: |sum over channels of attributions|.
+        """
+        return self["saliency"]
 
     @property
-    def gradients(self) -> FloatArray | None:
-        """[B, H, W, C] float32, signed: derivative of the score by the model's input; for smooth its mean."""
-        return self.outputs.get("gradients")
+    def gradients(self) -> FloatArray:
+        """[B, H, W, C] float32, signed: derivative of the score by the model's input, or a like signal."""
+        return self["gradients"]
 
     @property
-    def class_index(self) -> npt.NDArray[np.int32] | None:
+    def class_index(self) -> npt.NDArray[np.int32]:
         """[B] int32: the class that was explained."""
-        return self.outputs.get("class_index")
+        return self["class_index"]
 
     @property
-    def score(self) -> FloatArray | None:
-        """[B] float32: the unnormalised class score (logit) of the image."""
-        return self.outputs.get("score")
+    def score(self) -> FloatArray:
+        """[B] float32: the unnormalized class score (logit) of the image."""
+        return self["score"]
 
     @property
-    def probability(self) -> FloatArray | None:
+    def probability(self) -> FloatArray:
         """[B] float32 in [0, 1]: the model's probability of that class."""
-        return self.outputs.get("probability")
+        return self["probability"]
 
     @property
-    def label(self) -> npt.NDArray[np.object_] | None:
+    def label(self) -> npt.NDArray[np.object_]:
         """[B] of str: the name of that class, where the model was exported with labels."""
-        return self.outputs.get("label")
+        return self["label"]
 
-    @property
-    def variance(self) -> FloatArray | None:
-        """[B, H, W, C] float32 ≥ 0: unbiased sample variance of the gradient over the noise; smooth only."""
-        return self.outputs.get("variance")
+    def __getattr__(self, name: str) -> Array:
+        """Any other output, by its name."""
+        # Python's protocols look for names of their own, also before there is anything to look in.
+        if name.startswith("_") or "_arrays" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return self[name]
 
-    @property
-    def relative_error(self) -> FloatArray | None:
-        """[B] float32 ≥ 0: ‖standard error of the mean‖₂ / ‖mean‖₂, how unsettled a smooth map still is."""
-        return self.outputs.get("relative_error")
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._arrays})
 
     def __len__(self) -> int:
-        return len(next(iter(self._arrays.values())))
+        return next((len(value) for value in self._arrays.values() if value.ndim), 0)
 
-    def __getitem__(self, index: int) -> Explanation:
-        """The explanation of one image, with B = 1."""
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Explanation: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Explanation: ...
+
+    @overload
+    def __getitem__(self, index: str) -> Array: ...
+
+    def __getitem__(self, index: SupportsIndex | slice | str) -> Explanation | Array:
+        """One image, some images, or an output by its name.
+
+        Raises:
+            IndexError: there is no such image.
+            MissingOutput: the output did not come.
+        """
+        if isinstance(index, str):
+            if index not in self._arrays:
+                raise self._missing(index)
+            return self.outputs[index]
+        if isinstance(index, slice):
+            return self._taken(index)
+        try:
+            number = operator.index(index)
+        except TypeError:
+            raise TypeError(
+                f"an explanation is indexed by whole numbers, slices and names of outputs, not {index!r}"
+            ) from None
         size = len(self)
-        if not -size <= index < size:
-            raise IndexError(f"image {index} of {size}")
-        at = index % size
-        return self._with({name: value[at : at + 1] for name, value in self._arrays.items()})
+        if not -size <= number < size:
+            raise IndexError(f"image {number} of {size}")
+        at = number % size
+        return self._taken(slice(at, at + 1))
 
     def __iter__(self) -> Iterator[Explanation]:
         return (self[index] for index in range(len(self)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
 
     def __repr__(self) -> str:
         parts = [f"method={self.method!r}", f"model={self.model!r}"]
@@ -109,10 +159,10 @@ class Explanation:
         return f"Explanation({', '.join(parts)})"
 
     def absolute(self) -> FloatArray:
-        """[B, H, W] float32 ≥ 0: sum over channels of |gradients|.
+        """[B, H, W] float32 ≥ 0: sum over channels of |gradients|, or of |attributions|.
 
         Raises:
-            InputError: `gradients` was not asked for; `positive` and `negative` too.
+            MissingOutput: that map was not asked for; `positive` and `negative` too.
 
         Example:
             >>> client.explain(images, outputs="gradients").absolute().shape
@@ -120,10 +170,10 @@ class Explanation:
         """
         from saliency_client import maps
 
-        return maps.absolute(self._needed("gradients"))
+        return maps.absolute(self._signed_map())
 
     def positive(self) -> FloatArray:
-        """[B, H, W] float32 ≥ 0: sum over channels of max(gradients, 0), where more raises the score.
+        """[B, H, W] float32 ≥ 0: sum over channels of max(g, 0), g the same; where more raises the score.
 
         Example:
             >>> explanation = client.explain(images, outputs="gradients")
@@ -133,10 +183,10 @@ class Explanation:
         """
         from saliency_client import maps
 
-        return maps.positive(self._needed("gradients"))
+        return maps.positive(self._signed_map())
 
     def negative(self) -> FloatArray:
-        """[B, H, W] float32 ≥ 0: sum over channels of max(−gradients, 0), where more lowers the score.
+        """[B, H, W] float32 ≥ 0: sum over channels of max(−g, 0), g the same; where more lowers the score.
 
         Example:
             >>> bool((client.explain(images, outputs="gradients").negative() >= 0).all())
@@ -144,7 +194,7 @@ class Explanation:
         """
         from saliency_client import maps
 
-        return maps.negative(self._needed("gradients"))
+        return maps.negative(self._signed_map())
 
     def normalized(self, *, clip: float = 99.0) -> FloatArray:
         """[B, H, W] float32 in [0, 1]: `saliency` with each map's minimum at 0 and `clip`-th percentile at 1.
@@ -152,7 +202,7 @@ class Explanation:
         Values above the percentile are 1; a constant map gives zeros.
 
         Raises:
-            InputError: `saliency` was not asked for.
+            MissingOutput: there is no `saliency`.
             ValueError: `clip` is not in (0, 100], or the map holds NaN or infinity.
 
         Example:
@@ -162,7 +212,7 @@ class Explanation:
         """
         from saliency_client import maps
 
-        return maps.normalize(self._needed("saliency"), clip=clip)
+        return maps.normalize(self.saliency, clip=clip)
 
     def overlay(
         self,
@@ -172,17 +222,17 @@ class Explanation:
         opacity: float = 0.9,
         clip: float = 99.0,
     ) -> Image:
-        """A picture of `saliency` in colours over the image, as `saliency_client.render.overlay` makes it.
+        """A picture of `saliency` in colors over the image, as `saliency_client.render.overlay` makes it.
 
         Args:
             image: a Pillow image, a uint8 array [H, W, 3], or a `saliency_client.images.Photo`, which knows
                 what part of the picture the model saw. Any size; the map is scaled to it.
-            colormap: a name of the `cmap` catalogue; None: a perceptual one.
-            opacity: of the hottest colour, in [0, 1].
-            clip: percentile that is shown as the hottest colour, in (0, 100].
+            colormap: a name of the `cmap` catalog; None: a perceptual one.
+            opacity: of the hottest color, in [0, 1].
+            clip: percentile that is shown as the hottest color, in (0, 100].
 
         Raises:
-            InputError: there are several images (take one: explanation[i]), or no `saliency`.
+            InputError: there are several images (take one: explanation[i]); MissingOutput: no `saliency`.
             ValueError: an option is out of range, or the map holds NaN or infinity.
 
         Example:
@@ -196,7 +246,7 @@ class Explanation:
                 f"an overlay shows one image; this explanation has {len(self)}",
                 hint="take one of them: explanation[i].overlay(image)",
             )
-        saliency = self._needed("saliency")[0]
+        saliency = self.saliency[0]
         if isinstance(image, images.Photo):
             picture, box = image.picture, image.box
         else:
@@ -209,7 +259,7 @@ class Explanation:
         `numpy.load` reads either; labels are saved as NumPy text.
 
         Raises:
-            InputError: the name ends in neither, or there is no `saliency` for `.npy`.
+            InputError: the name ends in neither; MissingOutput: there is no `saliency` for `.npy`.
             OSError: the file cannot be written; FileExistsError without `overwrite`.
 
         Example:
@@ -219,7 +269,7 @@ class Explanation:
         """
         target = Path(path)
         if target.suffix == ".npy":
-            saliency = self._needed("saliency")
+            saliency = self.saliency
             write_whole(target, lambda file: np.save(file, saliency), overwrite=overwrite)
         elif target.suffix == ".npz":
             arrays: dict[str, Any] = {
@@ -230,17 +280,33 @@ class Explanation:
         else:
             raise InputError(f"{target} ends in neither .npz (all outputs) nor .npy (saliency)")
 
-    def _needed(self, name: str) -> Array:
-        if name not in self.outputs:
-            raise InputError(
-                f"this explanation has no {name}; it has {', '.join(self.outputs)}",
+    def _signed_map(self) -> Array:
+        """The method's own map, with signs."""
+        return self[next((name for name in SIGNED_MAPS if name in self._arrays), self._offered_map())]
+
+    def _offered_map(self) -> str:
+        return next((name for name in SIGNED_MAPS if name in (self._offered or ())), SIGNED_MAPS[0])
+
+    def _missing(self, name: str) -> MissingOutput:
+        held = ", ".join(self._arrays) or "none"
+        if self._offered is None or name in self._offered:
+            return MissingOutput(
+                f"this explanation has no {name}; it has {held}",
                 hint=f"ask for it: explain(…, outputs=[…, {name!r}]), or outputs='all'",
                 model=self.model,
             )
-        return self.outputs[name]
+        return MissingOutput(
+            f"method {self.method!r} of model {self.model!r} has no output {name!r}; "
+            f"it has {', '.join(self._offered)}",
+            hint="outputs=[…] asks for any of these; signatures() shows those of the other methods",
+            model=self.model,
+        )
 
-    def _with(self, outputs: Mapping[str, Array]) -> Explanation:
-        return Explanation(outputs, method=self.method, model=self.model, version=self.version)
+    def _taken(self, some: slice) -> Explanation:
+        arrays = {name: value[some] if value.ndim else value for name, value in self._arrays.items()}
+        return Explanation(
+            arrays, method=self.method, model=self.model, version=self.version, offered=self._offered
+        )
 
 
 class _Outputs(Mapping[str, Array]):

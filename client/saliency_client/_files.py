@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+Write = Callable[[BinaryIO], object]
+"""Gets the open file and writes to it."""
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object], *, overwrite: bool) -> None:
+
+def write_whole(path: Path, write: Write, *, overwrite: bool) -> None:
     """Write a file beside its place and move it there, so that nobody sees half of it.
 
     Args:
@@ -22,17 +25,34 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], *, overwrite: b
         FileExistsError: there is a file and `overwrite` is False, even if it came while this one was written.
         OSError: the file cannot be written; nothing is left behind.
     """
-    part = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+    write_all({path: write}, overwrite=overwrite)
+
+
+def write_all(files: Mapping[Path, Write], *, overwrite: bool) -> None:
+    """Write several files so; none is moved to its place before all are written.
+
+    Args:
+        files: what each is written by, by where it goes.
+        overwrite: replace files that are there.
+
+    Raises:
+        FileExistsError: as for `write_whole`.
+        OSError: one cannot be written; all are as they were.
+    """
+    parts = {path: path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part") for path in files}
     try:
-        with open(part, "xb") as file:
-            write(file)
-        if overwrite:
-            os.replace(part, path)
-        else:
-            _move_to_new(part, path)
+        for path, write in files.items():
+            with open(parts[path], "xb") as file:
+                write(file)
+        for path, part in parts.items():
+            if overwrite:
+                os.replace(part, path)
+            else:
+                _move_to_new(part, path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+        for part in parts.values():
+            with contextlib.suppress(FileNotFoundError):
+                part.unlink()
 
 
 def _move_to_new(part: Path, path: Path) -> None:

@@ -24,8 +24,6 @@ ArrayLike = npt.ArrayLike
 # A str is one name; "all" is every output that the signature has.
 Outputs = str | Iterable[str] | None
 
-# gradients and variance are C times the size of the map, so they come only when asked for.
-HEAVY_OUTPUTS = frozenset({"gradients", "variance"})
 _LARGEST_MESSAGE = 2**31 - 1
 
 
@@ -92,23 +90,20 @@ def explain_request(
 
     Every parameter of the signature is sent as a vector [B]: the given value, or the default of the
     server's metadata or the model's table; the server's own defaults are scalars, which its batching refuses.
+    `parameters` are the signature's (`check_parameters`); None stands for the default.
 
     Raises:
         InputError: images or a parameter do not fit the signature, or a parameter has no known default.
     """
+    given = {name: value for name, value in parameters.items() if value is not None}
     arrays = {"images": _images(images, _input(signature, "images"))}
     batch = arrays["images"].shape[0]
-    given = {name: value for name, value in parameters.items() if value is not None}
-    for name in given:
-        if name not in signature.inputs or name == "images":
-            takes = ", ".join(sorted(set(signature.inputs) - {"images"})) or "no parameters"
-            raise InputError(f"{signature.name} takes no {name}; it takes {takes}", signature=signature.name)
     values = {**signature.defaults, **given}
     _check_complete(signature, {"images", *values})
     for name, spec in signature.inputs.items():
         if name != "images":
             arrays[name] = _parameter(values[name], spec, batch)
-    light = {name for name in signature.outputs if name not in HEAVY_OUTPUTS}
+    light = set(signature.outputs) - signature.large
     # A TensorFlow session prepares its graph anew, for seconds, for every set of outputs that is new to it.
     # The light ones cost next to nothing, so they always come along, and there are few sets to prepare for.
     return _request(
@@ -213,9 +208,12 @@ def _chosen(outputs: Outputs, signature: Signature, default: Iterable[str]) -> t
     """The outputs to ask for, sorted: the server's batching keeps one queue for each list of names."""
     if outputs is None:
         return tuple(sorted(default))
-    names = (
-        list(signature.outputs) if outputs == "all" else [outputs] if isinstance(outputs, str) else outputs
-    )
+    if isinstance(outputs, str):
+        names = list(signature.outputs) if outputs == "all" else [outputs]
+    else:
+        names = list(outputs) if isinstance(outputs, Iterable) else [outputs]
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"outputs is {outputs!r}; it takes names of outputs, or 'all'")
     chosen = sorted(set(names))
     unknown = [name for name in chosen if name not in signature.outputs]
     if unknown or not chosen:
@@ -318,10 +316,11 @@ def _whole(array: Array, spec: TensorSpec) -> Array:
 
 @dataclass(frozen=True)
 class Answer:
-    """The decoded outputs of one Predict call, and the version that answered (0: the server did not say)."""
+    """The decoded outputs of one Predict call, and what gave them (version 0: the server did not say)."""
 
     outputs: Mapping[str, Array]
     version: int
+    signature: Signature
 
 
 def parse_answer(answer: bytes, request: Request) -> Answer:
@@ -342,7 +341,7 @@ def parse_answer(answer: bytes, request: Request) -> Answer:
     }
     for name, array in outputs.items():
         _check_output(array, request.signature.outputs[name], request.batch)
-    return Answer(outputs, response.model_spec.version.value)
+    return Answer(outputs, response.model_spec.version.value, request.signature)
 
 
 def _check_output(array: Array, spec: TensorSpec, batch: int | None) -> None:

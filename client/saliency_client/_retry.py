@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from saliency_client._errors import CallError, OptionError, QueueFull, TLSError, Unavailable
+from saliency_client._numbers import are_seconds, is_real, is_whole
 
 _JITTER = 0.2
 
@@ -20,7 +22,8 @@ class RetryPolicy:
     wait before it connects again to a server that came back (0.6 s).
 
     Raises:
-        OptionError: `attempts` or `multiplier` is below 1, or a backoff is not above 0.
+        OptionError: `attempts` is not a whole number from 1 on, `multiplier` not a finite number from 1 on,
+            or a backoff not seconds above 0.
 
     Example:
         >>> patient = RetryPolicy(attempts=10, max_backoff=30.0)
@@ -34,8 +37,19 @@ class RetryPolicy:
     multiplier: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or self.initial_backoff <= 0 or self.max_backoff <= 0 or self.multiplier < 1:
-            raise OptionError(f"{self} cannot work: attempts ≥ 1, backoffs > 0 and multiplier ≥ 1 are needed")
+        can_work = (
+            is_whole(self.attempts)
+            and self.attempts >= 1
+            and are_seconds(self.initial_backoff)
+            and are_seconds(self.max_backoff)
+            and is_real(self.multiplier)
+            and 1 <= self.multiplier < math.inf
+        )
+        if not can_work:
+            raise OptionError(
+                f"{self} cannot work: it needs a whole number of attempts ≥ 1, backoffs in seconds > 0 and a "
+                "finite multiplier ≥ 1"
+            )
 
     def delay(
         self, failure: CallError, *, remaining: float | None, patient: bool, chance: float
@@ -49,7 +63,12 @@ class RetryPolicy:
             return None
         if failure.attempts >= self.attempts and not (patient and isinstance(failure, QueueFull)):
             return None
-        exponent = min(failure.attempts - 1, 64)
-        backoff = min(self.initial_backoff * self.multiplier**exponent, self.max_backoff)
-        backoff *= 1 - _JITTER + 2 * _JITTER * chance
+        backoff = self._backoff(failure.attempts) * (1 - _JITTER + 2 * _JITTER * chance)
         return None if remaining is not None and backoff >= remaining else backoff
+
+    def _backoff(self, attempts: int) -> float:
+        try:
+            grown = float(self.initial_backoff) * float(self.multiplier) ** min(attempts - 1, 64)
+        except OverflowError:  # beyond the largest float, and so beyond the longest wait
+            return self.max_backoff
+        return min(grown, self.max_backoff)

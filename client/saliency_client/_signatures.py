@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import DecodeError
 
-from saliency_client._errors import AnswerError
+from saliency_client._contract import (
+    CLASS_LABELS,
+    DEFAULT_SIGNATURE,
+    EXPLAIN_PREFIX,
+    IMAGES_SIGNATURE,
+    PARAMETER_DEFAULTS,
+    SIGNED_MAPS,
+    large_outputs,
+)
+from saliency_client._errors import AnswerError, InputError, UnknownParameter
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
 from saliency_client._tensors import Array, decode, dtype_name
-
-EXPLAIN_PREFIX = "explain_"
-DEFAULT_SIGNATURE = "serving_default"
-IMAGES_SIGNATURE = "serving_images"
-CLASS_LABELS = "class_labels"
-PARAMETER_DEFAULTS = "parameter_defaults"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class TensorSpec:
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
+
+    @property
+    def rank(self) -> int | None:
+        """How many dimensions it has; None where that is not known."""
+        return None if self.shape is None else len(self.shape)
 
     def __str__(self) -> str:
         if self.shape is None:
@@ -65,6 +73,46 @@ class Signature:
     def method(self) -> str | None:
         """The explanation method, such as 'smooth' of 'explain_smooth'; None for any other signature."""
         return self.name[len(EXPLAIN_PREFIX) :] if self.name.startswith(EXPLAIN_PREFIX) else None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The inputs beside `images`: `class_index` and the method's own."""
+        return tuple(name for name in self.inputs if name != "images")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that it takes.
+
+        Raises:
+            InputError: its input is not images [B, H, W, C] of a fixed size.
+
+        Example:
+            >>> client.signatures()["explain_gradients"].image_size
+            (224, 224)
+        """
+        spec = self.inputs.get("images")
+        shape = spec.shape if spec is not None else None
+        if shape is None or len(shape) != 4 or shape[1] is None or shape[2] is None:
+            raise InputError(
+                f"{self.name} takes {spec or 'no images'}, not images [B, H, W, C] of a fixed size",
+                signature=self.name,
+            )
+        return shape[1], shape[2]
+
+    @property
+    def signed_map(self) -> str | None:
+        """The output that holds the method's own signed map, [B, H, W, C]; None where there is none."""
+        known = [name for name in SIGNED_MAPS if name in self.outputs]
+        large = self.large
+        return known[0] if known else min(large) if len(large) == 1 else None
+
+    @property
+    def large(self) -> set[str]:
+        """The outputs that are as large as the images, which come when they are asked for by name alone."""
+        images = self.inputs.get("images")
+        return large_outputs(
+            images.rank if images else None, {name: output.rank for name, output in self.outputs.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -139,6 +187,47 @@ class Metadata:
             for name, signature in self.signatures.items()
         }
         return replace(self, signatures=completed)
+
+
+def check_parameters(
+    signature: Signature, names: Iterable[str], signatures: Mapping[str, Signature] | None = None
+) -> None:
+    """Refuse a parameter that a signature does not have.
+
+    Args:
+        signature: of a method.
+        names: the parameters that are given.
+        signatures: all that the model has, to say which other method takes a parameter.
+
+    Raises:
+        UnknownParameter: with the parameters that exist, and their defaults.
+    """
+    for name in names:
+        if name not in signature.parameters:
+            raise UnknownParameter(
+                f"{signature.name} takes no {name}; it takes {_listed_parameters(signature)}",
+                hint=_where_else(name, signature, signatures or {}),
+                signature=signature.name,
+            )
+
+
+def _listed_parameters(signature: Signature) -> str:
+    """Names and defaults: `class_index=-1, seed=0`; those without a known default by name alone."""
+    listed = [
+        f"{name}={signature.defaults[name][()]!s}" if name in signature.defaults else name
+        for name in signature.parameters
+    ]
+    return ", ".join(listed) or "no parameters"
+
+
+def _where_else(name: str, signature: Signature, signatures: Mapping[str, Signature]) -> str | None:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, signature.parameters, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    methods = [one.method for one in signatures.values() if one.method and name in one.parameters]
+    return f"{name} is a parameter of {', '.join(methods)}" if methods else None
 
 
 def _parameter_of(output: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from saliency_client._errors import AnswerError, InputError
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
-from saliency_client._wire import bytes_field, varint
+from saliency_client._varints import bytes_field, varint
 
 Array = npt.NDArray[Any]
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from saliency_client._bulk import Item, ItemResult, Source
+from saliency_client._bulk import BatchReader, Item, ItemResult
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ def finished(future: Future[T]) -> Future[T]:
 
 
 def in_order(
-    source: Source, explain: Callable[[list[Item], Cancellation], list[ItemResult]], max_in_flight: int
+    source: BatchReader, explain: Callable[[list[Item], Cancellation], list[ItemResult]], max_in_flight: int
 ) -> Generator[ItemResult, None, None]:
     """Results in the order of the images; as many batches are read ahead as are under way."""
     cancellation = Cancellation()

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from google.protobuf.message import DecodeError
 
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
+from saliency_client._varints import BYTES, bytes_field, varint
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _FIXED64, _FIXED32 = 0, 1, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 
 _INPUTS = tfs.PredictRequest.DESCRIPTOR.fields_by_name["inputs"].number
@@ -44,11 +45,6 @@ def join_request(request: tfs.PredictRequest, inputs: Mapping[str, Sequence[byte
     return b"".join(pieces)
 
 
-def bytes_field(number: int, content: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-    """A field of bytes, or of a message, as protobuf writes it: its tag, its length, its content."""
-    return [_written_varint(number << 3 | _BYTES) + _written_varint(sum(map(len, content))), *content]
-
-
 def split_answer(answer: bytes) -> tuple[tfs.PredictResponse, dict[str, WireTensor]]:
     """A PredictResponse without its outputs, and its outputs by name.
 
@@ -58,7 +54,7 @@ def split_answer(answer: bytes) -> tuple[tfs.PredictResponse, dict[str, WireTens
     rest = bytearray()
     outputs = {}
     for number, kind, whole, value in _fields(memoryview(answer)):
-        if (number, kind) == (_OUTPUTS, _BYTES):
+        if (number, kind) == (_OUTPUTS, BYTES):
             name, tensor = _entry(value)
             outputs[name] = tensor
         else:
@@ -71,11 +67,11 @@ def _entry(entry: memoryview) -> tuple[str, WireTensor]:
     proto = bytearray()
     payload: dict[str, list[memoryview]] = {}
     for number, kind, _, value in _fields(entry):
-        if (number, kind) == (_KEY, _BYTES):
+        if (number, kind) == (_KEY, BYTES):
             name = _text(value)
-        elif (number, kind) == (_VALUE, _BYTES):
+        elif (number, kind) == (_VALUE, BYTES):
             for number, kind, whole, run in _fields(value):
-                if number in _PAYLOADS and kind == _BYTES:
+                if number in _PAYLOADS and kind == BYTES:
                     payload.setdefault(_PAYLOADS[number], []).append(run)
                 else:
                     proto += whole
@@ -91,7 +87,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview, memoryv
         number, kind = tag >> 3, tag & 7
         if kind == _VARINT:
             begin, (_, at) = at, varint(message, at)
-        elif kind == _BYTES:
+        elif kind == BYTES:
             size, begin = varint(message, at)
             at = begin + size
         elif kind in _FIXED_SIZES:
@@ -101,33 +97,6 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview, memoryv
         if number == 0 or at > len(message):
             raise DecodeError("the message is cut short")
         yield number, kind, message[start:at], message[begin:at]
-
-
-def varint(message: bytes | memoryview, at: int) -> tuple[int, int]:
-    """The number that is written from position `at` on, seven bits a byte, and the position after it.
-
-    Raises:
-        DecodeError: it is cut short, or longer than the ten bytes that 64 bits take.
-    """
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(message):
-            break
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise DecodeError("a number is cut short")
-
-
-def _written_varint(number: int) -> bytes:
-    written = bytearray()
-    while number > 0x7F:
-        written.append(number & 0x7F | 0x80)
-        number >>= 7
-    written.append(number)
-    return bytes(written)
 
 
 def _text(value: memoryview) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from saliency_client._base import BaseClient, explain_parameters
-from saliency_client._bulk import Batcher, Item, ItemResult, Source, checked_bounds
+from saliency_client._base import BaseClient, given
+from saliency_client._bulk import Batcher, BatchReader, Item, ItemResult, checked_bounds
 from saliency_client._calls import UNSET, Conversation, FetchToken, Send, Step, T, Timeout
 from saliency_client._explanation import Explanation
 from saliency_client._requests import ArrayLike, Outputs, VersionStatus
@@ -44,18 +44,15 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
         *,
         method: str = "gradients",
         class_index: ArrayLike | None = None,
-        num_samples: ArrayLike | None = None,
-        noise_level: ArrayLike | None = None,
-        seed: ArrayLike | None = None,
-        parameters: Mapping[str, ArrayLike] | None = None,
         outputs: Outputs = None,
         timeout: Timeout = UNSET,
+        **parameters: ArrayLike | None,
     ) -> Explanation:
         """As `SaliencyClient.explain`."""
         conversation = self._calls.explain(
             images,
             method=method,
-            parameters=explain_parameters(class_index, num_samples, noise_level, seed, parameters),
+            parameters=given(class_index, parameters),
             outputs=outputs,
             timeout=timeout,
         )
@@ -69,12 +66,9 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
         max_in_flight: int = 4,
         method: str = "gradients",
         class_index: ArrayLike | Iterable[ArrayLike] | None = None,
-        num_samples: ArrayLike | Iterable[ArrayLike] | None = None,
-        noise_level: ArrayLike | Iterable[ArrayLike] | None = None,
-        seed: ArrayLike | Iterable[ArrayLike] | None = None,
-        parameters: Mapping[str, ArrayLike | Iterable[ArrayLike]] | None = None,
         outputs: Outputs = None,
         timeout: Timeout = UNSET,
+        **parameters: ArrayLike | Iterable[ArrayLike] | None,
     ) -> AsyncGenerator[ItemResult, None]:
         """As `SaliencyClient.explain_many`, of a plain or an asynchronous iterable, for `async for`.
 
@@ -89,9 +83,7 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
             ['class 0', 'class 1']
         """
         checked_bounds(batch_size, max_in_flight)
-        batcher = Batcher(
-            batch_size, explain_parameters(class_index, num_samples, noise_level, seed, parameters)
-        )
+        batcher = Batcher(batch_size, given(class_index, parameters))
 
         iterator = aiter(images) if isinstance(images, AsyncIterable) else iter(images)
 
@@ -100,7 +92,7 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
                 self._calls.explain_items(items, method=method, outputs=outputs, timeout=timeout)
             )
 
-        return _in_order(Source(iterator, batcher), explain, max_in_flight)
+        return _in_order(BatchReader(iterator, batcher), explain, max_in_flight)
 
     async def predict(
         self,
@@ -204,7 +196,7 @@ def _current_task_is_cancelled() -> bool:
 
 
 async def _in_order(
-    source: Source, explain: Callable[[list[Item]], Awaitable[list[ItemResult]]], max_in_flight: int
+    source: BatchReader, explain: Callable[[list[Item]], Awaitable[list[ItemResult]]], max_in_flight: int
 ) -> AsyncGenerator[ItemResult, None]:
     """Results in the order of the images; as many batches are read ahead as are under way."""
     room = asyncio.Semaphore(max_in_flight)

@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
-from saliency_client._base import BaseClient, explain_parameters
-from saliency_client._bulk import Batcher, Item, ItemResult, Source, checked_bounds
+from saliency_client._base import BaseClient, given
+from saliency_client._bulk import Batcher, BatchReader, Item, ItemResult, checked_bounds
 from saliency_client._calls import UNSET, Conversation, FetchToken, Send, Step, T, Timeout
 from saliency_client._explanation import Explanation
 from saliency_client._requests import ArrayLike, Outputs, VersionStatus
@@ -39,33 +39,30 @@ class SaliencyClient(BaseClient[grpc.Channel]):
         *,
         method: str = "gradients",
         class_index: ArrayLike | None = None,
-        num_samples: ArrayLike | None = None,
-        noise_level: ArrayLike | None = None,
-        seed: ArrayLike | None = None,
-        parameters: Mapping[str, ArrayLike] | None = None,
         outputs: Outputs = None,
         timeout: Timeout = UNSET,
+        **parameters: ArrayLike | None,
     ) -> Explanation:
         """Explain the class decisions about B images.
 
-        Parameters are one value for all images, or one for each; None is the model's default, which
-        `signatures()` shows. The server checks their values.
+        Parameters are one value for all images, or one for each; None is the model's default. Which there
+        are is the method's affair: `signatures()` shows them and their defaults, and so does the error for
+        one that does not exist. The server checks their values.
 
         Args:
             images: [B, H, W, C], or [H, W, C] for one; H, W, C and dtype as the model has them: uint8 RGB
                 0..255 where preprocessing is part of the model, else float32. Never cast or resized here.
-            method: any that `methods()` lists, such as 'gradients', 'guided' or 'smooth'.
+            method: any that `methods()` lists.
             class_index: int, the class to explain; −1 is the class predicted for the image.
-            num_samples: int ≥ 1, noisy copies for each image; smooth only.
-            noise_level: float in [0, 1], σ / (max(x) − min(x)) of the model's input x; smooth only.
-            seed: int, of the noise, which is the same for the same seed; smooth only.
-            parameters: others that the signature takes, by input name.
-            outputs: names of the signature's outputs, or 'all'. All but the large ones, `gradients` and
-                `variance`, come in any case: a server prepares anew for each set that it has not seen.
+            outputs: names of the signature's outputs, or 'all'. All but the large ones, those with as many
+                dimensions as the images, come in any case: a server prepares anew for each set of outputs
+                that it has not seen.
             timeout: seconds for the whole call, retries included; None: no limit; unset: the client's.
+            **parameters: the method's own, by name.
 
         Raises:
-            InputError: images or a parameter do not fit the signature; UnknownMethod, the method.
+            InputError: images or a parameter do not fit the signature. UnknownMethod, UnknownParameter:
+                there is no such method or parameter; the message lists those there are.
             CallError: the server, or the way to it, said no; its subclasses say how.
             AnswerError: the answer is not what the signature promises.
 
@@ -79,7 +76,7 @@ class SaliencyClient(BaseClient[grpc.Channel]):
         conversation = self._calls.explain(
             images,
             method=method,
-            parameters=explain_parameters(class_index, num_samples, noise_level, seed, parameters),
+            parameters=given(class_index, parameters),
             outputs=outputs,
             timeout=timeout,
         )
@@ -93,12 +90,9 @@ class SaliencyClient(BaseClient[grpc.Channel]):
         max_in_flight: int = 4,
         method: str = "gradients",
         class_index: ArrayLike | Iterable[ArrayLike] | None = None,
-        num_samples: ArrayLike | Iterable[ArrayLike] | None = None,
-        noise_level: ArrayLike | Iterable[ArrayLike] | None = None,
-        seed: ArrayLike | Iterable[ArrayLike] | None = None,
-        parameters: Mapping[str, ArrayLike | Iterable[ArrayLike]] | None = None,
         outputs: Outputs = None,
         timeout: Timeout = UNSET,
+        **parameters: ArrayLike | Iterable[ArrayLike] | None,
     ) -> Generator[ItemResult, None, None]:
         """Explain any number of images, in their order, with several requests under way.
 
@@ -114,14 +108,11 @@ class SaliencyClient(BaseClient[grpc.Channel]):
             images: an iterable of [H, W, C] arrays, such as an array [N, H, W, C], a generator, or a map.
             batch_size: images in a request, at most.
             max_in_flight: requests under way, at most.
-            method: as for `explain`, and so are `parameters`, `outputs` and `timeout` (of one request).
-            class_index: one value for all, or an iterable of one for each image; so are the next three.
-            num_samples: as for `explain`.
-            noise_level: as for `explain`.
-            seed: as for `explain`.
-            parameters: as for `explain`.
+            method: as for `explain`.
+            class_index: one value for all, or an iterable of one for each image.
             outputs: as for `explain`.
-            timeout: as for `explain`.
+            timeout: as for `explain`, of one request.
+            **parameters: the method's own, by name; as `class_index`, one value or an iterable.
 
         Raises:
             OptionError: `batch_size` or `max_in_flight` is below 1.
@@ -133,15 +124,13 @@ class SaliencyClient(BaseClient[grpc.Channel]):
             1 INVALID_ARGUMENT
         """
         checked_bounds(batch_size, max_in_flight)
-        batcher = Batcher(
-            batch_size, explain_parameters(class_index, num_samples, noise_level, seed, parameters)
-        )
+        batcher = Batcher(batch_size, given(class_index, parameters))
 
         def explain(items: list[Item], cancellation: Cancellation) -> list[ItemResult]:
             conversation = self._calls.explain_items(items, method=method, outputs=outputs, timeout=timeout)
             return _run(conversation, lambda step: self._carry_out(step, cancellation))
 
-        return in_order(Source(iter(images), batcher), explain, max_in_flight)
+        return in_order(BatchReader(iter(images), batcher), explain, max_in_flight)
 
     def predict(
         self,

@@ -100,7 +100,7 @@ def load_image(
 
     Example:
         >>> from saliency_client.images import load_image
-        >>> height, width = client.signatures()["explain_gradients"].inputs["images"].shape[1:3]
+        >>> height, width = client.signatures()["explain_gradients"].image_size
         >>> photo = load_image("cat.png", size=(height, width))
         >>> photo.array.dtype, photo.array.shape
         (dtype('uint8'), (224, 224, 3))

@@ -43,7 +43,7 @@ def heatmap(
         picture: the original photo; only its size is used.
         values: [H, W], a raw map.
         box: the part of the picture that the map covers, as `Photo.box`; the whole picture if None.
-        colormap: a name of the `cmap` catalogue; "inferno", or a diverging one if `signed`.
+        colormap: a name of the `cmap` catalog; "inferno", or a diverging one if `signed`.
         clip: percentile that is shown as the hottest color, in (0, 100].
         signed: the map has a sign; 0 is the middle of the color map.
 
@@ -206,7 +206,7 @@ def panel(
 
 
 def colormap_name(name: str) -> str:
-    """The full name of a color map of the `cmap` catalogue; "_r" at the end reverses it.
+    """The full name of a color map of the `cmap` catalog; "_r" at the end reverses it.
 
     Raises:
         ValueError: there is none of that name; the message lists near ones.

@@ -1,6 +1,6 @@
 """`python -m saliency_exporter` is `saliency-exporter`."""
 
-from .cli import main
+from saliency_exporter.cli import main
 
 if __name__ == "__main__":
     main()

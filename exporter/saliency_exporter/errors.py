@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class ExportError(Exception):
     """A user's mistake or an unsupported model, told in one sentence.
@@ -17,9 +19,17 @@ class ExportError(Exception):
         self.hint = hint
 
 
+class NotWritten(ExportError):
+    """A directory or a file cannot be written."""
+
+
 def brief(error: BaseException) -> str:
     """What another library's error says, in one line of at most 300 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    # Keras names the layer first and says what is wrong with it next.
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
+        del lines[0]
     if not lines:
         return type(error).__name__
     # AutoGraph puts the user's code first and the error that it raised last.

@@ -73,7 +73,7 @@ def main() -> None:
 
 def running_kernels() -> str:
     """Which of TensorFlow's kernels the processes that this one starts will run; asked of one of them."""
-    code = "from saliency_exporter.kernels import running_kernels; print(running_kernels())"
+    code = "from saliency_exporter.runtime.kernels import running_kernels; print(running_kernels())"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return done.stdout.strip()

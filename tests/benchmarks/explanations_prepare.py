@@ -8,15 +8,15 @@ from pathlib import Path
 
 from explanations_server import BATCHES, random_images
 
-from saliency_exporter.quiet import import_tensorflow
+from saliency_exporter.runtime.quiet import import_tensorflow
 
 import_tensorflow()
 
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from saliency_exporter.preprocessing import builtin  # noqa: E402
 from saliency_exporter.sources.keras_application import FAMILIES, family  # noqa: E402
+from saliency_exporter.sources.preprocessing import builtin  # noqa: E402
 from saliency_exporter.sources.zoo import efficientnet_lite0  # noqa: E402
 
 

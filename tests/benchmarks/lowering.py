@@ -23,13 +23,15 @@ import numpy as np
 import tensorflow as tf
 from measuring import kernels_text, machine, versions
 
-from saliency_exporter.folding import fold
-from saliency_exporter.forward import Forward, Rule
-from saliency_exporter.kernels import running_kernels
-from saliency_exporter.methods.gradients import gradients
+from saliency_exporter.graph.folding import fold
+from saliency_exporter.graph.forward_graph import Rule
+from saliency_exporter.graph.replay import Forward
+from saliency_exporter.graph.trace import trace
+from saliency_exporter.methods.model import gradients
 from saliency_exporter.rules.lowering import lowering_rules
-from saliency_exporter.sources import Source, load_source
-from saliency_exporter.tracing import trace
+from saliency_exporter.runtime.kernels import running_kernels
+from saliency_exporter.sources.load import load_source
+from saliency_exporter.sources.source import Source
 
 MODELS = "efficientnet-lite0,MobileNetV2,EfficientNetB0,Xception,ResNet50,VGG16"
 PEER, REFERENCE = "peer: GradientTape", "graph"

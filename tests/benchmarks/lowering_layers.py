@@ -22,17 +22,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 from measuring import kernels_text, machine, versions
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-from saliency_exporter.folding import fold
-from saliency_exporter.forward import Forward, NodeDef, Rule
-from saliency_exporter.kernels import running_kernels
-from saliency_exporter.rules.lowering._nodes import attribute
+from saliency_exporter.graph.folding import fold
+from saliency_exporter.graph.forward_graph import Rule
+from saliency_exporter.graph.nodes import attribute
+from saliency_exporter.graph.replay import Forward
+from saliency_exporter.graph.trace import trace
 from saliency_exporter.rules.lowering.pointwise import pointwise_uncompiled
 from saliency_exporter.rules.lowering.strided import strided_uncompiled
 from saliency_exporter.rules.lowering.thresholds import Minimal, Products
 from saliency_exporter.rules.lowering.winograd import winograd
-from saliency_exporter.sources import load_source
-from saliency_exporter.tracing import trace
+from saliency_exporter.runtime.kernels import running_kernels
+from saliency_exporter.sources.load import load_source
 
 MODELS = "efficientnet-lite0,MobileNetV2,EfficientNetB0,Xception,ResNet50,VGG16"
 ALWAYS = 0.0

@@ -107,10 +107,10 @@ def overhead_rows(scratch: Path) -> list[Row]:
     options = ["--methods", "gradients", "--batch-sizes", "1", "--target", "cpu"]
     subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL, cwd=scratch)
     from saliency_client import SaliencyClient
-    from saliency_exporter.quiet import import_tensorflow
+    from saliency_exporter.runtime.quiet import import_tensorflow
 
     import_tensorflow()
-    from saliency_exporter.servable import load_servable
+    from saliency_exporter.runtime.servable import load_servable
 
     images = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
     outputs = ["class_index", "probability", "saliency", "score"]

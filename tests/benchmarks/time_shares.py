@@ -23,7 +23,8 @@ sys.path[:0] = [str(Path(__file__).parent)]
 
 from measuring import interleaved, machine, versions  # noqa: E402
 
-from saliency_exporter.quiet import import_tensorflow  # noqa: E402
+from saliency_exporter.methods.registry import find_methods  # noqa: E402
+from saliency_exporter.runtime.quiet import import_tensorflow  # noqa: E402
 
 import_tensorflow()
 
@@ -31,12 +32,13 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from tensorflow.tsl.profiler.protobuf import xplane_pb2  # noqa: E402
 
-from saliency_exporter.folding import fold  # noqa: E402
-from saliency_exporter.forward import Forward  # noqa: E402
-from saliency_exporter.saved_model import Export, export  # noqa: E402
-from saliency_exporter.signatures import Settings  # noqa: E402
-from saliency_exporter.sources import Source, load_source  # noqa: E402
-from saliency_exporter.tracing import trace  # noqa: E402
+from saliency_exporter.contract.settings import Settings  # noqa: E402
+from saliency_exporter.graph.folding import fold  # noqa: E402
+from saliency_exporter.graph.replay import Forward  # noqa: E402
+from saliency_exporter.graph.trace import trace  # noqa: E402
+from saliency_exporter.sources.load import load_source  # noqa: E402
+from saliency_exporter.sources.source import Source  # noqa: E402
+from saliency_exporter.version.write import Export, export  # noqa: E402
 
 v1 = tf.compat.v1
 MODELS = "efficientnet-lite0,MobileNetV2,EfficientNetB0,Xception,ResNet50,VGG16"
@@ -69,7 +71,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             for compile_ in ("none", "xla"):
                 settings = Settings(
-                    methods=("gradients", "guided"), batch_sizes=(1, 8), compile=compile_, target="cpu"
+                    methods=find_methods(("gradients", "guided")),
+                    batch_sizes=(1, 8),
+                    compile=compile_,
+                    target="cpu",
                 )
                 version = export(
                     Export(source, source.preprocessing, settings, name), Path(scratch) / compile_

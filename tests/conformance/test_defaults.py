@@ -27,8 +27,8 @@ from test_answers import (  # noqa: F401
 )
 
 from saliency_client import SaliencyClient
-from saliency_exporter.serving import LocalServer
 from saliency_exporter.serving.batching import BatchingParameters
+from saliency_exporter.serving.server import LocalServer
 
 KINDS = ("as it is", "metadata", "all", "all, batching")
 

@@ -25,10 +25,10 @@ from types import SimpleNamespace
 import numpy as np
 import tensorflow as tf
 
-from saliency_exporter.folding import fold
-from saliency_exporter.forward import Forward
+from saliency_exporter.graph.folding import fold
+from saliency_exporter.graph.replay import Forward
+from saliency_exporter.graph.trace import trace
 from saliency_exporter.rules.lowering import lowering_rules
-from saliency_exporter.tracing import trace
 
 # Largest |difference| over the size of what is compared, of scores and of gradients. In few bits the sides of
 # kinks flip, and one flip may be as large as the gradient: there it is the norm of the difference over the

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import keras
 
-from saliency_exporter.activations import Coverage, find_activations
 from saliency_exporter.errors import ExportError
-from saliency_exporter.inspection import describe_preprocessing
-from saliency_exporter.rules.guided import guided_replacements
-from saliency_exporter.sources import keras_application, load_source
-from saliency_exporter.tracing import trace
+from saliency_exporter.graph.activations.find import find_activations
+from saliency_exporter.graph.forward_graph import ForwardGraph
+from saliency_exporter.graph.trace import trace
+from saliency_exporter.methods import guided
+from saliency_exporter.sources import keras_application
+from saliency_exporter.sources.load import load_source
+from saliency_exporter.version.describe import describe_activations, describe_preprocessing
+from saliency_exporter.version.inspection import preprocessing_in_words
 
 PAGE = Path(__file__).parents[2] / "exporter" / "COVERAGE.md"
 MEMBERS = (
@@ -57,22 +60,24 @@ it against the models. [Which rule each activation has, and why][rules].
 def row(member: str) -> str:
     """The line of one model in the table."""
     source = load_source(member, weights="none", image_size=_IMAGE_SIZE)
-    coverage = find_activations(trace(source))
-    recognised = coverage.to_manifest()["recognised"]
+    graph = trace(source)
+    recognised = describe_activations(find_activations(graph)).recognised
     cells = (
         keras_application.family(member),
         member,
-        ", ".join(f"{kind['count']} × {kind['kind']}" for kind in recognised) or "none",
-        "; ".join(f"{kind['kind']}: {kind['guided']}" for kind in recognised),
-        _verdict(coverage, member),
-        describe_preprocessing(source.preprocessing.to_manifest()) if source.preprocessing else "asked for",
+        ", ".join(f"{kind.count} × {kind.kind}" for kind in recognised) or "none",
+        "; ".join(f"{kind.kind}: {kind.guided}" for kind in recognised),
+        _verdict(graph, member),
+        preprocessing_in_words(describe_preprocessing(source.preprocessing))
+        if source.preprocessing
+        else "asked for",
     )
     return f"| {' | '.join(cells)} |\n"
 
 
-def _verdict(coverage: Coverage, member: str) -> str:
+def _verdict(graph: ForwardGraph, member: str) -> str:
     try:
-        covered = len(guided_replacements(coverage, member))
+        covered = len(guided.replacements(graph, member))
     except ExportError as error:
         return f"refused: {error}"
     return f"covered: all {covered}"

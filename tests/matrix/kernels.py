@@ -21,13 +21,16 @@ import numpy as np
 import tensorflow as tf
 from keras_applications import MEMBERS
 
-from saliency_exporter.folding import fold
-from saliency_exporter.forward import Forward, ForwardGraph
-from saliency_exporter.preprocessing import builtin
-from saliency_exporter.signatures import Settings, build_signatures
-from saliency_exporter.sources import load_source
-from saliency_exporter.tracing import trace
-from saliency_exporter.verify import GRADIENT_TOLERANCE, SCORE_TOLERANCE
+from saliency_exporter.contract.build import build_signatures
+from saliency_exporter.contract.settings import Settings
+from saliency_exporter.graph.folding import fold
+from saliency_exporter.graph.forward_graph import ForwardGraph
+from saliency_exporter.graph.replay import Forward
+from saliency_exporter.graph.trace import trace
+from saliency_exporter.methods.registry import find_methods
+from saliency_exporter.sources.load import load_source
+from saliency_exporter.sources.preprocessing import builtin
+from saliency_exporter.version.verify import GRADIENT_TOLERANCE, SCORE_TOLERANCE
 
 KERAS_2 = ("RegNetX002", "RegNetY002", "ResNetRS50")
 _SIZE = (96, 96)
@@ -66,7 +69,7 @@ def answers(graph: ForwardGraph, settings: dict, folded: bool) -> dict[str, np.n
     signatures = build_signatures(
         Forward(fold(graph) if folded else graph),
         builtin("none"),
-        Settings(methods=("gradients",), batch_sizes=(_EXAMPLES,), **settings),
+        Settings(methods=find_methods(("gradients",)), batch_sizes=(_EXAMPLES,), **settings),
         "model",
     )
     images = tf.constant(np.random.default_rng(0).normal(size=(_EXAMPLES, *_SIZE, 3)).astype(np.float32))

@@ -44,8 +44,13 @@ FOLLOWING = ("tensorflow", "tensorflow-serving-api", "tf-keras")
 TEST_PACKAGES = ("pytest", "pytest-timeout", "hypothesis", "saliency")
 TESTS = (
     "tests/contract",
-    "tests/unit/exporter",
-    "tests/unit/lowering",
+    "tests/unit/graph",
+    "tests/unit/rules",
+    "tests/unit/methods",
+    "tests/unit/contract",
+    "tests/unit/version",
+    "tests/unit/runtime",
+    "tests/unit/cli",
     "tests/unit/serving",
     "tests/unit/sources",
     "tests/integration/exporter/test_kept.py",

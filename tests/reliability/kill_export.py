@@ -23,7 +23,7 @@ from pathlib import Path
 
 from lab import TESTS, Lab, Outcome, main
 
-from saliency_exporter.manifest import manifest_path
+from saliency_exporter.version.manifest import manifest_path
 
 START = "started"
 VERIFIED_EVERY = 5
@@ -62,7 +62,7 @@ class Exports:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["saliency_exporter.saved_model", "saliency_exporter.cli"])
+        self._context.set_forkserver_preload(["saliency_exporter.version.write", "saliency_exporter.cli"])
 
     def start(self, model_dir: Path, file_bytes: int = 0, verified: bool = True) -> multiprocessing.Process:
         """A process that has just begun to export."""

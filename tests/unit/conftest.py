@@ -51,8 +51,8 @@ def pytest_runtest_teardown() -> Iterator[None]:
 def _no_server_and_no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (grpc, grpc.aio):
         monkeypatch.setattr(module, "server", lambda *_, **__: _refuse("a gRPC server in a unit test"))
-    if "saliency_exporter.saved_model" in sys.modules:  # not imported for the sake of this
-        target = "saliency_exporter.saved_model.slim"
+    if "saliency_exporter.version.write" in sys.modules:  # not imported for the sake of this
+        target = "saliency_exporter.version.write.slim"
         monkeypatch.setattr(target, lambda *_, **__: _refuse("an export in a unit test"))
 
 
@@ -70,3 +70,12 @@ def module(
         return name
 
     return write
+
+
+@pytest.fixture(scope="session")
+def signatures_of() -> Callable[..., object]:
+    """Builds the signatures of a function of tensors: `signatures_of(call, input_shape, **settings)`."""
+    # Not above: tests of the client run without TensorFlow.
+    from built_signatures import signatures_of
+
+    return signatures_of

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from callables import source_of
 
-from saliency_exporter.preprocessing import builtin
-from saliency_exporter.saved_model import Export, export
-from saliency_exporter.signatures import Settings
+from saliency_exporter.contract.settings import Settings
+from saliency_exporter.methods.registry import find_methods
+from saliency_exporter.sources.preprocessing import builtin
+from saliency_exporter.version.write import Export, export
 
 
 def one_export(folder):
-    settings = Settings(methods=("gradients",), batch_sizes=(1,), compile="none")
+    settings = Settings(methods=find_methods(("gradients",)), batch_sizes=(1,), compile="none")
     export(Export(source_of(lambda x: x * np.float32(2), (3,)), builtin("none"), settings, "model"), folder)
 
 

@@ -14,7 +14,8 @@ import tensorflow_matrix
 from tensorflow_matrix import DEFAULT, PYTHONS, TENSORFLOW, default_rows, failed, page
 from tensorflow_releases import changes
 
-from saliency_exporter.server_needs import NEWEST_IMAGE, minor, releases
+from saliency_exporter.runtime.versions import minor
+from saliency_exporter.version.server_needs import NEWEST_IMAGE, releases
 
 
 def registries(**names: str) -> dict[str, dict]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from saliency_client._threads import finished
 from saliency_client.cli.errors import FAILURE, describe, exit_code
-from saliency_client.cli.inputs import Input
-from saliency_client.cli.output import Output
+from saliency_client.cli.inputs import Input, missing
+from saliency_client.cli.printer import Printer
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -45,14 +45,30 @@ def batch_exit_code(errors: list[Exception], total: int) -> int:
     return exit_code(errors[0]) if total == 1 else FAILURE
 
 
-def tell_failure(one: Input, error: Exception, output: Output, *, alone: bool) -> None:
+def without_missing(
+    items: Sequence[ItemT], image: Callable[[ItemT], Input], printer: Printer, *, alone: bool
+) -> tuple[list[ItemT], list[Exception]]:
+    """Tell of images that are not there, before a server is asked; gives the others, and the errors."""
+    there: list[ItemT] = []
+    errors: list[Exception] = []
+    for item in items:
+        error = missing(image(item))
+        if error is None:
+            there.append(item)
+        else:
+            tell_failure(image(item), error, printer, alone=alone)
+            errors.append(error)
+    return there, errors
+
+
+def tell_failure(one: Input, error: Exception, printer: Printer, *, alone: bool) -> None:
     """Tell that an image failed: on stderr, and as its JSON line."""
-    if output.mode == "json":
+    if printer.mode == "json":
         message, hint = describe(error)
         code = getattr(getattr(error, "code", None), "name", None)
         record = {"image": one.source, "status": "failed", "error": message, "hint": hint, "code": code}
-        output.result(record, str)
-    output.error(error, about=None if alone else one.shown)
+        printer.result(record, str)
+    printer.error(error, about=None if alone else one.shown)
 
 
 def _finished(window: deque[tuple[ItemT, Future[ResultT]]]) -> tuple[ItemT, Future[ResultT]]:

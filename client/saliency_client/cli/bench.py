@@ -7,7 +7,9 @@ import click
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import UsageError
 from saliency_client.cli.options import connection_options, local_option, output_options, photo_options
-from saliency_client.cli.output import Output
+from saliency_client.cli.param_types import SECONDS
+from saliency_client.cli.parameters import parameter_options
+from saliency_client.cli.printer import Printer
 from saliency_client.cli.sections import command, option
 
 
@@ -19,21 +21,16 @@ from saliency_client.cli.sections import command, option
     default="gradients",
     show_default=True,
     metavar="NAME",
-    help="Method to explain with, or predict.",
+    help="The method to measure, or predict.",
 )
-@option(
-    "--num-samples",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="smooth: noisy samples; default: the model's.",
-)
+@parameter_options("Options")
 @option(
     "--batch-size",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
     metavar="N",
-    help="Images in a request.",
+    help="The number of images in a request.",
 )
 @option(
     "--concurrency",
@@ -41,19 +38,22 @@ from saliency_client.cli.sections import command, option
     default=1,
     show_default=True,
     metavar="N",
-    help="Requests on their way at a time.",
+    help="The number of requests that run at a time.",
 )
+@option("--duration", type=SECONDS, metavar="SECONDS", help="How long to measure.  [default: 10]")
 @option(
-    "--duration", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Default: 10 seconds."
+    "--requests",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Send this number of requests, instead of measuring for a time.",
 )
-@option("--requests", type=click.IntRange(min=1), metavar="N", help="So many requests instead.")
 @option(
     "--warmup",
     type=click.IntRange(min=0),
     default=1,
     show_default=True,
     metavar="N",
-    help="Requests before, not counted, on each of the concurrent ways.",
+    help="Requests before the measurement, for each of the concurrent ones.",
 )
 @photo_options
 @connection_options
@@ -62,13 +62,13 @@ from saliency_client.cli.sections import command, option
 def bench(
     image: str | None,
     connection: Connection,
-    output: Output,
+    printer: Printer,
     *,
     duration: float | None,
     requests: int | None,
     **options: object,
 ) -> int:
-    """Measure how fast the server answers, with IMAGE or else a picture of noise.
+    """Measure how fast the server answers, with IMAGE, or with a picture of noise.
 
     Latency is that of whole requests as this client sees them, retries included. Exits with 1 if any
     request failed.
@@ -83,12 +83,12 @@ def bench(
     errors (number by gRPC code), requests_per_second, images_per_second, and latency_ms with
     mean, p50, p90, p95, p99 and max, or null if no request was answered.
     """
-    from saliency_client.cli.bench_run import Request, run
+    from saliency_client.cli.bench_run import BenchOptions, run
 
     if duration is not None and requests is not None:
         raise UsageError("--duration and --requests exclude one another", hint="give one of them")
     seconds = 10.0 if duration is None and requests is None else duration
     return run(
-        Request(image=image, connection=connection, duration=seconds, requests=requests, **options),  # type: ignore[arg-type]
-        output,
+        BenchOptions(image=image, connection=connection, duration=seconds, requests=requests, **options),  # type: ignore[arg-type]
+        printer,
     )

@@ -19,11 +19,12 @@ from saliency_client import SaliencyError
 from saliency_client._signatures import predictions_signature
 from saliency_client._threads import finished
 from saliency_client.cli.connection import Connection, connect
-from saliency_client.cli.errors import CommandError, UsageError
-from saliency_client.cli.inputs import Input, find_inputs, read_photo
+from saliency_client.cli.errors import CommandError
+from saliency_client.cli.inputs import Input, find_inputs, missing, read_photo
 from saliency_client.cli.model_input import ModelInput, model_input
-from saliency_client.cli.output import Output
+from saliency_client.cli.parameters import check
 from saliency_client.cli.photos import allow_pixels
+from saliency_client.cli.printer import Printer
 from saliency_client.cli.text import printable
 from saliency_client.images import DEFAULT_MAX_PIXELS, Resize
 
@@ -35,13 +36,13 @@ _PERCENTILES = (50, 90, 95, 99)
 
 
 @dataclass(frozen=True)
-class Request:
+class BenchOptions:
     """The options of the command, as typed."""
 
     image: str | None
     connection: Connection
     method: str
-    num_samples: int | None
+    parameters: Mapping[str, Any]
     batch_size: int
     concurrency: int
     duration: float | None
@@ -51,47 +52,58 @@ class Request:
     max_pixels: int | None
 
 
-def run(request: Request, output: Output) -> int:
+def run(options: BenchOptions, printer: Printer) -> int:
     """Measure; returns the exit code."""
-    with connect(request.connection) as client, allow_pixels(request.max_pixels):
-        call = _call(request, client)
-        measured = _Measured(request.duration, request.requests)
-        with output.waiting(f"measuring {printable(request.method)}"):
-            _in_threads(request.concurrency, lambda: [call() for _ in range(request.warmup)])
+    photo = None if options.image is None else _existing(options.image)
+    with connect(options.connection) as client, allow_pixels(options.max_pixels):
+        call = _call(options, client, photo)
+        measured = _Measured(options.duration, options.requests)
+        with printer.waiting(f"measuring {printable(options.method)}"):
+            _in_threads(options.concurrency, lambda: [call() for _ in range(options.warmup)])
             measured.start()
-            _in_threads(request.concurrency, lambda: measured.work(call))
-    record = _record(request, measured)
-    output.result(record, lambda: _table(record), [f"{record['images_per_second']:.2f}"])
+            _in_threads(options.concurrency, lambda: measured.work(call))
+        record = _record(options, client.model, measured)
+    printer.result(record, lambda: _table(record), [f"{record['images_per_second']:.2f}"])
     return 1 if measured.errors else 0
 
 
-def _call(request: Request, client: SaliencyClient) -> Callable[[], object]:
+def _existing(image: str) -> Input:
+    """The first image that an argument means.
+
+    Raises:
+        ImageError: there is no such file.
+    """
+    one = find_inputs([image], recursive=False)[0]
+    if (error := missing(one)) is not None:
+        raise error
+    return one
+
+
+def _call(options: BenchOptions, client: SaliencyClient, photo: Input | None) -> Callable[[], object]:
     """The request to measure, ready to be sent again and again."""
     signatures = client.signatures()
-    name = predictions_signature(signatures) if request.method == PREDICT else f"explain_{request.method}"
+    name = predictions_signature(signatures) if options.method == PREDICT else f"explain_{options.method}"
     if name not in signatures:
         raise CommandError(
             f"the model has no signature {name}; it has {', '.join(signatures) or 'none'}",
             hint="choose a method, or predict, with --method",
         )
-    if request.num_samples is not None and "num_samples" not in signatures[name].inputs:
-        raise UsageError(f"method {request.method} takes no --num-samples")
-    images = _images(request, model_input(signatures[name]))
-    if request.method == PREDICT:
+    check(options.parameters, signatures[name], signatures)
+    images = _images(options, model_input(signatures[name]), photo)
+    if options.method == PREDICT:
         return lambda: client.predict(images)
-    return lambda: client.explain(images, method=request.method, num_samples=request.num_samples)
+    return lambda: client.explain(images, method=options.method, **options.parameters)
 
 
-def _images(request: Request, model: ModelInput) -> npt.NDArray[Any]:
+def _images(options: BenchOptions, model: ModelInput, photo: Input | None) -> npt.NDArray[Any]:
     shape = (model.height, model.width, model.channels)
-    if request.image is None:
+    if photo is None:
         noise = np.random.default_rng(0).integers(0, 256, shape)
         one = noise.astype(np.uint8) if model.dtype == "uint8" else (noise / 127.5 - 1).astype(model.dtype)
     else:
-        inputs: list[Input] = find_inputs([request.image], recursive=False)
-        bound = request.max_pixels or DEFAULT_MAX_PIXELS
-        one = read_photo(inputs[0], model, resize=request.resize, max_pixels=bound).array
-    return np.repeat(one[None], request.batch_size, axis=0)
+        bound = options.max_pixels or DEFAULT_MAX_PIXELS
+        one = read_photo(photo, model, resize=options.resize, max_pixels=bound).array
+    return np.repeat(one[None], options.batch_size, axis=0)
 
 
 def _in_threads(count: int, work: Callable[[], object]) -> None:
@@ -146,21 +158,21 @@ class _Measured:
             return True
 
 
-def _record(request: Request, measured: _Measured) -> dict[str, Any]:
+def _record(options: BenchOptions, model: str, measured: _Measured) -> dict[str, Any]:
     seconds = measured.ended - measured.started
     answered = len(measured.latencies)
     rate = answered / seconds if seconds > 0 else 0.0
     return {
-        "model": request.connection.model,
-        "method": request.method,
-        "batch_size": request.batch_size,
-        "concurrency": request.concurrency,
+        "model": model,
+        "method": options.method,
+        "batch_size": options.batch_size,
+        "concurrency": options.concurrency,
         "seconds": round(seconds, 3),
         "requests": answered,
-        "images": answered * request.batch_size,
+        "images": answered * options.batch_size,
         "errors": dict(sorted(measured.errors.items())),
         "requests_per_second": round(rate, 3),
-        "images_per_second": round(rate * request.batch_size, 3),
+        "images_per_second": round(rate * options.batch_size, 3),
         "latency_ms": _latency(measured.latencies),
     }
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from saliency_client import TLS, SaliencyClient
 
 TOKEN_VARIABLE = "SALIENCY_TOKEN"
+_GRAPH = "saved_model.pb"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _local_server(version_dir: Path) -> Iterator[tuple[str, str]]:
     """
     _check_version_dir(version_dir)
     try:
-        from saliency_exporter.quiet import import_tensorflow
+        from saliency_exporter.runtime.quiet import import_tensorflow
 
         import_tensorflow()
         from saliency_exporter.errors import ExportError
@@ -118,13 +119,13 @@ def _local_server(version_dir: Path) -> Iterator[tuple[str, str]]:
 
 
 def _check_version_dir(path: Path) -> None:
-    if (path / "saved_model.pb").exists():
+    if (path / _GRAPH).exists():
         return
-    versions = sorted(
-        int(one.parent.name) for one in path.glob("*/saved_model.pb") if one.parent.name.isdecimal()
-    )
-    hint = f"name a version in it: --local {path / str(versions[-1])}" if versions else "export a model first"
-    raise CommandError(f"{path} is not a version of an exported model: it has no saved_model.pb", hint=hint)
+    from saliency_exporter.runtime.version_directories import version_directories
+
+    versions = [version for version in version_directories(path) if (version / _GRAPH).exists()]
+    hint = f"name a version in it: --local {versions[-1]}" if versions else "export a model first"
+    raise CommandError(f"{path} is not a version of an exported model: it has no {_GRAPH}", hint=hint)
 
 
 def _tls(connection: Connection) -> bool | TLS:

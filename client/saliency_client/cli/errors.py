@@ -42,12 +42,12 @@ _HINTS = {
     "or none of them where it has none",
     "Unavailable": "check that TensorFlow Serving runs there and that this is its gRPC port (8500 by "
     "default, not the REST port 8501); `saliency-client status --wait 60` waits until it is up",
-    "DeadlineExceeded": "give a longer --timeout or a smaller --num-samples; the first request after a "
-    "start may wait for XLA to compile",
+    "DeadlineExceeded": "give a longer --timeout, or fewer passes over the model, as with --num-samples; the "
+    "first request after a start may wait for XLA to compile",
     "NotReady": "give --wait more seconds, or look into the server's log",
     "InvalidArgument": "the server's words name the value and its bound; "
     "`saliency-client signatures` shows what the model takes",
-    "ResourceExhausted": "lower --concurrency or --num-samples",
+    "ResourceExhausted": "lower --concurrency, or ask for fewer passes over the model, as with --num-samples",
     "AccessDenied": "give --token-file or SALIENCY_TOKEN, or --cert and --key",
 }
 
@@ -65,7 +65,7 @@ def run(invoke: Callable[[], Any]) -> NoReturn:
 
             traceback.print_exception(error)
         sys.exit(_report(error))
-    # Click turns an interrupt of a command into Abort; this one came before or after the command.
+    # An interrupt of a command comes as Abort; this one came before or after the command.
     except KeyboardInterrupt:
         sys.exit(_report(click.Abort()))
     sys.exit(result if isinstance(result, int) else 0)
@@ -97,20 +97,16 @@ def describe(error: Exception) -> tuple[str, str | None]:
     elif isinstance(error, OSError) and not hasattr(error, "hint"):
         where = f"{error.filename}: " if error.filename else ""
         message, hint = f"{where}{error.strerror or error}", None
-    elif isinstance(error, CommandError) or _is_ours(error):
-        message, hint = str(error), _HINTS.get(type(error).__name__, getattr(error, "hint", None))
+    # An error with a next step, or with None in its place, was made for people: CommandError, SaliencyError,
+    # and the exporter's, which this package does not import.
+    elif hasattr(error, "hint"):
+        message, hint = str(error), _HINTS.get(type(error).__name__, error.hint)
         if hint and _is_option_error(error):
             hint = hint.replace("tls=True", "--tls")
     else:
         message = f"unexpected {type(error).__name__}: {error}"
         hint = "SALIENCY_DEBUG=1 shows where; please report it"
     return one_line(message), one_line(hint) if hint else None
-
-
-def _is_ours(error: Exception) -> bool:
-    from saliency_client._errors import SaliencyError
-
-    return isinstance(error, SaliencyError)
 
 
 def _is_option_error(error: Exception) -> bool:
@@ -129,7 +125,8 @@ def print_error(message: str, hint: str | None) -> None:
 
 def _report(error: Exception) -> int:
     if isinstance(error, click.Abort):
-        click.echo("interrupted", err=True)
+        # A terminal shows ^C where the cursor was.
+        click.echo("\ninterrupted" if sys.stderr.isatty() else "interrupted", err=True)
     # By name: click 8.1 has no such error, and ends the same way.
     elif type(error).__name__ == "NoArgsIsHelpError":
         click.echo(error.format_message(), err=True)  # type: ignore[attr-defined]

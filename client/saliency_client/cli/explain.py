@@ -19,12 +19,15 @@ from saliency_client.cli.options import (
     photo_options,
     recursive_option,
 )
-from saliency_client.cli.output import Output
+from saliency_client.cli.param_types import FiniteRange
+from saliency_client.cli.parameters import Number, parameter_options
+from saliency_client.cli.printer import Printer
 from saliency_client.cli.sections import command, option
 
 _explanation = functools.partial(option, section="Explanation")
 _picture = functools.partial(option, section="Picture")
 _files = functools.partial(option, section="Files")
+_CLASSES = {"--class": "class_name", "--class-index": "class_index", "--top": "top"}
 
 
 @command(short_help="Explain what a model sees in images.")
@@ -35,24 +38,22 @@ _files = functools.partial(option, section="Files")
     default="gradients",
     show_default=True,
     metavar="NAME",
-    help="gradients, guided, smooth, or another that the model offers.",
+    help="A method of the model; `saliency-client signatures` lists them.",
 )
-@_explanation("--class", "class_name", metavar="NAME|INDEX", help="Class; default: the predicted one.")
+@_explanation(
+    "--class",
+    "class_name",
+    metavar="NAME|INDEX",
+    help="The class to explain.  [default: the predicted class]",
+)
 @_explanation(
     "--class-index",
     type=click.IntRange(min=-1),
     metavar="N",
-    help="The same, by index alone; -1: the predicted one.",
+    help="The class to explain, by its index. -1 is the predicted class.",
 )
-@_explanation("--top", type=click.IntRange(min=1), metavar="K", help="The K most probable classes.")
-@_explanation("--num-samples", type=click.IntRange(min=1), metavar="N", help="smooth: noisy samples.")
-@_explanation(
-    "--noise-level",
-    type=click.FloatRange(0, 1),
-    metavar="F",
-    help="smooth: noise, as a part of the value range.",
-)
-@_explanation("--seed", type=int, metavar="N", help="smooth: seed of the noise.")
+@_explanation("--top", type=click.IntRange(min=1), metavar="K", help="Explain the K most probable classes.")
+@parameter_options("Explanation")
 @_picture(
     "--style",
     "styles",
@@ -60,26 +61,38 @@ _files = functools.partial(option, section="Files")
     multiple=True,
     default=["overlay"],
     show_default=True,
-    help="What a picture shows; repeatable, of one request.",
+    help="What a picture shows. Repeat it for several pictures of one request.",
 )
-@_picture("--signed", is_flag=True, help="Red where more raises the score, blue where it lowers it.")
-@_picture("--colormap", metavar="NAME", help="As viridis or jet; default: inferno, signed: RdBu_r.")
 @_picture(
-    "--opacity", type=click.FloatRange(0, 1), metavar="F", help="overlay: of the hottest color; default: 0.9."
+    "--signed",
+    is_flag=True,
+    help="Draw the sign: red where more of a channel raises the score, blue where it lowers it.",
+)
+@_picture(
+    "--colormap",
+    metavar="NAME",
+    help="A color map, such as viridis or jet.  [default: inferno; with --signed RdBu_r]",
+)
+@_picture(
+    "--opacity",
+    type=FiniteRange(0, 1),
+    metavar="F",
+    help="In an overlay, the opacity of the hottest color.  [default: 0.9]",
 )
 @_picture(
     "--clip",
-    type=click.FloatRange(0, 100, min_open=True),
+    type=FiniteRange(0, 100, min_open=True),
     default=99.0,
     show_default=True,
     metavar="PERCENTILE",
-    help="Shown as the hottest color.",
+    help="The percentile of the map that gets the hottest color.",
 )
 @_files(
     "-o",
     "--out",
     metavar="PATH",
-    help="File, folder (a name without suffix or ending in /), or - for stdout; default: the current folder.",
+    help="A file, a folder (a name without a suffix, or with / at its end), or - for stdout.  "
+    "[default: the current folder]",
 )
 @_files(
     "-f",
@@ -87,10 +100,10 @@ _files = functools.partial(option, section="Files")
     "formats",
     type=click.Choice(["png", "jpg", "npy", "npz"]),
     multiple=True,
-    help="Repeatable. npy: the map [H, W]; npz: all outputs. Default: png.",
+    help="npy has the map [H, W]; npz has all outputs. Repeatable.  [default: png]",
 )
-@_files("--overwrite", is_flag=True, help="Replace files that are there.")
-@_files("--skip-existing", is_flag=True, help="Leave out images whose files are there.")
+@_files("--overwrite", is_flag=True, help="Replace files that exist.")
+@_files("--skip-existing", is_flag=True, help="Skip images whose files exist.")
 @recursive_option
 @photo_options
 @labels_option
@@ -102,20 +115,21 @@ _files = functools.partial(option, section="Files")
 def explain(
     images: tuple[str, ...],
     connection: Connection,
-    output: Output,
+    printer: Printer,
     *,
     overwrite: bool,
     skip_existing: bool,
+    parameters: dict[str, Number],
     **options: Any,
 ) -> int:
     """Explain what a model sees in images. IMAGE is a file, a folder, a pattern, or - for stdin.
 
     Writes a picture for each image, at the photo's own size, and prints the class, its probability and the
-    file. Where the model looked at a part of the photo, the rest is shown pale.
+    file. If the model saw only a part of the photo, the rest is pale.
 
-    A map tells which pixels the score is sensitive to, not which objects the model knows. A guided map
-    depends little on the upper layers, and so little on the class (Adebayo et al. 2018). A smooth map comes
-    with its relative error: well below 1 it is settled, else raise --num-samples.
+    A map shows to which pixels the score is sensitive, not which objects the model knows. A guided map
+    depends little on the upper layers, and so little on the class (Adebayo et al. 2018). An average
+    over samples comes with its relative error: well below 1 it is settled, else take more samples.
 
     \b
     saliency-client explain cat.jpg
@@ -131,20 +145,37 @@ def explain(
       image, status      always; status is "ok", "skipped" or "failed"
       file, files        ok, skipped: the first, and all of the files
       method, model, version, rank, class_index, label, probability, score,
-      relative_error, milliseconds, notes
-                         ok; null where unknown; rank counts from 1 with --top
+      relative_error, outputs, milliseconds, notes
+                         ok; null where unknown; rank counts from 1 with --top; outputs has the
+                         numbers that the method gives beside these, by name
       error, hint, code  failed; code is the gRPC code's name or null
     """
     from saliency_client.cli.explain_run import run
-    from saliency_client.cli.explainer import Request
+    from saliency_client.cli.explainer import ExplainOptions
 
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude one another")
-    if sum(options[name] is not None for name in ("class_name", "class_index", "top")) > 1:
+    given = [option for option, name in _CLASSES.items() if options[name] is not None]
+    if len(given) > 1:
         raise UsageError("--class, --class-index and --top exclude one another", hint="give one of them")
+    if "class_index" in parameters:
+        if given:
+            raise UsageError(f"class_index is given twice, by --param and by {given[0]}", hint="give it once")
+        options["class_index"] = _class_index(parameters.pop("class_index"))
     if options["class_index"] == -1:
         options["class_index"] = None
     existing: Literal["refuse", "overwrite", "skip"] = (
         "overwrite" if overwrite else "skip" if skip_existing else "refuse"
     )
-    return run(Request(images=images, connection=connection, existing=existing, **options), output)
+    return run(
+        ExplainOptions(
+            images=images, connection=connection, existing=existing, parameters=parameters, **options
+        ),
+        printer,
+    )
+
+
+def _class_index(value: Number) -> int:
+    if isinstance(value, float) or value < -1:
+        raise UsageError(f"class_index is {value}; it takes whole numbers from -1 on")
+    return value

@@ -10,118 +10,133 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saliency_client._files import write_whole
-from saliency_client.cli import labels as names
-from saliency_client.cli import show
-from saliency_client.cli.batch import batch_exit_code, in_order, tell_failure
+from saliency_client.cli import classes, show
+from saliency_client.cli.batch import batch_exit_code, in_order, tell_failure, without_missing
 from saliency_client.cli.connection import connect
+from saliency_client.cli.destinations import (
+    Job,
+    check_absent,
+    destination,
+    is_done,
+    make_folders,
+    plan,
+    together,
+)
 from saliency_client.cli.errors import CommandError
-from saliency_client.cli.explainer import Explainer, Request, Result
+from saliency_client.cli.explainer import Explainer, ExplainOptions, Result
 from saliency_client.cli.inputs import STDIN, find_inputs
-from saliency_client.cli.output import Output
-from saliency_client.cli.outputs import Job, check_absent, destination, is_done, make_folders, plan, together
 from saliency_client.cli.photos import allow_pixels
 from saliency_client.cli.pictures import files_of
+from saliency_client.cli.printer import Printer
 
 if TYPE_CHECKING:
     from saliency_client import SaliencyClient
 
 
-def run(request: Request, output: Output) -> int:
+def run(options: ExplainOptions, printer: Printer) -> int:
     """Explain all images; returns the exit code."""
-    for look in request.looks:
+    for look in options.looks:
         look.check()
-    inputs = find_inputs(request.images, recursive=request.recursive)
-    results = len(inputs) * (request.top or 1) * len(request.looks)
-    to = destination(request.out, request.formats, results=results)
+    inputs = find_inputs(options.images, recursive=options.recursive)
+    results = len(inputs) * (options.top or 1) * len(options.looks)
+    names = classes.names_of_file(options.labels)
+    to = destination(options.out, options.formats, results=results)
     if to.stdout:
-        output = Output(output.mode, output.verbose, results_to_stderr=True)
+        printer = Printer(printer.mode, printer.verbose, results_to_stderr=True)
     jobs = together(
         [
-            plan(inputs, _suffixes(request, look.style), replace(to, formats=formats))
-            for look, formats in files_of(request.looks, to.formats)
+            plan(inputs, _suffixes(options, look.style), replace(to, formats=formats))
+            for look, formats in files_of(options.looks, to.formats)
         ]
     )
-    waiting = _to_do(jobs, request, output)
-    if not waiting:
-        return _summarize(0, [], waiting=0, total=len(jobs), seconds=0.0, output=output)
-    make_folders(waiting)
-    with connect(request.connection) as client, allow_pixels(request.max_pixels):
-        class_names = names.class_names(request.labels, client) if _needs_names(request, client) else None
-        explainer = Explainer(request, output, client, class_names, to.formats)
-        if not any(job.input.is_array or job.input.source == STDIN for job in waiting):
+    waiting = _to_do(jobs, options, printer)
+    there, errors = without_missing(waiting, lambda job: job.input, printer, alone=len(jobs) == 1)
+    if not there or (errors and options.fail_fast):
+        return _summarize(0, errors, waiting=len(waiting), total=len(jobs), seconds=0.0, printer=printer)
+    make_folders(there)
+    with connect(options.connection) as client, allow_pixels(options.max_pixels):
+        needs_names = _needs_names(options, client)
+        class_names = classes.class_names(options.labels, names, client) if needs_names else None
+        explainer = Explainer(options, printer, client, class_names, to.formats)
+        if not any(job.input.is_array or job.input.source == STDIN for job in there):
             explainer.model.check_takes_photos()
-        return _work_off(waiting, explainer, output, total=len(jobs))
+        return _work_off(there, explainer, printer, errors, total=len(jobs))
 
 
-def _needs_names(request: Request, client: SaliencyClient) -> bool:
+def _needs_names(options: ExplainOptions, client: SaliencyClient) -> bool:
     """Whether names are wanted that do not come with the answers: some servers take a call for them."""
-    signature = client.signatures().get(f"explain_{request.method}")
-    labelled = signature is not None and "label" in signature.outputs
-    by_name = request.class_name is not None and not request.class_name.isdecimal()
-    return request.labels is not None or by_name or not labelled
+    signature = client.signatures().get(f"explain_{options.method}")
+    labeled = signature is not None and "label" in signature.outputs
+    by_name = options.class_name is not None and not options.class_name.isdecimal()
+    return options.labels is not None or by_name or not labeled
 
 
-def _suffixes(request: Request, style: str) -> list[str]:
+def _suffixes(options: ExplainOptions, style: str) -> list[str]:
     """What follows an image's name in the names of its files, one for each of its results."""
-    parts = [_slug(request.method)]
+    parts = [_slug(options.method)]
     if style != "overlay":
         parts.append(style)
-    if request.signed:
+    if options.signed:
         parts.append("signed")
-    if request.class_index is not None:
-        parts.append(f"class{request.class_index}")
-    elif request.class_name is not None:
-        name = request.class_name
+    if options.class_index is not None:
+        parts.append(f"class{options.class_index}")
+    elif options.class_name is not None:
+        name = options.class_name
         parts.append(f"class{int(name)}" if name.isdecimal() else _slug(name))
-    if request.top is None:
+    if options.top is None:
         return ["-" + "-".join(parts)]
-    return ["-" + "-".join([*parts, f"top{rank}"]) for rank in range(1, request.top + 1)]
+    return ["-" + "-".join([*parts, f"top{rank}"]) for rank in range(1, options.top + 1)]
 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "other"
 
 
-def _to_do(jobs: list[Job], request: Request, output: Output) -> list[Job]:
+def _to_do(jobs: list[Job], options: ExplainOptions, printer: Printer) -> list[Job]:
     """The jobs left after those that are done, which are reported."""
-    if request.existing == "refuse":
+    if options.existing == "refuse":
         check_absent(jobs)
-    if request.existing != "skip":
+    if options.existing != "skip":
         return jobs
     for job in jobs:
         if is_done(job):
             files = [str(path) for paths in job.files for path in paths]
             record = {"image": job.input.source, "status": "skipped", "file": files[0], "files": files}
-            output.result(record, lambda job=job: show.skipped(job.input.shown))  # type: ignore[misc]
+            printer.result(record, lambda job=job: show.skipped(job.input.shown))  # type: ignore[misc]
     return [job for job in jobs if not is_done(job)]
 
 
-def _work_off(jobs: list[Job], explainer: Explainer, output: Output, *, total: int) -> int:
-    """Explain the images and write their files; an image that fails is told, and the others go on."""
-    request, started = explainer.request, time.monotonic()
-    errors: list[Exception] = []
+def _work_off(
+    jobs: list[Job], explainer: Explainer, printer: Printer, errors: list[Exception], *, total: int
+) -> int:
+    """Explain the images and write their files; an image that fails is told, and the others go on.
+
+    `errors` are those that came before.
+    """
+    options, started = explainer.options, time.monotonic()
+    waiting = len(jobs) + len(errors)
     done, width = 0, show.name_width([job.input.shown for job in jobs])
-    with output.progress(len(jobs), "explaining") as advance:
-        results = in_order(lambda job: explainer.explain(job.input), jobs, workers=request.concurrency)
+    with printer.progress(len(jobs), "explaining") as advance:
+        results = in_order(lambda job: explainer.explain(job.input), jobs, workers=options.concurrency)
         for job, future in results:
             try:
-                _finish(job, future.result(), request, output, width=width, alone=total == 1)
+                _finish(job, future.result(), options, printer, width=width, alone=total == 1)
                 done += 1
             except BrokenPipeError:
                 raise
             except Exception as failure:
                 errors.append(failure)
-                tell_failure(job.input, failure, output, alone=total == 1)
-                if request.fail_fast:
+                tell_failure(job.input, failure, printer, alone=total == 1)
+                if options.fail_fast:
                     results.close()
                     break
             advance()
     seconds = time.monotonic() - started
-    return _summarize(done, errors, waiting=len(jobs), total=total, seconds=seconds, output=output)
+    return _summarize(done, errors, waiting=waiting, total=total, seconds=seconds, printer=printer)
 
 
 def _summarize(
-    done: int, errors: list[Exception], *, waiting: int, total: int, seconds: float, output: Output
+    done: int, errors: list[Exception], *, waiting: int, total: int, seconds: float, printer: Printer
 ) -> int:
     """Tell what a batch came to; returns the exit code."""
     if total > 1:
@@ -132,12 +147,12 @@ def _summarize(
             "not tried": waiting - done - len(errors),
         }
         told = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "explained")
-        output.note(f"{told} in {seconds:.1f} s")
+        printer.note(f"{told} in {seconds:.1f} s")
     return batch_exit_code(errors, total)
 
 
 def _finish(
-    job: Job, results: list[Result], request: Request, output: Output, *, width: int, alone: bool
+    job: Job, results: list[Result], options: ExplainOptions, printer: Printer, *, width: int, alone: bool
 ) -> None:
     """Write an image's files, then tell of them."""
     for result, files in zip(results, job.files, strict=True):
@@ -145,14 +160,14 @@ def _finish(
             sys.stdout.buffer.write(result.contents[0])
             sys.stdout.buffer.flush()
         for path, content in zip(files, result.contents, strict=False):
-            if not (request.existing == "skip" and path.exists()):
-                _write(path, content, overwrite=request.existing == "overwrite")
+            if not (options.existing == "skip" and path.exists()):
+                _write(path, content, overwrite=options.existing == "overwrite")
         paths = [str(path) for path in files]
         record = {**result.record, "file": paths[0] if paths else None, "files": paths}
         line = show.Line(job.input.shown, record, width=width, alone=alone and len(results) == 1)
-        output.result(record, line.render, paths)
+        printer.result(record, line.render, paths)
     for note in dict.fromkeys(note for result in results for note in result.record["notes"]):
-        output.note(f"note: {job.input.shown}: {note}")
+        printer.note(f"note: {job.input.shown}: {note}")
 
 
 def _write(path: Path, content: bytes, *, overwrite: bool) -> None:

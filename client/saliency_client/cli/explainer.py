@@ -11,22 +11,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from saliency_client.cli import labels as names
-from saliency_client.cli import pictures
+from saliency_client.cli import classes, pictures
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.inputs import Input, read_photo
 from saliency_client.cli.model_input import ModelInput, class_scores, model_input
-from saliency_client.cli.output import Output
+from saliency_client.cli.parameters import check
+from saliency_client.cli.printer import Printer
 from saliency_client.cli.version import release
 from saliency_client.images import DEFAULT_MAX_PIXELS, Photo, Resize
 
 if TYPE_CHECKING:
     from saliency_client import Explanation, SaliencyClient, Signature
 
+_OF_EVERY_METHOD = {"class_index", "probability", "score"}
+
 
 @dataclass(frozen=True)
-class Request:
+class ExplainOptions:
     """The options of the command, as typed."""
 
     images: tuple[str, ...]
@@ -36,9 +38,7 @@ class Request:
     class_name: str | None
     class_index: int | None
     top: int | None
-    num_samples: int | None
-    noise_level: float | None
-    seed: int | None
+    parameters: Mapping[str, Any]
     out: str | None
     formats: tuple[str, ...]
     styles: tuple[str, ...]
@@ -61,12 +61,6 @@ class Request:
             for style in dict.fromkeys(self.styles)
         )
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The method's parameters that were given."""
-        given = {"num_samples": self.num_samples, "noise_level": self.noise_level, "seed": self.seed}
-        return {name: value for name, value in given.items() if value is not None}
-
 
 @dataclass(frozen=True)
 class Result:
@@ -80,10 +74,10 @@ class Result:
 class Explainer:
     """Explains images one by one, from several threads; making it checks the options by the model."""
 
-    request: Request
-    output: Output
+    options: ExplainOptions
+    printer: Printer
     client: SaliencyClient
-    class_names: names.Labels | None
+    class_names: classes.ClassNames | None
     formats: tuple[str, ...]
     model: ModelInput = field(init=False)
     signature: Signature = field(init=False)
@@ -91,65 +85,66 @@ class Explainer:
 
     def __post_init__(self) -> None:
         signatures = self.client.signatures()
-        signature = signatures.get(f"explain_{self.request.method}")
+        signature = signatures.get(f"explain_{self.options.method}")
         if signature is None:
             offered = ", ".join(self.client.methods()) or "none"
             raise CommandError(
-                f"the model offers no method {self.request.method!r}; it offers {offered}",
+                f"the model offers no method {self.options.method!r}; it offers {offered}",
                 hint="choose one with --method"
                 if self.client.methods()
                 else "export it with saliency-exporter",
             )
         self.signature, self.model = signature, model_input(signature)
-        for name in self.request.parameters:
-            if name not in signature.inputs:
-                takes = ", ".join(f"--{key.replace('_', '-')}" for key in signature.inputs if key != "images")
-                having = [m for m in self.client.methods() if name in signatures[f"explain_{m}"].inputs]
+        check(self.options.parameters, signature, signatures)
+        for look in self.options.looks:
+            if look.draws_signed_map(self.formats) and signature.signed_map is None:
                 raise UsageError(
-                    f"method {self.request.method} takes no --{name.replace('_', '-')}; it takes {takes}",
-                    hint=f"add --method {having[0]}" if having else None,
+                    f"method {self.options.method} gives no signed map, which --signed and the panel show; "
+                    f"it gives {', '.join(signature.outputs)}",
+                    hint="choose another --style, or another --method",
                 )
         self._class_index = self._given_class()
-        self.output.detail(f"signature {signature.name} takes images {signature.inputs['images']}")
+        self.printer.detail(f"signature {signature.name} takes images {signature.inputs['images']}")
 
     def explain(self, one: Input) -> list[Result]:
         """Read an image, explain the classes asked for, and draw them."""
-        request = self.request
+        options = self.options
         photo = read_photo(
-            one, self.model, resize=request.resize, max_pixels=request.max_pixels or DEFAULT_MAX_PIXELS
+            one, self.model, resize=options.resize, max_pixels=options.max_pixels or DEFAULT_MAX_PIXELS
         )
-        self.output.detail(f"{one.shown}: {photo.picture.size} pixels, the model sees {photo.box}")
+        self.printer.detail(f"{one.shown}: {photo.picture.size} pixels, the model sees {photo.box}")
         classes = self._classes(photo)
         return [
-            self._one(one, photo, class_index, rank if request.top else None)
+            self._one(one, photo, class_index, rank if options.top else None)
             for rank, class_index in enumerate(classes, 1)
         ]
 
     def _one(self, one: Input, photo: Photo, class_index: int | None, rank: int | None) -> Result:
-        request = self.request
-        outputs = pictures.needed_outputs(request.looks, self.formats)
+        options = self.options
+        outputs = pictures.needed_outputs(options.looks, self.formats)
         started = time.perf_counter()
         explanation = self.client.explain(
             photo.array[None],
-            method=request.method,
+            method=options.method,
             class_index=class_index,
             outputs=outputs,
-            **request.parameters,
+            **options.parameters,
         )
         milliseconds = (time.perf_counter() - started) * 1000
         facts = self._facts(explanation, rank)
         software = f"saliency-client {release()}"
         contents = tuple(
-            pictures.encode(explanation, photo, look, format, facts, software)
-            for look, formats in pictures.files_of(request.looks, self.formats)
+            pictures.encode(explanation, self.signature.signed_map, photo, look, format, facts, software)
+            for look, formats in pictures.files_of(options.looks, self.formats)
             for format in formats
         )
         record = {"image": one.source, "status": "ok", **facts, "milliseconds": round(milliseconds, 3)}
         return Result({**record, "notes": list(photo.notes)}, contents)
 
     def _facts(self, explanation: Explanation, rank: int | None) -> dict[str, Any]:
-        index = _first(explanation.class_index)
-        label = _first(explanation.label) or None
+        outputs = explanation.outputs
+        index = _first(outputs.get("class_index"))
+        label = _first(outputs.get("label")) or None
         if label is None and index is not None and self.class_names and index < len(self.class_names):
             label = self.class_names[index]
         return {
@@ -159,24 +154,29 @@ class Explainer:
             "rank": rank,
             "class_index": index,
             "label": label,
-            "probability": _first(explanation.probability),
-            "score": _first(explanation.score),
-            "relative_error": _first(explanation.relative_error),
+            "probability": _first(outputs.get("probability")),
+            "score": _first(outputs.get("score")),
+            "relative_error": _first(outputs.get("relative_error")),
+            "outputs": {
+                name: _first(values)
+                for name, values in sorted(outputs.items())
+                if values.ndim == 1 and values.dtype.kind in "fiu" and name not in _OF_EVERY_METHOD
+            },
         }
 
     def _classes(self, photo: Photo) -> list[int | None]:
         """The classes to explain, None for the predicted one."""
-        if self.request.top is not None:
+        if self.options.top is not None:
             ranked = self._ranked(photo)
-            if self.request.top > len(ranked):
-                raise CommandError(f"--top is {self.request.top}, and the model has {len(ranked)} classes")
-            return list(ranked[: self.request.top])
+            if self.options.top > len(ranked):
+                raise CommandError(f"--top is {self.options.top}, and the model has {len(ranked)} classes")
+            return list(ranked[: self.options.top])
         return [self._class_index]
 
     def _given_class(self) -> int | None:
-        name = self.request.class_name
-        if self.request.class_index is not None or name is None:
-            return self.request.class_index
+        name = self.options.class_name
+        if self.options.class_index is not None or name is None:
+            return self.options.class_index
         if name.isdecimal():
             return int(name)
         if not self.class_names:
@@ -184,7 +184,7 @@ class Explainer:
                 "the served model has no class names",
                 hint="give --class an index, or the names with --labels FILE",
             )
-        return names.find_class(name, self.class_names)
+        return classes.find_class(name, self.class_names)
 
     def _ranked(self, photo: Photo) -> list[int]:
         scores, probabilities = class_scores(self.client.predict(photo.array[None]))

@@ -16,7 +16,7 @@ from saliency_client.cli.text import printable
 
 if TYPE_CHECKING:
     from saliency_client.cli.model_input import ModelInput
-    from saliency_client.images import Photo, Resize
+    from saliency_client.images import ImageError, Photo, Resize
 
 STDIN = "-"
 _PICTURES = "jpg jpeg jpe jfif png webp gif bmp dib tif tiff ppm pgm pbm pnm jp2 avif tga ico"
@@ -125,6 +125,15 @@ def is_own_picture(path: str) -> bool:
             return OWN_MARK in file.read(_HEAD)
     except OSError:
         return False
+
+
+def missing(one: Input) -> ImageError | None:
+    """The error for an image whose file is not there; found without reading it, before a server is asked."""
+    if one.source == STDIN or os.path.exists(one.source):
+        return None
+    from saliency_client.images import ImageError
+
+    return ImageError(f"{one.source} does not exist")
 
 
 def read_photo(one: Input, model: ModelInput, *, resize: Resize, max_pixels: int) -> Photo:

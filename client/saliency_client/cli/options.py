@@ -5,7 +5,7 @@
 | `connection_options` | --server --model --version --label --timeout                     | `connection`    |
 |                      | --tls --ca --cert --key --server-name --token-file --metadata    |                 |
 | `local_option`       | --local                                                          | in `connection` |
-| `output_options`     | --json -q/--quiet -v/--verbose                                   | `output`        |
+| `output_options`     | --json -q/--quiet -v/--verbose                                   | `printer`       |
 | `photo_options`      | --resize --max-pixels                                            | by their names  |
 | `recursive_option`   | -r/--recursive                                                   | `recursive`     |
 | `fail_fast_option`   | --fail-fast                                                      | `fail_fast`     |
@@ -24,11 +24,11 @@ import click
 
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import UsageError
-from saliency_client.cli.output import Output
+from saliency_client.cli.param_types import FILE, SECONDS
+from saliency_client.cli.printer import Printer
 from saliency_client.cli.sections import option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 _server = functools.partial(option, section="Server")
 _images = functools.partial(option, section="Images")
@@ -43,38 +43,57 @@ _CONNECTION = (
         show_envvar=True,
         help="gRPC address of TensorFlow Serving, or several with commas.",
     ),
-    _server("-m", "--model", metavar="NAME", envvar="SALIENCY_MODEL", show_envvar=True, help="Model to ask."),
-    _server("--version", type=click.IntRange(min=0), metavar="N", help="Version; default: the latest."),
-    _server("--label", metavar="LABEL", help="Version label, such as stable, instead of a number."),
+    _server(
+        "-m",
+        "--model",
+        metavar="NAME",
+        envvar="SALIENCY_MODEL",
+        show_envvar=True,
+        help="The model's name on the server.",
+    ),
+    _server(
+        "--version",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="The model's version.  [default: the latest]",
+    ),
+    _server("--label", metavar="LABEL", help="A version label, such as stable, instead of a number."),
     _server(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=SECONDS,
         default=60.0,
         show_default=True,
         metavar="SECONDS",
-        help="For each request, retries included.",
+        help="Time limit of each request, retries included.",
     ),
-    _server("--tls", is_flag=True, help="Encrypt; implied by --ca and --cert."),
-    _server("--ca", type=FILE, help="PEM file of who signed the server's certificate."),
+    _server("--tls", is_flag=True, help="Use TLS; --ca and --cert imply it."),
+    _server("--ca", type=FILE, help="PEM file of the authority that signed the server's certificate."),
     _server("--cert", type=FILE, help="PEM file of this client's certificate."),
-    _server("--key", type=FILE, help="PEM file of its key."),
-    _server("--server-name", metavar="NAME", help="Name in the server's certificate."),
+    _server("--key", type=FILE, help="PEM file of the key of this client's certificate."),
+    _server(
+        "--server-name", metavar="NAME", help="The name in the server's certificate, if it is not the host's."
+    ),
     _server(
         "--token-file",
         type=FILE,
-        help="File of a bearer token, read for every request; or set SALIENCY_TOKEN.",
+        help="A file with a bearer token, which is read for every request. Or set SALIENCY_TOKEN.",
     ),
-    _server("--metadata", metavar="KEY=VALUE", multiple=True, help="Sent with every request; repeatable."),
+    _server(
+        "--metadata",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Send this metadata with every request. Repeatable.",
+    ),
 )
 
 local_option = _server(
     "--local",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="VERSION_DIR",
-    help="Run an exported model in this process instead of asking a server; needs TensorFlow.",
+    help="Run an exported version in this process, without a server. Needs TensorFlow.",
 )
 
-recursive_option = _images("-r", "--recursive", is_flag=True, help="Enter subfolders too.")
+recursive_option = _images("-r", "--recursive", is_flag=True, help="Also read subfolders.")
 
 fail_fast_option = _images("--fail-fast", is_flag=True, help="Stop at the first image that fails.")
 
@@ -84,13 +103,13 @@ concurrency_option = _images(
     default=4,
     show_default=True,
     metavar="N",
-    help="Images on their way at a time.",
+    help="How many images are in progress at a time.",
 )
 
 labels_option = _images(
     "--labels",
     type=FILE,
-    help="Names of all classes, one a line or a JSON list, where the model brings none.",
+    help="A file with the names of all classes, if the model has none: one on each line, or JSON.",
 )
 
 
@@ -101,13 +120,13 @@ def photo_options(command: Command) -> Command:
         type=click.Choice(["crop", "stretch", "pad"]),
         default="crop",
         show_default=True,
-        help="Cut the largest centered part, ignore the aspect, or add gray bars.",
+        help="Fit a photo to the model: cut the largest centered part, stretch, or add gray bars.",
     )
     bound = _images(
         "--max-pixels",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Refuse larger photos; default: 178956970, as Pillow.",
+        help="Refuse larger photos.  [default: 178956970, as in Pillow]",
     )
     return from_photo(bound(command))
 
@@ -132,13 +151,13 @@ def output_options(command: Command) -> Command:
     def with_output(*arguments: Any, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> Any:
         if as_json + quiet + verbose > 1 and not (as_json and verbose):
             raise UsageError("--json, --quiet and --verbose exclude one another", hint="give one of them")
-        output = Output("json" if as_json else "quiet" if quiet else "human", verbose)
-        return command(*arguments, output=output, **options)
+        printer = Printer("json" if as_json else "quiet" if quiet else "human", verbose)
+        return command(*arguments, printer=printer, **options)
 
     for decorate in (
-        _output("-v", "--verbose", is_flag=True, help="Tell the details of the work on stderr."),
-        _output("-q", "--quiet", is_flag=True, help="Print bare results alone."),
-        _output("--json", "as_json", is_flag=True, help="Print one JSON object a line."),
+        _output("-v", "--verbose", is_flag=True, help="Print the details of the work to stderr."),
+        _output("-q", "--quiet", is_flag=True, help="Print only the results."),
+        _output("--json", "as_json", is_flag=True, help="Print one JSON object on each line."),
     ):
         with_output = decorate(with_output)
     return with_output  # type: ignore[return-value]

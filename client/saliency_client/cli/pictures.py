@@ -12,6 +12,7 @@ import numpy as np
 
 from saliency_client import maps, render
 from saliency_client.cli.errors import CommandError, UsageError
+from saliency_client.cli.show import number_texts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,6 +53,10 @@ class Look:
         except ValueError as error:
             raise UsageError(str(error), hint="cmap-docs.readthedocs.io shows all of them") from error
 
+    def draws_signed_map(self, formats: Iterable[str]) -> bool:
+        """Whether a file of it needs the method's map with its signs."""
+        return self.signed or (self.style == "panel" and not PICTURE_FORMATS.isdisjoint(formats))
+
 
 def files_of(looks: Sequence[Look], formats: Sequence[str]) -> list[tuple[Look, tuple[str, ...]]]:
     """The formats of each look's files: a picture for every look, arrays once, with the first."""
@@ -61,25 +66,30 @@ def files_of(looks: Sequence[Look], formats: Sequence[str]) -> list[tuple[Look, 
 
 
 def needed_outputs(looks: Sequence[Look], formats: Iterable[str]) -> Literal["all"] | None:
-    """What to ask a signature for: everything where a file needs the gradient, else all but heavy outputs.
+    """What to ask a signature for: all where a file needs the signed map, else all but the large outputs.
 
     Not the exact list for each style: for every other list of outputs a server prunes its graph anew, and
     compiles it anew with XLA, which takes seconds. With two lists, warmup records can cover both.
     """
     chosen = set(formats)
-    drawn_from_gradients = any(
-        look.signed or (look.style == "panel" and PICTURE_FORMATS & chosen) for look in looks
-    )
-    return "all" if drawn_from_gradients or "npz" in chosen else None
+    drawn_from_signs = any(look.draws_signed_map(chosen) for look in looks)
+    return "all" if drawn_from_signs or "npz" in chosen else None
 
 
 def encode(
-    explanation: Explanation, photo: Photo, look: Look, format: str, facts: Mapping[str, Any], software: str
+    explanation: Explanation,
+    signed_map: str | None,
+    photo: Photo,
+    look: Look,
+    format: str,
+    facts: Mapping[str, Any],
+    software: str,
 ) -> bytes:
     """The bytes of one file.
 
     Args:
         explanation: of one image, B = 1.
+        signed_map: the output that holds the method's map with its signs.
         photo: that image.
         look: how it is drawn.
         format: "png", "jpg", "npy" or "npz".
@@ -93,13 +103,15 @@ def encode(
     if format == "npz":
         np.savez(stream, box=np.asarray(photo.box), **_arrays(explanation))
     elif format == "npy":
-        np.save(stream, _values(explanation, look), allow_pickle=False)
+        np.save(stream, _values(explanation, signed_map, look), allow_pickle=False)
     else:
-        _save(draw(explanation, photo, look, facts), stream, format, facts, software)
+        _save(draw(explanation, signed_map, photo, look, facts), stream, format, facts, software)
     return stream.getvalue()
 
 
-def draw(explanation: Explanation, photo: Photo, look: Look, facts: Mapping[str, Any]) -> Image.Image:
+def draw(
+    explanation: Explanation, signed_map: str | None, photo: Photo, look: Look, facts: Mapping[str, Any]
+) -> Image.Image:
     """The picture of one explanation, B = 1.
 
     Raises:
@@ -109,12 +121,10 @@ def draw(explanation: Explanation, photo: Photo, look: Look, facts: Mapping[str,
     colored = {**scale, "colormap": look.colormap}
     try:
         if look.style == "panel":
-            gradients = _only(explanation, "gradients")
+            signs = _only(explanation, signed_map)
             title, subtitle = caption(facts)
-            return render.panel(
-                photo.picture, gradients, photo.box, title=title, subtitle=subtitle, **colored
-            )
-        values = _values(explanation, look)
+            return render.panel(photo.picture, signs, photo.box, title=title, subtitle=subtitle, **colored)
+        values = _values(explanation, signed_map, look)
         if look.style == "masked":
             return render.masked(photo.picture, values, photo.box, **scale)
         if look.style == "heatmap":
@@ -138,20 +148,19 @@ def caption(facts: Mapping[str, Any]) -> tuple[str, str]:
     parts = [f"{facts.get('method')}, {facts.get('model')}{version}"]
     if facts.get("score") is not None:
         parts.append(f"score {facts['score']:.2f}")
-    if facts.get("relative_error") is not None:
-        parts.append(f"relative error {facts['relative_error']:.2f}")
+    parts += number_texts(facts)
     return title, ", ".join(parts)
 
 
-def _values(explanation: Explanation, look: Look) -> maps.FloatArray:
-    """The map [H, W] that is drawn: Simonyan's, or the signed sum over channels."""
+def _values(explanation: Explanation, signed_map: str | None, look: Look) -> maps.FloatArray:
+    """The map [H, W] that is drawn: `saliency`, or the sum over channels of the map with signs."""
     if look.signed:
-        return maps.signed(_only(explanation, "gradients"))
+        return maps.signed(_only(explanation, signed_map))
     return _only(explanation, "saliency")
 
 
-def _only(explanation: Explanation, output: str) -> maps.FloatArray:
-    values = explanation.outputs.get(output)
+def _only(explanation: Explanation, output: str | None) -> maps.FloatArray:
+    values = None if output is None else explanation.outputs.get(output)
     if values is None:
         raise CommandError(
             f"signature explain_{explanation.method} has no output {output!r}",

@@ -15,14 +15,19 @@ from saliency_client.cli.options import (
     photo_options,
     recursive_option,
 )
-from saliency_client.cli.output import Output
+from saliency_client.cli.printer import Printer
 from saliency_client.cli.sections import command, option
 
 
-@command(short_help="Tell the most probable classes of images.")
+@command(short_help="Print the most probable classes of images.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @option(
-    "--top", type=click.IntRange(min=1), default=5, show_default=True, metavar="K", help="Classes to show."
+    "--top",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    metavar="K",
+    help="The number of classes to show.",
 )
 @recursive_option
 @photo_options
@@ -32,8 +37,8 @@ from saliency_client.cli.sections import command, option
 @connection_options
 @local_option
 @output_options
-def predict(images: tuple[str, ...], connection: Connection, output: Output, **options: object) -> int:
-    """Tell the most probable classes of images. IMAGE is a file, a folder, a pattern, or - for stdin.
+def predict(images: tuple[str, ...], connection: Connection, printer: Printer, **options: object) -> int:
+    """Print the most probable classes of images. IMAGE is a file, a folder, a pattern, or - for stdin.
 
     \b
     saliency-client predict cat.jpg
@@ -47,6 +52,6 @@ def predict(images: tuple[str, ...], connection: Connection, output: Output, **o
                          ok; each prediction has rank, class_index, label, probability, score
       error, hint, code  failed; code is the gRPC code's name or null
     """
-    from saliency_client.cli.predict_run import Request, run
+    from saliency_client.cli.predict_run import PredictOptions, run
 
-    return run(Request(images=images, connection=connection, **options), output)  # type: ignore[arg-type]
+    return run(PredictOptions(images=images, connection=connection, **options), printer)  # type: ignore[arg-type]

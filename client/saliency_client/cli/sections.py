@@ -19,11 +19,15 @@ class SectionedCommand(click.Command):
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections."""
+        options = [option for option in self.get_params(context) if isinstance(option, click.Option)]
+        named = [option.section for option in options if isinstance(option, _Option)]
+        # Click's own --help has no section.
+        of_help = "Output" if "Output" in named else named[-1] if named else "Options"
         sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(context):
-            line = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
+        for option in options:
+            line = option.get_help_record(context)
             if line is not None:
-                sections.setdefault(getattr(parameter, "section", "Output"), []).append(line)
+                sections.setdefault(getattr(option, "section", of_help), []).append(line)
         for name, lines in sections.items():
             with formatter.section(name):
                 formatter.write_dl(lines)

@@ -56,8 +56,7 @@ class Line:
         facts = [f"{record['method']} of {printable(record['model'])}{version}"]
         if record["score"] is not None:
             facts.append(f"score {record['score']:.2f}")
-        if record["relative_error"] is not None:
-            facts.append(f"relative error {record['relative_error']:.2f}")
+        facts += map(printable, number_texts(record))
         facts.append(f"{record['milliseconds']:.0f} ms")
         text = Text().append(class_name(record, with_index=True), "bold")
         text.append(f"  {percent(record['probability'])}\n", "green")
@@ -85,6 +84,15 @@ def class_name(record: Mapping[str, Any], *, with_index: bool = False) -> str:
 def percent(probability: float | None) -> str:
     """A probability for people."""
     return "" if probability is None else f"{100 * probability:.1f} %"
+
+
+def number_texts(facts: Mapping[str, Any]) -> list[str]:
+    """What a method gives for an image beside what all methods give, as in `relative error 0.07`."""
+    return [
+        f"{name.replace('_', ' ')} {value if isinstance(value, int) else f'{value:.2f}'}"
+        for name, value in facts.get("outputs", {}).items()
+        if value is not None
+    ]
 
 
 def column(text: str, width: int) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.options import connection_options, local_option, output_options
-from saliency_client.cli.output import Output
+from saliency_client.cli.printer import Printer
 from saliency_client.cli.sections import command
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 _INTERNAL = "__saved_model_"
 
 
-@command(short_help="Tell what a model takes and gives.")
+@command(short_help="Show what a model takes and returns.")
 @connection_options
 @local_option
 @output_options
-def signatures(connection: Connection, output: Output) -> None:
-    """Tell what the model takes and gives: each signature's inputs, defaults and outputs.
+def signatures(connection: Connection, printer: Printer) -> None:
+    """Show what the model takes and returns: each signature's inputs, defaults and outputs.
 
     \b
     saliency-client signatures
@@ -35,24 +35,24 @@ def signatures(connection: Connection, output: Output) -> None:
     those have dtype, shape (null for a free size, and as a whole for a free rank) and default.
 
     \b
-    parameter_defaults is left out: with it a model tells its defaults where the server does not.
+    parameter_defaults is left out: clients call it if the server returns no defaults.
     """
     from saliency_client._signatures import Metadata
     from saliency_client.cli.connection import connect
 
     with connect(connection) as client:
-        every = client.signatures()
+        model, every = client.model, client.signatures()
         table = Metadata(0, every).defaults_table
         found = {
             name: one for name, one in every.items() if not name.startswith(_INTERNAL) and one is not table
         }
         methods = [signature.method for signature in found.values() if signature.method]
     record = {
-        "model": connection.model,
+        "model": model,
         "methods": methods,
         "signatures": {name: _record(signature) for name, signature in found.items()},
     }
-    output.result(record, lambda: _table(found), list(found))
+    printer.result(record, lambda: _table(found), list(found))
 
 
 def _record(signature: Signature) -> dict[str, Any]:

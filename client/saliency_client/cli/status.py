@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.options import connection_options, output_options
-from saliency_client.cli.output import Output
+from saliency_client.cli.param_types import SECONDS
+from saliency_client.cli.printer import Printer
 from saliency_client.cli.sections import command, option
 
 if TYPE_CHECKING:
@@ -17,17 +16,17 @@ if TYPE_CHECKING:
     from saliency_client import VersionStatus
 
 
-@command(short_help="Tell which versions a server has, and wait for one.")
+@command(short_help="Show which versions a server has, and wait for one.")
 @option(
     "--wait",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     metavar="SECONDS",
-    help="Wait until the model answers, also for a server that is not up yet.",
+    help="Wait until the model answers, even if the server is not up yet.",
 )
 @connection_options
 @output_options
-def status(connection: Connection, output: Output, *, wait: float | None) -> int:
-    """Tell which versions of the model the server has, and whether one answers.
+def status(connection: Connection, printer: Printer, *, wait: float | None) -> int:
+    """Show which versions of the model the server has, and whether one answers.
 
     Exits with 0 if a version is AVAILABLE, with 1 if none is, and with 64 + n, n being the gRPC code, if the
     server or the way to it said no.
@@ -44,12 +43,12 @@ def status(connection: Connection, output: Output, *, wait: float | None) -> int
 
     with connect(connection) as client:
         if wait is not None:
-            with output.waiting(f"waiting for {printable(str(connection.model))}"):
+            with printer.waiting(f"waiting for {printable(str(connection.model))}"):
                 client.wait_ready(wait)
-        versions = client.status()
+        model, versions = client.model, client.status()
     available = any(version.available for version in versions)
     record = {
-        "model": connection.model,
+        "model": model,
         "available": available,
         "versions": [
             {
@@ -61,7 +60,7 @@ def status(connection: Connection, output: Output, *, wait: float | None) -> int
             for version in versions
         ],
     }
-    output.result(record, lambda: _table(versions), ["AVAILABLE" if available else "NOT AVAILABLE"])
+    printer.result(record, lambda: _table(versions), ["AVAILABLE" if available else "NOT AVAILABLE"])
     return 0 if available else 1
 
 

@@ -1,1 +1,1 @@
-"""Saliency methods: pure functions of a score function, the model input and the class."""
+"""Explanation methods: one file each, which declares all that an export needs to know of it."""

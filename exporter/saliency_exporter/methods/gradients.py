@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import tensorflow as tf
 
-ScoreFunction = Callable[[tf.Tensor], tf.Tensor]
-"""Model input, float32 [B, H, W, C], to unnormalised class scores, float32 [B, classes]."""
-
-GradientFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""Model input x and class_index, int32 [B], to ∂(scores[b, class_index[b]])/∂x, of the shape of x."""
+from saliency_exporter.methods.declarations import CLASS_INDEX, Explained, Method
+from saliency_exporter.methods.model import Model
 
 
-class Gradients(NamedTuple):
-    """The gradients of one class score per example.
-
-    Attributes:
-        gradients: float32 [B, H, W, C], signed.
-        scores: float32 [B, classes], of the clean image.
-        class_index: int32 [B], the class that was explained.
-    """
-
-    gradients: tf.Tensor
-    scores: tf.Tensor
-    class_index: tf.Tensor
+def explain(model: Model, x: tf.Tensor, parameters: Mapping[str, tf.Tensor]) -> Explained:
+    """The gradient ∂S_c/∂x of the class's unnormalized score."""
+    return Explained(*model.gradients(x, parameters[CLASS_INDEX]))
 
 
-def gradients(score_function: ScoreFunction, x: tf.Tensor, class_index: tf.Tensor) -> Gradients:
-    """The gradient ∂S_c/∂x of the unnormalised score of a class.
-
-    Source: Simonyan, Vedaldi, Zisserman 2013, arXiv 1312.6034, section 3.
-
-    Args:
-        score_function: the model.
-        x: model input, float32 [B, H, W, C].
-        class_index: int32 [B]; −1 is the class with the highest score.
-    """
-    scores = score_function(x)
-    class_index = chosen_class(scores, class_index)
-    return Gradients(score_gradient(scores, x, class_index), scores, class_index)
-
-
-def chosen_class(scores: tf.Tensor, class_index: tf.Tensor) -> tf.Tensor:
-    """The class to explain, int32 [B]: the given one, or the predicted one where it is −1."""
-    predicted = tf.argmax(scores, axis=-1, output_type=tf.int32)
-    return tf.where(class_index < 0, predicted, class_index)
-
-
-def gradient_function(score_function: ScoreFunction) -> GradientFunction:
-    """The gradient of a class score as a function of the model input, for methods that ask for many."""
-    return lambda x, class_index: score_gradient(score_function(x), x, class_index)
-
-
-def score_gradient(scores: tf.Tensor, x: tf.Tensor, class_index: tf.Tensor) -> tf.Tensor:
-    """∂(scores[b, class_index[b]])/∂x, float32, of the shape of `x`; zero where nothing depends on x."""
-    # Seeding the backward pass with the class's unit vector gives the gathered score's gradient without the
-    # scatter that differentiating a gather would add.
-    seed = tf.one_hot(class_index, scores.shape[-1], dtype=scores.dtype)
-    (gradient,) = tf.gradients(scores, x, grad_ys=seed, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return tf.ensure_shape(tf.cast(gradient, tf.float32), x.shape)
+METHOD = Method(
+    name="gradients",
+    kind="sensitivity",
+    summary="The gradient of the class score with respect to the model input",
+    source="Simonyan, Vedaldi, Zisserman 2013, arXiv 1312.6034, section 3",
+    explain=explain,
+)

@@ -1,24 +1,55 @@
-"""Guided backpropagation."""
+"""Guided backpropagation: gradients in which every rectifier also blocks what is negative on the way back.
+
+The maps hardly depend on a model's upper layers (Adebayo et al. 2018, arXiv 1810.03292; Sixt et al. 2019,
+arXiv 1912.09818): they show edges that the lower layers respond to, and are no evidence of what made the
+model choose the class.
+"""
 
 from __future__ import annotations
 
-import tensorflow as tf
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from .gradients import Gradients, ScoreFunction, gradients
+from saliency_exporter.errors import ExportError
+from saliency_exporter.graph.activations.find import find_activations
+from saliency_exporter.graph.forward_graph import ForwardGraph, Replacement
+from saliency_exporter.methods.declarations import Method
+from saliency_exporter.methods.gradients import explain
+from saliency_exporter.rules.guided import guided_replacements
+
+_MOST_NAMED = 5
 
 
-def guided(guided_score_function: ScoreFunction, x: tf.Tensor, class_index: tf.Tensor) -> Gradients:
-    """The guided signal: gradients in which every rectifier also blocks what is negative on the way back.
+def replacements(graph: ForwardGraph, model: str) -> Sequence[Replacement]:
+    """The guided rule for every rectifier of a model.
 
-    Source: Springenberg et al. 2014, arXiv 1412.6806, section 3.4. The masks live in the score function, a
-    replay of the model under `rules.guided`; its scores are those of the model itself. The maps hardly
-    depend on a model's upper layers (Adebayo et al. 2018, arXiv 1810.03292; Sixt et al. 2019, arXiv
-    1912.09818): they show edges that the lower layers respond to, and are no evidence of what made the
-    model choose the class.
-
-    Args:
-        guided_score_function: the model, replayed under the guided rules.
-        x: model input, float32 [B, H, W, C].
-        class_index: int32 [B]; −1 is the class with the highest score.
+    Raises:
+        ExportError: the model has no rectifier, or one that the rule does not cover.
     """
-    return gradients(guided_score_function, x, class_index)
+    coverage = find_activations(graph)
+    if coverage.uncovered:
+        parts = [f"{name.rpartition('/')[0] or name} (its {op})" for op, name in coverage.uncovered]
+        more = f" and {len(parts) - _MOST_NAMED} more" if len(parts) > _MOST_NAMED else ""
+        raise ExportError(
+            f"guided backpropagation has no rule for activations of model {model}: "
+            f"{', '.join(dict.fromkeys(parts[:_MOST_NAMED]))}{more}"
+        )
+    if not coverage.rectifiers:
+        raise ExportError(f"{model} has no rectifier, so guided backpropagation would be the plain gradient")
+    return guided_replacements(coverage)
+
+
+def facts(graph: ForwardGraph) -> Mapping[str, Any]:
+    """How many rectifiers of a model follow the rule."""
+    return {"activations": find_activations(graph).count()}
+
+
+METHOD = Method(
+    name="guided",
+    kind="sensitivity",
+    summary="Guided backpropagation: on the way back, every rectifier passes positive signals only",
+    source="Springenberg et al. 2014, arXiv 1412.6806, section 3.4",
+    explain=explain,
+    replacements=replacements,
+    facts=facts,
+)

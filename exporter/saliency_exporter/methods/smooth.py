@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from .gradients import GradientFunction, ScoreFunction, chosen_class
-
-IMAGES_AT_ONCE = 10
-"""A step of the loop takes as many samples of each example as make up to that many images, and at least one.
-
-One image at a time does not fill a device, and waits for the weights: with ten, an uncompiled sample of
-ResNet50 takes a third less processor time. Samples beyond `num_samples` in the last step are work for
-nothing: numbers that people ask for are multiples of ten."""
-
-
-def samples_of_a_step(batch: int, images_at_once: int = IMAGES_AT_ONCE) -> int:
-    """How many samples of each example a step of the loop takes."""
-    return max(1, images_at_once // batch)
+from saliency_exporter.methods.declarations import CLASS_INDEX, Explained, Method, Output, Parameter
+from saliency_exporter.methods.model import (
+    IMAGES_AT_ONCE,
+    GradientFunction,
+    Model,
+    ScoreFunction,
+    chosen_class,
+)
+from saliency_exporter.methods.noise import standard_normal
 
 
 class Smooth(NamedTuple):
@@ -161,83 +157,70 @@ def relative_error(mean: tf.Tensor, variance: tf.Tensor, n: tf.Tensor) -> tf.Ten
     return tf.where(standard_error == 0.0, 0.0, standard_error / norm)
 
 
-def standard_normal(seed: tf.Tensor, sample: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
-    """Standard normal noise that each example draws on its own, float32 [B, *shape].
-
-    The bits are those of `random_bits`. TensorFlow's own normal and uniform floats take different bits of the
-    same stream when they are compiled, so the floats are made here: 23 bits to the open unit interval, then
-    Box and Muller 1958. Floats made of the same bits agree to float32 rounding, whatever computes them.
-
-    Args:
-        seed: int32 [B].
-        sample: int32, scalar or [B], the sample's number.
-        shape: shape of one example.
-    """
-    size = math.prod(shape)
-    normal = normal_of(random_bits(seed, sample, (size + 1) // 2))
-    return tf.reshape(normal[:, :size], (-1, *shape))
-
-
-def random_bits(seed: tf.Tensor, sample: tf.Tensor, pairs: int) -> tf.Tensor:
-    """Random integers of each example, a function of its seed and the sample's number, int32 [B, 2, pairs].
-
-    Philox4x32-10 (Salmon et al. 2011), a counter's blocks under a key that is Philox of (seed, sample). There
-    is no rounding in it: the bits are the same compiled, uncompiled, on every device and at every position in
-    a batch.
-
-    Args:
-        seed: int32 [B].
-        sample: int32, scalar or [B].
-        pairs: how many integers in each of the two rows.
-    """
-
-    def bits_of(key: tf.Tensor) -> tf.Tensor:
-        return tf.random.stateless_uniform((2, pairs), key, None, None, tf.int32, alg="philox")
-
-    keys = tf.stack([seed, tf.broadcast_to(sample, tf.shape(seed))], axis=1)
-    return tf.map_fn(bits_of, keys, fn_output_signature=tf.TensorSpec((2, pairs), tf.int32))
+def explain(model: Model, x: tf.Tensor, parameters: Mapping[str, tf.Tensor]) -> Explained:
+    """SmoothGrad of the class's unnormalized score."""
+    result = smooth(
+        model.scores,
+        model.gradient,
+        x,
+        parameters[CLASS_INDEX],
+        parameters["num_samples"],
+        parameters["noise_level"],
+        parameters["seed"],
+        images_at_once=model.images_at_once,
+    )
+    return Explained(
+        result.gradients,
+        result.scores,
+        result.class_index,
+        {"variance": result.variance, "relative_error": result.relative_error},
+    )
 
 
-def normal_of(bits: tf.Tensor) -> tf.Tensor:
-    """Independent standard normal numbers from independent random integers (Box and Muller 1958).
-
-    Args:
-        bits: int32 [B, 2, pairs].
-
-    Returns:
-        float32 [B, 2 · pairs], each within a few units in the last place of its pair's radius.
-    """
-    radius = tf.sqrt(-2.0 * tf.math.log(_open_unit(bits[:, 0])))
-    cosine, sine = _unit_vector(bits[:, 1])
-    return tf.concat([radius * cosine, radius * sine], axis=1)
-
-
-def _open_unit(bits: tf.Tensor) -> tf.Tensor:
-    """Uniform in (0, 1) from the high 23 bits of int32."""
-    high_bits = tf.bitwise.right_shift(tf.bitcast(bits, tf.uint32), tf.constant(9, tf.uint32))
-    return (tf.cast(tf.bitcast(high_bits, tf.int32), tf.float32) + 0.5) * 2.0**-23
-
-
-def _unit_vector(bits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cosine and sine of an angle that is uniform on the circle, from int32 bits.
-
-    The high 23 bits choose the angle in the quarter |θ| ≤ π/4, where Taylor polynomials are exact to
-    float32 (the first term left out is below 3e-8) and cost a fraction of a general cosine and sine; two of
-    the low bits choose the quarter.
-    """
-    theta = (math.pi / 4) * (2.0 * _open_unit(bits) - 1.0)
-    square = theta * theta
-    cosine = _polynomial(square, [(-1) ** k / math.factorial(2 * k) for k in range(5)])
-    sine = theta * _polynomial(square, [(-1) ** k / math.factorial(2 * k + 1) for k in range(5)])
-    sign = 1.0 - tf.cast(bits & 2, tf.float32)
-    swapped = (bits & 1) == 1
-    return sign * tf.where(swapped, sine, cosine), sign * tf.where(swapped, cosine, sine)
-
-
-def _polynomial(x: tf.Tensor, coefficients: list[float]) -> tf.Tensor:
-    """Σ coefficients[k] · xᵏ, by Horner's scheme."""
-    *lower, highest = coefficients
-    value = highest * x + lower.pop()
-    while lower:
-        value = value * x + lower.pop()
-    return value
+METHOD = Method(
+    name="smooth",
+    kind="sensitivity",
+    summary="SmoothGrad: the mean of the gradients at noisy copies of the model input, with its spread",
+    source="Smilkov et al. 2017, arXiv 1706.03825, section 2; variance: VarGrad, arXiv 1810.03292",
+    explain=explain,
+    parameters=(
+        Parameter(
+            "num_samples",
+            "int32",
+            default=50,
+            examples=(2, 3),
+            low=1,
+            high="max_samples",
+            help="number of noisy copies of each image",
+        ),
+        Parameter(
+            "noise_level",
+            "float32",
+            default=0.15,
+            examples=(0.1, 0.2),
+            low=0,
+            high=1,
+            help="standard deviation of the noise over max(x) − min(x) of the model input x",
+        ),
+        Parameter(
+            "seed",
+            "int32",
+            default=0,
+            examples=(11, 7),
+            help="seed of the noise; the same seed gives the same noise",
+        ),
+    ),
+    outputs=(
+        Output(
+            "variance",
+            per="value",
+            help="unbiased sample variance of the gradient over the noise; NaN for one sample",
+            verified=False,
+        ),
+        Output(
+            "relative_error",
+            per="example",
+            help="norm of the mean's standard error over the norm of the mean; NaN for one sample",
+        ),
+    ),
+)

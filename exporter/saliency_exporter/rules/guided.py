@@ -7,35 +7,16 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from ..activations import Activation, Coverage
-from ..errors import ExportError
-from ..forward import Replacement, ReplacementRule
+from saliency_exporter.graph.activations.find import Activation, Coverage
+from saliency_exporter.graph.forward_graph import Replacement, ReplacementRule
 
 
-def guided_replacements(coverage: Coverage, model: str) -> list[Replacement]:
-    """A replacement for every rectifier of a model.
-
-    Raises:
-        ExportError: the model has no rectifier, or one that the rule does not cover.
-    """
-    if coverage.uncovered:
-        parts = [f"{name.rpartition('/')[0] or name} (its {op})" for op, name in coverage.uncovered]
-        more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
-        raise ExportError(
-            f"guided backpropagation has no rule for activations of model {model}: "
-            f"{', '.join(dict.fromkeys(parts[:5]))}{more}",
-            hint="export without guided: --methods gradients,smooth",
-        )
-    if not coverage.rectifiers:
-        raise ExportError(
-            f"{model} has no rectifier, so guided backpropagation would be the plain gradient",
-            hint="export without guided: --methods gradients,smooth",
-        )
-    return [_replacement(activation) for activation in coverage.rectifiers]
-
-
-def _replacement(activation: Activation) -> Replacement:
-    return Replacement(activation.nodes, activation.input, activation.output, guided_rule(activation))
+def guided_replacements(coverage: Coverage) -> list[Replacement]:
+    """A replacement for every rectifier of a model."""
+    return [
+        Replacement(activation.nodes, activation.input, activation.output, guided_rule(activation))
+        for activation in coverage.rectifiers
+    ]
 
 
 def guided_rule(activation: Activation) -> ReplacementRule:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import tensorflow as tf
 
-from saliency_exporter.servable import ServableError
+from saliency_exporter.runtime.servable import ServableError
 
 # A part of all places that one client alone never gets: an eighth.
 _RESERVED = 8
@@ -89,7 +89,7 @@ class Admission:
                 self._give_turns()
 
     def _give_turns(self) -> None:
-        """Let run what may; called with the lock held."""
+        """Lets run what may; called with the lock held."""
         while self._free and (client := self._next_client()) is not None:
             turns = self._waiting.pop(client)
             turn = turns.popleft()

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.servable import ServableError, SessionRun
+from saliency_exporter.runtime.servable import ServableError, SessionRun
 
 QueueKey = tuple[frozenset[str], frozenset[str]]
 

@@ -7,6 +7,7 @@ the fields are declared here under a package name of our own, which conflicts wi
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 from google.protobuf.message import Message
@@ -33,7 +34,8 @@ def read_batching_file(path: Path) -> BatchingParameters:
         ExportError: the file cannot be read or parsed, or asks for splitting of large requests or padding of
             other dimensions, which the local server does not do.
     """
-    message = _message_class()()
+    # Its fields are declared below, so no checker knows them.
+    message: Any = _message_class()()
     try:
         text_format.Parse(path.read_text(), message)
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:

@@ -11,15 +11,16 @@ from __future__ import annotations
 import enum
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.servable import Servable, ServableError
+from saliency_exporter.runtime.servable import Servable, ServableError
+from saliency_exporter.serving.model_config import ModelConfig
 
 
 class State(enum.IntEnum):
@@ -30,58 +31,6 @@ class State(enum.IntEnum):
     AVAILABLE = 30
     UNLOADING = 40
     END = 50
-
-
-@dataclass(frozen=True)
-class VersionPolicy:
-    """Which of the versions on disk are served: the `latest` highest, those named in `specific`, or all."""
-
-    latest: int = 1
-    specific: frozenset[int] = frozenset()
-    every: bool = False
-
-    def select(self, versions: Iterable[int]) -> set[int]:
-        """The versions to serve out of those on disk."""
-        on_disk = sorted(versions)
-        if self.every:
-            return set(on_disk)
-        return set(on_disk[len(on_disk) - self.latest :] if self.latest else ()) | self.specific & set(
-            on_disk
-        )
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """One model to serve.
-
-    Attributes:
-        name: what requests call it.
-        base_path: holds a directory per version, named by its number.
-        policy: which of them are served.
-        labels: names for version numbers that requests can use instead.
-        only: one version directory to serve instead of those under base_path, whatever it is called.
-    """
-
-    name: str
-    base_path: Path
-    policy: VersionPolicy = VersionPolicy()
-    labels: Mapping[str, int] = field(default_factory=dict)
-    only: Path | None = None
-
-    @classmethod
-    def of_version(cls, version_dir: Path) -> ModelConfig:
-        """A model that is one version directory; it is named after the directory above."""
-        return cls(version_dir.parent.name or "model", version_dir.parent, only=version_dir)
-
-    def on_disk(self) -> dict[int, Path]:
-        """The version directories by number.
-
-        Raises:
-            OSError: the base path cannot be read.
-        """
-        if self.only is not None:
-            return {int(self.only.name) if _is_number(self.only.name) else 1: self.only}
-        return versions_on_disk(self.base_path)
 
 
 @dataclass(frozen=True)
@@ -140,16 +89,7 @@ class ModelManager:
             ExportError: a model has no version, one did not load, or a label's version is not served.
         """
         for config in self._configs.values():
-            if not config.base_path.is_dir():
-                raise ExportError(
-                    f"could not find base path {config.base_path} of model {config.name}",
-                    hint="give the directory that holds the numbered version directories",
-                )
-            if not config.policy.select(config.on_disk()):
-                raise ExportError(
-                    f"no version of model {config.name} to serve under {config.base_path}",
-                    hint=_base_path_hint(config.base_path),
-                )
+            config.refuse_nothing()
             self._reconcile(config)
             self._check_loaded(config)
 
@@ -214,7 +154,7 @@ class ModelManager:
             ServableError: NOT_FOUND, or INVALID_ARGUMENT for a label that is not set.
         """
         if label is not None:
-            version = self._labelled_version(name, label)
+            version = self._labeled_version(name, label)
         held = self._acquire(name, version)
         try:
             assert held.servable is not None
@@ -237,7 +177,7 @@ class ModelManager:
             numbers = sorted(known, reverse=True) if version is None else [version]
             return [_status(known[number]) for number in numbers]
 
-    def _labelled_version(self, name: str, label: str) -> int:
+    def _labeled_version(self, name: str, label: str) -> int:
         config = self._configs.get(name)
         if config is None or label not in config.labels:
             raise ServableError(tf.errors.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}")
@@ -373,29 +313,6 @@ class ModelManager:
                     "which is not currently available for inference",
                     hint=f"available: {', '.join(map(str, sorted(available)))}",
                 )
-
-
-def versions_on_disk(base_path: Path) -> dict[int, Path]:
-    """The version directories under a base path, by number; what is not named by a number is ignored.
-
-    Raises:
-        OSError: the base path cannot be read.
-    """
-    return {
-        int(child.name): child
-        for child in sorted(base_path.iterdir())
-        if _is_number(child.name) and child.is_dir()
-    }
-
-
-def _base_path_hint(path: Path) -> str:
-    if (path / "saved_model.pb").is_file():
-        return f"this is one version; give the directory above it, {path.parent}"
-    return f"a version is a directory named by its number, such as {path / '1'}; a base path holds them"
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit()
 
 
 def _wants_loading(known: _Version | None, path: Path) -> bool:

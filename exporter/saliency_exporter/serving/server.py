@@ -16,24 +16,27 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import model_service_pb2_grpc, predict_pb2, prediction_service_pb2_grpc
 
+from saliency_client._files import write_whole
 from saliency_exporter.errors import ExportError
-from saliency_exporter.servable import Servable, load_servable
+from saliency_exporter.runtime.servable import Servable, load_servable
+from saliency_exporter.runtime.tensor_protos import Encoding
+from saliency_exporter.runtime.xla_cache import use_xla_cache, vouch_for_entries
 from saliency_exporter.serving.admission import Admission
 from saliency_exporter.serving.batching import BatchingParameters, BatchingSession
-from saliency_exporter.serving.models import ModelConfig, ModelManager
+from saliency_exporter.serving.model_config import ModelConfig
+from saliency_exporter.serving.models import ModelManager
 from saliency_exporter.serving.parsing import Messages
 from saliency_exporter.serving.services import ModelService, PredictionService
 from saliency_exporter.serving.tls import TlsFiles, server_credentials
 from saliency_exporter.serving.withholding import Withheld, without_defaults
-from saliency_exporter.tensor_protos import Encoding
-from saliency_exporter.warmup import count_warmup, replay_warmup
-from saliency_exporter.xla_cache import use_xla_cache, vouch_for_entries
+from saliency_exporter.version.warmup import count_warmup, replay_warmup
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 HEALTH_NAMES = ("", "ModelService", "PredictionService")
@@ -78,7 +81,7 @@ class LocalServer:
         tls: certificate and key, and the authority whose clients alone are let in.
         intra_op_threads: threads inside one op; 0 lets TensorFlow choose.
         inter_op_threads: ops side by side; 0 lets TensorFlow choose.
-        xla_cache: directory for compiled programs; see saliency_exporter.xla_cache.
+        xla_cache: directory for compiled programs; see saliency_exporter.runtime.xla_cache.
         grpc_arguments: further gRPC options, such as {"grpc.max_connection_age_ms": 60000}.
         report: called with a line for every change of state.
     """
@@ -241,7 +244,7 @@ def serve(
     port_file: Path | str | None = None,
     grace: float = 10.0,
     out: Callable[[str], None] | None = None,
-    **options: object,
+    **options: Any,
 ) -> bool:
     """Serves until SIGTERM or SIGINT, then finishes the requests under way and returns.
 
@@ -280,7 +283,11 @@ def serve(
             out("stopped while loading")
             return False
         if port_file is not None:
-            _write_whole(Path(port_file), f"{server.port}\n")
+            try:
+                _write_port(Path(port_file), server.port)
+            except ExportError:
+                server.stop(0)
+                raise
         out(f"listening on {server.target} (for development and tests; in production run TensorFlow Serving)")
         _next_event(events)
         out("stopping: finishing the requests under way")
@@ -390,10 +397,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+def _write_port(path: Path, port: int) -> None:
+    try:
+        write_whole(path, lambda file: file.write(f"{port}\n".encode()), overwrite=True)
+    except OSError as error:
+        raise ExportError(f"--port-file {path} cannot be written: {error.strerror or error}") from error
 
 
 def _print_line(line: str) -> None:

@@ -21,11 +21,14 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from saliency_exporter.servable import DEFAULT_SIGNATURE, ServableError
+from saliency_client._contract import DEFAULT_SIGNATURE
+from saliency_client._varints import bytes_field
+from saliency_exporter.methods.declarations import PASSES_PREFIX
+from saliency_exporter.runtime.servable import ServableError
+from saliency_exporter.runtime.tensor_protos import Encoding, Piece, serialized, to_array
 from saliency_exporter.serving.admission import Admission
 from saliency_exporter.serving.models import ModelManager
 from saliency_exporter.serving.withholding import Withheld, check_inputs, without_defaults
-from saliency_exporter.tensor_protos import Encoding, Piece, serialized, to_array, wire_field
 
 MESSAGE_LIMIT = 1024
 
@@ -144,23 +147,19 @@ def predict_answer(spec: model_pb2.ModelSpec, outputs: Mapping[str, np.ndarray],
     """A serialized PredictResponse, put together with one copy of the arrays."""
     pieces: list[Piece] = [predict_pb2.PredictResponse(model_spec=spec).SerializeToString()]
     for alias, array in outputs.items():
-        entry = [*wire_field(_KEY, [alias.encode()]), *wire_field(_VALUE, serialized(array, encoding))]
-        pieces += wire_field(_OUTPUTS, entry)
+        entry = [*bytes_field(_KEY, [alias.encode()]), *bytes_field(_VALUE, serialized(array, encoding))]
+        pieces += bytes_field(_OUTPUTS, entry)
     return b"".join(pieces)
 
 
 def is_large(request: predict_pb2.PredictRequest, signature: meta_graph_pb2.SignatureDef | None) -> bool:
-    """Whether a request is of LARGE or more images times samples; what cannot be read counts as 1."""
+    """Whether a request takes LARGE or more passes of an image over the model; what is unread counts as 1."""
     images = request.inputs["images"].tensor_shape.dim if "images" in request.inputs else ()
     if not images:
         return False
-    if "num_samples" in request.inputs:
-        samples = _largest(request.inputs["num_samples"])
-    elif signature is not None and "num_samples" in signature.defaults:
-        samples = _largest(signature.defaults["num_samples"])
-    else:
-        samples = 1
-    return images[0].size * samples >= LARGE
+    given = {**(signature.defaults if signature is not None else {}), **request.inputs}
+    passes = [_largest(value) for name, value in given.items() if name.startswith(PASSES_PREFIX)]
+    return images[0].size * math.prod(passes) >= LARGE
 
 
 def _largest(tensor: tensor_pb2.TensorProto) -> int:

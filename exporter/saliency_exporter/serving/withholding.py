@@ -7,7 +7,6 @@ does not fill them in either shows whether a client sends every input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -15,12 +14,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import predict_pb2
 
-from saliency_exporter.servable import ServableError
+from saliency_exporter.runtime.servable import ServableError, SignatureDefs
 
 Withheld = Literal["metadata", "all"]
 """Where defaults are missing: from GetModelMetadata, as from a TFRT servable; or at Predict as well."""
-
-SignatureDefs = Mapping[str, meta_graph_pb2.SignatureDef]
 
 
 def without_defaults(signatures: SignatureDefs) -> SignatureDefs:

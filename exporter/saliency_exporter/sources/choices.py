@@ -31,7 +31,7 @@ class Choices:
     signature: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no input has.
+        """Refuses sizes that no input has.
 
         Raises:
             ExportError: a size below 1, or both an image size and an input shape.

@@ -64,7 +64,7 @@ def shape_of_spec(name: str, spec: tf.TensorSpec, choices: Choices) -> tuple[int
 
 
 def check_float(name: str, dtype: tf.DType) -> None:
-    """Refuse an input that has no gradient.
+    """Refuses an input that has no gradient.
 
     Raises:
         ExportError: the input's dtype is not a floating one.

@@ -13,7 +13,7 @@ import h5py
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.server_needs import minor
+from saliency_exporter.runtime.versions import minor
 
 
 def is_keras_2_model(model: object) -> bool:
@@ -37,7 +37,7 @@ def is_keras_2_file(path: Path) -> bool:
 
 
 def load_keras_2(path: Path, *, unsafe: bool) -> Any:
-    """Load a whole model of Keras 2.
+    """Loads a whole model of Keras 2.
 
     Raises:
         ExportError: tf-keras is not installed, or the file holds Python code and ``unsafe`` is false.

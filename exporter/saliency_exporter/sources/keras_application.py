@@ -11,14 +11,10 @@ from pathlib import Path
 import keras
 
 from saliency_exporter.errors import ExportError, brief
-from saliency_exporter.preprocessing import Preprocessing, builtin
 from saliency_exporter.sources import imagenet
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
-from saliency_exporter.sources.keras_model import (
-    require_tensorflow_backend,
-    source_from_keras,
-    whole_weights,
-)
+from saliency_exporter.sources.keras_model import require_tensorflow_backend, source_from_keras, whole_weights
+from saliency_exporter.sources.preprocessing import Preprocessing, builtin
 from saliency_exporter.sources.source import Source
 
 # Each family's own preprocess_input, by the name of the preprocessing that equals it.
@@ -54,7 +50,7 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str, choices: Choices = NO_CHOICES, *, weights: str | None = None) -> Source:
-    """Build a model with its classification head and the weights asked for.
+    """Builds a model with its classification head and the weights asked for.
 
     Args:
         name: one of ``names()``.

@@ -13,18 +13,14 @@ import numpy as np
 from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
 from saliency_exporter.sources.keras_2 import is_keras_2_file, load_keras_2
-from saliency_exporter.sources.keras_model import (
-    require_tensorflow_backend,
-    source_from_keras,
-    whole_weights,
-)
+from saliency_exporter.sources.keras_model import require_tensorflow_backend, source_from_keras, whole_weights
 from saliency_exporter.sources.source import Source
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
 def load(path: Path, choices: Choices = NO_CHOICES, *, unsafe: bool = False) -> Source:
-    """Load a whole model from a file.
+    """Loads a whole model from a file.
 
     Args:
         path: the file.
@@ -68,7 +64,7 @@ def _leaves_weights_random() -> bool:
 
 
 def _check_nothing_is_random(model: keras.Model, again: keras.Model) -> None:
-    """Hold two loads of a file against each other: what differs was drawn and not read.
+    """Holds two loads of a file against each other: what differs was drawn and not read.
 
     Raises:
         ValueError: a weight differs.
@@ -102,7 +98,7 @@ def _check_file(path: Path) -> None:
 
 
 def _check_stays_inside(path: Path) -> None:
-    """Refuse an HDF5 file that reads from other files; not every Keras that may load it does."""
+    """Refuses an HDF5 file that reads from other files; not every Keras that may load it does."""
     seen = set()
 
     def walk(group: h5py.Group) -> None:

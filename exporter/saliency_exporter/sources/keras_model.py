@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.preprocessing import Preprocessing
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
+from saliency_exporter.sources.class_scores import choose_scores, named_outputs, probe
+from saliency_exporter.sources.held_inputs import describe, explained_input, for_batch_of, held_inputs
 from saliency_exporter.sources.input_shape import check_float, fixed_shape
-from saliency_exporter.sources.inputs import describe, explained_input, for_batch_of, held_inputs
-from saliency_exporter.sources.output import choose_scores, named_outputs, probe
+from saliency_exporter.sources.preprocessing import Preprocessing
 from saliency_exporter.sources.source import Source
 
 
@@ -29,7 +29,7 @@ def source_from_keras(
     preprocessing: Preprocessing | None = None,
     labels: tuple[str, ...] | None = None,
 ) -> Source:
-    """Describe a functional, sequential or subclassed model.
+    """Describes a functional, sequential or subclassed model.
 
     The model is one of Keras 3, or one of tf-keras, which has the same attributes.
 
@@ -61,7 +61,6 @@ def source_from_keras(
         + (f", output {choices.output}" if choices.output is not None else ""),
         call=lambda x: named_outputs(forward(x), output_names)[scores],
         input_shape=input_shape,
-        input_dtype=spec.dtype,
         # The raw variables: Keras's own wrappers are not restored by TensorFlow Serving's V1 session.
         variables=tuple(v if isinstance(v, tf.Variable) else v.value for v in model.variables),
         preprocessing=preprocessing,
@@ -70,7 +69,7 @@ def source_from_keras(
 
 
 def require_tensorflow_backend() -> None:
-    """Refuse a Keras that was imported on JAX, PyTorch or channels first.
+    """Refuses a Keras that was imported on JAX, PyTorch or channels first.
 
     Raises:
         ExportError: Keras's backend is not TensorFlow, or its default image layout not channels last.
@@ -91,7 +90,7 @@ def require_tensorflow_backend() -> None:
 
 @contextmanager
 def whole_weights() -> Iterator[None]:
-    """While weights are loaded: turn Keras's warning that it left some of them random into an error.
+    """Turns Keras's warning that it left some weights random into an error, while they are loaded.
 
     Raises:
         ValueError: the file does not hold every weight of the model.

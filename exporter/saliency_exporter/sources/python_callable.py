@@ -7,16 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError, brief
-from saliency_exporter.references import load_reference
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
+from saliency_exporter.sources.class_scores import choose_scores, named_outputs, probe
+from saliency_exporter.sources.held_inputs import describe, explained_input, for_batch_of, held_inputs
 from saliency_exporter.sources.input_shape import shape_of_spec
-from saliency_exporter.sources.inputs import describe, explained_input, for_batch_of, held_inputs
 from saliency_exporter.sources.keras_2 import is_keras_2_model
 from saliency_exporter.sources.keras_model import source_from_keras
-from saliency_exporter.sources.output import choose_scores, named_outputs, probe
+from saliency_exporter.sources.python_object import load_reference
 from saliency_exporter.sources.source import Source
 
 _MODEL_TYPES = (
@@ -28,7 +29,7 @@ _MODEL_TYPES = (
 
 
 def load(reference: str, choices: Choices = NO_CHOICES) -> Source:
-    """Load what ``module:callable`` names.
+    """Loads what ``module:callable`` names.
 
     It may be a Keras model, a class or function that makes a model when it is called without
     arguments, or the forward pass itself: a ``tf.function``, a callable ``tf.Module``, or a Python
@@ -52,7 +53,7 @@ def load(reference: str, choices: Choices = NO_CHOICES) -> Source:
 
 
 def _model(reference: str) -> Any:
-    target = load_reference(reference)
+    target: Any = load_reference(reference)
     if _is_factory(target):
         try:
             target = target()
@@ -117,7 +118,7 @@ def _source_from_callable(model: Callable[..., Any], name: str, origin: str, cho
     if _specs(model) is None:
         # What is not declared is as the user gives it.
         specs |= {
-            key: tf.TensorSpec([None, *value.shape] if value.ndim else [], value.dtype)
+            key: tf.TensorSpec([None, *value.shape] if value.ndim else [], _dtype_of(value))
             for key, value in choices.held.items()
             if key in specs
         }
@@ -141,9 +142,13 @@ def _source_from_callable(model: Callable[..., Any], name: str, origin: str, cho
         + (f", output {choices.output}" if choices.output is not None else ""),
         call=lambda x: named_outputs(graph(x))[scores],
         input_shape=input_shape,
-        input_dtype=specs[explained].dtype,
         variables=_variables(name, model, graph, input_shape),
     )
+
+
+def _dtype_of(value: np.ndarray) -> np.dtype:
+    """What a function that declares no dtypes gets: float32 of a number with a point, as TensorFlow does."""
+    return np.dtype(np.float32) if value.ndim == 0 and value.dtype == np.float64 else value.dtype
 
 
 def _takes_training(model: Callable[..., Any]) -> bool:

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import tensorflow as tf
 
+from saliency_client._contract import (
+    CLASS_LABELS,
+    DEFAULT_SIGNATURE,
+    EXPLAIN_PREFIX,
+    IMAGES_SIGNATURE,
+    PARAMETER_DEFAULTS,
+)
 from saliency_exporter.errors import ExportError, brief
+from saliency_exporter.runtime.functions import ConcreteFunction
 from saliency_exporter.sources import saved_model_v1
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
+from saliency_exporter.sources.class_scores import choose_scores, named_outputs, probe
+from saliency_exporter.sources.held_inputs import describe, explained_input, for_batch_of, held_inputs
 from saliency_exporter.sources.input_shape import shape_of_spec
-from saliency_exporter.sources.inputs import describe, explained_input, for_batch_of, held_inputs
-from saliency_exporter.sources.output import choose_scores, named_outputs, probe
 from saliency_exporter.sources.source import Kept, Source
 
-_DEFAULT_SIGNATURE = "serving_default"
 _FILES = ("saved_model.pb", "saved_model.pbtxt")
-_EXPLAIN = "explain_"
-_TABLES = ("class_labels", "parameter_defaults")
+_TABLES = (CLASS_LABELS, PARAMETER_DEFAULTS)
 """Signatures that an export makes for its clients, and makes anew of a model that is an export itself."""
+
+
+class _Loaded(Protocol):
+    """What tf.saved_model.load gives: an object that owns what its functions read."""
+
+    @property
+    def signatures(self) -> Mapping[str, ConcreteFunction]: ...
 
 
 def is_saved_model(path: Path) -> bool:
@@ -29,7 +42,7 @@ def is_saved_model(path: Path) -> bool:
 
 
 def load(path: Path, choices: Choices = NO_CHOICES) -> Source:
-    """Load one signature of a SavedModel as the forward pass; all its signatures are kept as they are.
+    """Loads one signature of a SavedModel as the forward pass; all its signatures are kept as they are.
 
     Args:
         path: the directory that holds saved_model.pb.
@@ -66,13 +79,12 @@ def load(path: Path, choices: Choices = NO_CHOICES) -> Source:
         # A graph of TensorFlow 1 often does not know the number of its classes.
         call=lambda x: tf.ensure_shape(run(x)[output], [None, classes]),
         input_shape=input_shape,
-        input_dtype=specs[explained].dtype,
         variables=tuple(function.variables),
         kept=_kept(loaded),
     )
 
 
-def _kept(loaded: Any) -> Kept:
+def _kept(loaded: _Loaded) -> Kept:
     signatures = {key: signature for key, signature in loaded.signatures.items() if not _is_ours(key)}
     variables = {
         id(variable.handle): variable for signature in signatures.values() for variable in signature.variables
@@ -85,12 +97,12 @@ def _kept(loaded: Any) -> Kept:
 
 def _is_ours(key: str) -> bool:
     """Whether a signature is one that an export makes, and makes anew."""
-    return key.startswith(_EXPLAIN) or key in ("serving_images", *_TABLES)
+    return key.startswith(EXPLAIN_PREFIX) or key in (IMAGES_SIGNATURE, *_TABLES)
 
 
 def _check_names(path: Path, offered: Collection[str]) -> None:
-    """Refuse a model's own signature that clients would take for a table of the export's."""
-    if any(key.startswith(_EXPLAIN) for key in offered):
+    """Refuses a model's own signature that clients would take for a table of the export's."""
+    if any(key.startswith(EXPLAIN_PREFIX) for key in offered):
         return  # an export, explained anew
     for key in _TABLES:
         if key in offered:
@@ -100,7 +112,7 @@ def _check_names(path: Path, offered: Collection[str]) -> None:
             )
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> _Loaded:
     if saved_model_v1.has_reference_variables(path):
         return saved_model_v1.load(path)
     # Where several graphs are in one directory, the one for serving is meant.
@@ -115,14 +127,14 @@ def _load(path: Path) -> Any:
     ) from failure
 
 
-def _choose_signature(path: Path, offered: Mapping[str, Any], wanted: str | None) -> str:
+def _choose_signature(path: Path, offered: Collection[str], wanted: str | None) -> str:
     names = ", ".join(offered) or "none"
     if wanted is not None:
         if wanted not in offered:
             raise ExportError(f"{path} has no signature {wanted!r}", hint=f"it has {names}")
         return wanted
-    if _DEFAULT_SIGNATURE in offered:
-        return _DEFAULT_SIGNATURE
+    if DEFAULT_SIGNATURE in offered:
+        return DEFAULT_SIGNATURE
     if len(offered) == 1:
         return next(iter(offered))
     if not offered:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.framework.graph_pb2 import GraphDef
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow.python.saved_model import loader_impl
 
 from saliency_exporter.errors import ExportError, brief
+from saliency_exporter.runtime.functions import ConcreteFunction
 
 v1 = tf.compat.v1
 
 _VARIABLES = frozenset({"Variable", "VariableV2"})
-# What a graph of TensorFlow 1 initialises beside its variables would stay empty in a graph made anew.
+# What a graph of TensorFlow 1 initializes beside its variables would stay empty in a graph made anew.
 _RESOURCES = ("VarHandleOp", "HashTable", "LookupTable", "MutableHashTable")
 _SERVE = "serve"
 
@@ -41,20 +43,22 @@ def has_reference_variables(path: Path) -> bool:
 class Loaded(tf.Module):
     """Every signature of the graph for serving as a function, and the variables that they share."""
 
-    def __init__(self, weights: Mapping[str, tf.Variable], signatures: Mapping[str, Any]) -> None:
-        """Hold the variables, which are saved with the module, and the functions, which are not."""
+    def __init__(
+        self, weights: Mapping[str, tf.Variable], signatures: Mapping[str, ConcreteFunction]
+    ) -> None:
+        """Holds the variables, which are saved with the module, and the functions, which are not."""
         super().__init__()
         self.weights = dict(weights)
         self._signatures = signatures
 
     @property
-    def signatures(self) -> Mapping[str, Any]:
+    def signatures(self) -> Mapping[str, ConcreteFunction]:
         """Signature name to ConcreteFunction of keyword tensors to a mapping of tensors."""
         return self._signatures
 
 
 def load(path: Path) -> Loaded:
-    """Load the graph for serving.
+    """Loads the graph for serving.
 
     Raises:
         ExportError: it cannot be loaded, or also has variables or tables that cannot be carried over.
@@ -82,7 +86,7 @@ def load(path: Path) -> Loaded:
     return Loaded(weights, signatures)
 
 
-def _reached(graph: tf.Graph, path: Path, key: str, signature: Any) -> v1.GraphDef:
+def _reached(graph: tf.Graph, path: Path, key: str, signature: SignatureDef) -> GraphDef:
     """The nodes that the signature's outputs depend on."""
     outputs = [info.name.split(":")[0] for info in signature.outputs.values()]
     reached = v1.graph_util.extract_sub_graph(graph.as_graph_def(), outputs)
@@ -95,9 +99,11 @@ def _reached(graph: tf.Graph, path: Path, key: str, signature: Any) -> v1.GraphD
     return reached
 
 
-def _function(graph_def: v1.GraphDef, signature: Any, weights: Mapping[str, tf.Variable]) -> Any:
+def _function(
+    graph_def: GraphDef, signature: SignatureDef, weights: Mapping[str, tf.Variable]
+) -> ConcreteFunction:
     fed = {info.name.split(":")[0] for info in signature.inputs.values()}
-    kept = v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
+    kept = GraphDef(versions=graph_def.versions, library=graph_def.library)
     for node in graph_def.node:
         if node.name in fed or node.op in _VARIABLES:
             continue

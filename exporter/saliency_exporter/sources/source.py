@@ -8,7 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from saliency_exporter.preprocessing import Preprocessing
+from saliency_exporter.runtime.functions import ConcreteFunction
+from saliency_exporter.sources.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Kept:
     """
 
     owner: Any
-    signatures: Mapping[str, tf.types.experimental.ConcreteFunction]
+    signatures: Mapping[str, ConcreteFunction]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,6 @@ class Source:
         origin: where the model came from, one line for the manifest.
         call: float32 model input [B, *input_shape] to the class scores [B, classes]; can be traced.
         input_shape: shape of one example, all known: (H, W, C) for images, one to four sizes.
-        input_dtype: the dtype that the model itself declares; ``call`` casts to it.
         variables: every raw variable of the model.
         preprocessing: what the model is known to need, or None.
         labels: names of the classes in order, where the source knows them.
@@ -46,7 +46,6 @@ class Source:
     origin: str
     call: Callable[[tf.Tensor], tf.Tensor]
     input_shape: tuple[int, ...]
-    input_dtype: tf.DType
     variables: tuple[tf.Variable, ...]
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None

@@ -7,7 +7,7 @@ import pytest
 from scripted_server import CLASSES, MODEL, LinearModel, from_proto, serving
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
-from saliency_client import InputError, UnknownMethod, VersionStatus
+from saliency_client import InputError, MissingOutput, UnknownMethod, UnknownParameter, VersionStatus
 
 
 @pytest.mark.parametrize("typed", [True, False], ids=["typed fields", "tensor_content"])
@@ -22,7 +22,7 @@ def test_explain_returns_the_maps_that_the_server_computed(server, client, image
     assert list(explanation.label) == ["class 0", "class 1", "class 2"]
     np.testing.assert_array_equal(explanation.score, np.diagonal(server.model.scores(images)))
     assert explanation.version == 1
-    assert (explanation.variance, explanation.relative_error) == (None, None)
+    assert ("variance" in explanation, "relative_error" in explanation) == (False, False)
 
 
 def test_every_parameter_is_sent_as_a_vector_over_the_batch(server, client, images):
@@ -45,7 +45,13 @@ def test_gradients_and_variance_are_left_on_the_server_unless_asked_for(server, 
     assert set(explanation.outputs) == {
         "class_index", "label", "probability", "relative_error", "saliency", "score",
     }  # fmt: skip
-    assert explanation.gradients is None
+    with pytest.raises(
+        MissingOutput, match="this explanation has no gradients; it has class_index"
+    ) as caught:
+        explanation.gradients  # noqa: B018
+    assert "outputs=[…, 'gradients']" in caught.value.hint
+    with pytest.raises(MissingOutput, match="method 'smooth' of model 'linear' has no output 'attributions'"):
+        explanation["attributions"]
 
 
 LIGHT = {"class_index", "label", "probability", "relative_error", "saliency", "score"}
@@ -190,6 +196,41 @@ def test_an_unknown_method_is_refused_with_the_ones_on_offer(client, images):
         client.explain(images, method="lime")
 
 
+@pytest.mark.parametrize(
+    ("method", "wrong", "hint"),
+    [
+        ("smooth", "num_sample", "did you mean num_samples?"),
+        ("gradients", "noise_level", "noise_level is a parameter of smooth"),
+        ("smooth", "baseline", None),
+    ],
+)
+def test_an_unknown_parameter_is_refused_with_those_of_the_method_and_their_defaults(
+    server, client, images, method, wrong, hint
+):
+    with pytest.raises(UnknownParameter) as caught:
+        client.explain(images, method=method, **{wrong: 1})
+
+    listed = {
+        "smooth": "class_index=-1, noise_level=0.15, num_samples=50, seed=0",
+        "gradients": "class_index=-1",
+    }
+    assert str(caught.value) == f"explain_{method} takes no {wrong}; it takes {listed[method]}"
+    assert caught.value.hint == hint
+    assert server.requests == []
+
+
+def test_an_unknown_parameter_of_many_images_is_each_images_error_and_nothing_is_sent(server, client, images):
+    results = list(client.explain_many(images, method="smooth", steps=3))
+
+    assert [type(result.error) for result in results] == [UnknownParameter] * 3
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("number", [np.float32(5), np.int64(5), 5])
+def test_a_timeout_may_be_any_kind_of_number(client, images, number):
+    assert client.explain(images, timeout=number).version == 1
+
+
 IMAGES = np.zeros((2, 6, 5, 3), np.uint8)
 
 
@@ -210,9 +251,18 @@ IMAGES = np.zeros((2, 6, 5, 3), np.uint8)
         ({"class_index": "cat"}, "class_index is 'cat'; it takes whole numbers"),
         ({"class_index": 2**31}, "class_index is 2147483648; it must be within"),
         ({"method": "smooth", "noise_level": "loud"}, "noise_level is 'loud'; it takes numbers"),
-        ({"num_samples": 3}, "explain_gradients takes no num_samples; it takes class_index"),
-        ({"parameters": {"images": 3}}, "explain_gradients takes no images"),
-        ({"class_index": 1, "parameters": {"class_index": 2}}, "class_index is given twice"),
+        ({"num_samples": 3}, "explain_gradients takes no num_samples; it takes class_index=-1"),
+        ({"num_samples": None}, "explain_gradients takes no num_samples"),
+        ({"parameters": {"seed": 3}}, "explain_gradients takes no parameters; it takes class_index=-1"),
+        ({"method": "smooth", "seed": True}, "seed is True; it takes whole numbers"),
+        ({"method": 5}, "offers no method 5; it offers gradients, smooth"),
+        ({"outputs": 5}, "outputs is 5; it takes names of outputs"),
+        ({"outputs": [["score"]]}, "outputs is .* it takes names of outputs"),
+        ({"timeout": float("inf")}, "timeout is inf; it must be seconds above 0"),
+        ({"timeout": float("nan")}, "timeout is nan; it must be seconds above 0"),
+        ({"timeout": 1e10}, "timeout is 10000000000.0; it must be seconds above 0, 1,000,000,000 at most"),
+        ({"timeout": True}, "timeout is True; it must be seconds above 0"),
+        ({"timeout": "5"}, "timeout is '5'; it must be seconds above 0"),
         ({"outputs": "heat"}, "explain_gradients has no output 'heat'; there are class_index"),
         ({"outputs": []}, "outputs is empty"),
         ({"timeout": 0}, "timeout is 0; it must be seconds above 0"),

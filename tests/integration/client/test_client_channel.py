@@ -16,6 +16,7 @@ from scripted_server import MODEL, LinearModel, nobody, serving
 from saliency_client import (
     TLS,
     AsyncSaliencyClient,
+    InputError,
     OptionError,
     RetryPolicy,
     SaliencyClient,
@@ -59,6 +60,22 @@ def test_a_target_that_grpc_understands_is_taken_as_it_is(target):
         ("grpc://serving:9000", "give 'serving:9000'"),
         ("localhost:http", "give 'localhost:8500'"),
         (":8500", "give 'host:8500'"),
+        ("localhost:99999", "give 'localhost:8500'"),
+        ("localhost:65536", "give 'localhost:8500'"),
+        ("localhost:0", "give 'localhost:8500'"),
+        ("localhost:070000", "give 'localhost:8500'"),
+        ("localhost:٨٥٠٠", "give 'localhost:8500'"),
+        ("[::1]:99999", "give '[::1]:8500'"),
+        ("dns:///serving:99999", "give 'serving:8500'"),
+        ("ipv4:127.0.0.1:99999", "give '127.0.0.1:8500'"),
+        ("ipv4:127.0.0.1:8500,127.0.0.2:99999", "give '127.0.0.2:8500'"),
+        ("ipv6:[::1]:0", "give '[::1]:8500'"),
+        ("grpc://serving:99999", "give 'serving:8500'"),
+        (8500, "give 'host:8500', or a list"),
+        (("localhost", 8500), "give 'localhost:8500'"),
+        (["localhost:8500", None], "give 'host:8500', or a list"),
+        (b"localhost:8500", "give 'host:8500', or a list"),
+        ({"localhost:8500": 1}, "give 'host:8500', or a list"),
         ("", "give 'host:8500'"),
         ("local host:8500", "give 'host:8500'"),
         ([], "give 'host:8500'"),
@@ -97,7 +114,32 @@ def test_which_targets_stay_on_this_machine(target, local):
         ({"version": 1, "label": "stable"}, "version 1 and label 'stable' are both given"),
         ({"version": -1}, "version is -1"),
         ({"version": "1"}, "version is '1'"),
+        ({"version": True}, "version is True"),
+        ({"version": 1.0}, "version is 1.0"),
+        ({"version": 2**63}, "version is 9223372036854775808"),
+        ({"label": 7}, "label is 7"),
+        ({"label": ""}, "label is ''"),
+        ({"retry": 3}, "retry is 3; it must be a RetryPolicy"),
+        ({"tls": "yes"}, "tls is 'yes'"),
+        ({"user_agent": "a\nb"}, "user_agent is .* must be a line"),
+        ({"user_agent": 5}, "user_agent is 5"),
         ({"keepalive": 0}, "keepalive is 0"),
+        ({"keepalive": float("inf")}, "keepalive is inf"),
+        ({"keepalive": float("nan")}, "keepalive is nan"),
+        ({"keepalive": True}, "keepalive is True"),
+        ({"keepalive": "9"}, "keepalive is '9'"),
+        ({"keepalive": 1e9}, "keepalive is 1000000000.0"),
+        ({"max_answer_bytes": 2.5}, "max_answer_bytes is 2.5"),
+        ({"max_answer_bytes": True}, "max_answer_bytes is True"),
+        ({"metadata": {5: "a"}}, "metadata key 5 must be"),
+        ({"metadata": {None: "a"}}, "metadata key None must be"),
+        ({"metadata": {b"x-tenant": "a"}}, "metadata key b'x-tenant' must be"),
+        ({"metadata": [("x-tenant",)]}, "it must be a pair"),
+        ({"metadata": ["ab"]}, "it must be a pair"),
+        ({"metadata": [5]}, "it must be a pair"),
+        ({"metadata": "x-tenant=a"}, "it must be a mapping"),
+        ({"metadata": 5}, "it must be a mapping"),
+        ({"metadata": {"x-tenant": ["a"]}}, r"metadata 'x-tenant' is \['a'\]"),
         ({"compression": "zip"}, "compression is 'zip'"),
         ({"max_answer_bytes": 0}, "max_answer_bytes is 0"),
         ({"metadata": {"X-Tenant": "a"}}, "metadata key 'X-Tenant' must be lower-case"),
@@ -128,6 +170,36 @@ def test_an_option_that_cannot_work_is_refused_by_the_constructor(kind, options,
 def test_a_token_may_go_in_plain_text_on_this_machine_or_over_tls():
     SaliencyClient("localhost:8500", model=MODEL, token="secret").close()
     SaliencyClient("serving:8500", model=MODEL, token="secret", tls=True).close()
+
+
+def test_numbers_may_be_numpys_and_the_client_knows_its_models_name():
+    options = {"version": np.int64(3), "keepalive": np.float32(30), "max_answer_bytes": np.int32(9)}
+    with SaliencyClient("localhost:8500", model=MODEL, timeout=np.float32(5), **options) as client:
+        assert client.model == MODEL
+        assert client._calls.model.spec().version.value == 3
+    arguments = dict(ChannelOptions(keepalive=np.float32(30), max_answer_bytes=np.int32(9)).arguments())
+    assert arguments["grpc.keepalive_time_ms"] == 30_000
+    assert type(arguments["grpc.max_receive_message_length"]) is int
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "localhost:1",
+        "localhost:65535",
+        "ipv4:127.0.0.1:8500,127.0.0.2:8501",
+        "ipv6:[::1]:8500",
+        "xds:///name",
+    ],
+)
+def test_targets_that_grpc_takes_are_taken(target):
+    assert parse_targets(target) == (target,)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), True, "5"])
+def test_a_timeout_that_is_no_time_is_refused_by_the_constructor(timeout):
+    with pytest.raises(InputError, match="it must be seconds above 0"):
+        SaliencyClient("localhost:8500", model=MODEL, timeout=timeout)
 
 
 def test_channel_arguments_of_the_caller_win():

@@ -8,6 +8,8 @@ import importlib
 import inspect
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,7 @@ EXAMPLES = [
     if example.examples
 ]
 README = Path(saliency_client.__file__).parents[1] / "README.md"
+PAGES = [README.parents[1] / "README.md", README]
 TARGET = "localhost:8500"
 
 
@@ -125,10 +128,10 @@ def test_every_public_method_has_an_example_or_names_the_one_that_has(client):
     assert {name for name, text in methods.items() if not shown(text)} == set()
 
 
-def python_blocks() -> str:
-    """The README's Python, in order, at the lines where it stands."""
+def python_blocks(page: Path = README) -> str:
+    """A page's Python, in order, at the lines where it stands."""
     lines, inside = [], False
-    for line in README.read_text().splitlines():
+    for line in page.read_text().splitlines():
         fence = line.startswith("```")
         lines.append(line if inside and not fence else "")
         inside = line == "```python" if fence and not inside else inside and not fence
@@ -143,6 +146,25 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom(names, tmp_path, capsy
     written = {path.name for path in tmp_path.iterdir()}
     assert {"overlay.png", "maps.npz"} | {f"map-{index}.npy" for index in range(20)} <= written
     assert "class_index 123456 is outside" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=["README.md", "client/README.md"])
+def test_the_python_of_a_page_is_typed(page: Path, tmp_path: Path) -> None:
+    """As strictly as mypy knows how: no attribute may be None, no size unknown."""
+    (tmp_path / "example.py").write_text(python_blocks(page))
+    (tmp_path / "mypy.ini").write_text(
+        "[mypy]\nstrict = true\nfollow_imports = silent\n[mypy-saliency_client.*]\nignore_errors = true\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--no-incremental", "example.py"],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(README.parent)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_readme_lists_every_error_and_what_else_it_is():

@@ -31,14 +31,15 @@ from saliency_client import (
 )
 from saliency_client import _requests as requests
 from saliency_client.client import _run
-from saliency_exporter.preprocessing import builtin
-from saliency_exporter.saved_model import Export, export
-from saliency_exporter.servable import Servable, ServableError
-from saliency_exporter.serving import LocalServer
+from saliency_exporter.contract.settings import Settings
+from saliency_exporter.methods.registry import OWN, find_methods
+from saliency_exporter.runtime.servable import Servable, ServableError
 from saliency_exporter.serving.admission import Admission
 from saliency_exporter.serving.batching import BatchingParameters, BatchingSession
-from saliency_exporter.signatures import Settings
-from saliency_exporter.sources import Source
+from saliency_exporter.serving.server import LocalServer
+from saliency_exporter.sources.preprocessing import builtin
+from saliency_exporter.sources.source import Source
+from saliency_exporter.version.write import Export, export
 
 MODEL = "relu"
 SHAPE = (6, 5, 3)
@@ -56,7 +57,8 @@ def scores(x: tf.Tensor) -> tf.Tensor:
 
 
 def export_version(model_dir: Path, preprocessing: str, **settings) -> Path:
-    source = Source(MODEL, "test", scores, SHAPE, tf.float32, ())
+    source = Source(MODEL, "test", scores, SHAPE, ())
+    settings["methods"] = find_methods(settings.get("methods", OWN))
     chosen = Settings(**{"compile": "none", "batch_sizes": (1, 4), "labels": LABELS, **settings})
     return export(Export(source, builtin(preprocessing), chosen, MODEL), model_dir)
 

@@ -22,12 +22,12 @@ from saliency_client import (
     SignatureNotFound,
     Unavailable,
 )
-from saliency_exporter.preprocessing import builtin
-from saliency_exporter.saved_model import Export, export
-from saliency_exporter.serving import LocalServer
+from saliency_exporter.contract.settings import Settings
 from saliency_exporter.serving.batching import BatchingParameters
-from saliency_exporter.signatures import Settings
-from saliency_exporter.sources import Source
+from saliency_exporter.serving.server import LocalServer
+from saliency_exporter.sources.preprocessing import builtin
+from saliency_exporter.sources.source import Source
+from saliency_exporter.version.write import Export, export
 
 NAMES = tuple(f"class {index}" for index in range(CLASSES))
 
@@ -186,7 +186,7 @@ def scores(x: tf.Tensor) -> tf.Tensor:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    source = Source(MODEL, "test", scores, SHAPE, tf.float32, ())
+    source = Source(MODEL, "test", scores, SHAPE, ())
     settings = Settings(compile="none", batch_sizes=(1, 4), labels=LABELS)
     model_dir = tmp_path_factory.mktemp("exported") / MODEL
     return export(Export(source, builtin("tf"), settings, MODEL), model_dir).parent

@@ -280,6 +280,74 @@ def test_a_missing_image_is_named(cli: Cli, server: ScriptedServer) -> None:
     assert (run.code, run.err) == (1, "error: gone.png does not exist\n")
 
 
+NOBODY = "127.0.0.1:1"
+"""Nothing listens there: what is told before a connection is told all the same."""
+
+
+@pytest.mark.parametrize("command", ["explain", "predict", "bench"])
+def test_a_missing_image_is_told_before_a_server_is_asked(cli: Cli, command: str) -> None:
+    run = cli(command, "gone.png", "--server", NOBODY)
+    assert (run.code, run.err) == (1, "error: gone.png does not exist\n")
+    assert cli.files() == set()
+
+
+@pytest.mark.parametrize("command", ["explain", "predict"])
+def test_images_that_are_missing_are_told_first_and_the_others_go_on(
+    cli: Cli, photo: Path, server: ScriptedServer, command: str
+) -> None:
+    asked = server.metadata_calls
+    run = cli(command, "cat.png", "gone.png", "lost.png", "--json")
+    assert run.code == 1
+    assert [(one["image"], one["status"]) for one in run.records] == [
+        ("gone.png", "failed"),
+        ("lost.png", "failed"),
+        ("cat.png", "ok"),
+    ]
+    assert run.records[0]["error"] == "gone.png does not exist"
+    again = ["--overwrite"] if command == "explain" else []
+    stopped = cli(command, "cat.png", "gone.png", "--fail-fast", "--json", *again, "--server", NOBODY)
+    assert (stopped.code, [one["status"] for one in stopped.records]) == (1, ["failed"])
+    assert server.metadata_calls == asked + 1
+
+
+def test_missing_images_count_as_failed(cli: Cli, photo: Path) -> None:
+    run = cli("explain", "cat.png", "gone.png")
+    assert run.err.splitlines()[-1].startswith("1 explained, 1 failed in")
+    run = cli("explain", "gone.png", "lost.png", "--server", NOBODY)
+    assert (run.code, run.err.splitlines()[-1][:23]) == (1, "0 explained, 2 failed i")
+
+
+@pytest.mark.parametrize("command", ["explain", "predict"])
+def test_a_broken_file_of_names_is_told_before_a_server_is_asked(cli: Cli, photo: Path, command: str) -> None:
+    (cli.folder / "names").write_text("ant\n\nbee\n")
+    run = cli(command, photo, "--labels", "names", "--server", NOBODY)
+    assert (run.code, "has an empty name for class 1" in run.err) == (1, True)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e10"])
+@pytest.mark.parametrize(
+    "command", [["status", "--timeout"], ["status", "--wait"], ["bench", "--duration"]], ids=" ".join
+)
+def test_a_time_that_has_no_end_is_a_usage_error(cli: Cli, command: list[str], value: str) -> None:
+    run = cli(*command, value, "--server", NOBODY)
+    assert (run.code, run.out) == (2, "")
+    assert command[1] in run.err
+
+
+@pytest.mark.parametrize("option", ["--clip", "--opacity"])
+def test_a_part_of_a_picture_that_is_not_a_number_is_a_usage_error(
+    cli: Cli, photo: Path, option: str
+) -> None:
+    run = cli("explain", photo, option, "nan", "--server", NOBODY)
+    assert (run.code, "nan is not a finite number" in run.err) == (2, True)
+
+
+@pytest.mark.parametrize("port", ["99999", "65536", "0"])
+def test_a_port_that_no_server_can_have_is_a_usage_error(cli: Cli, port: str) -> None:
+    run = cli("status", "--server", f"localhost:{port}")
+    assert (run.code, f"has port {port}; a port is within [1, 65535]" in run.err) == (2, True)
+
+
 def test_photos_beyond_the_bound_are_refused_and_the_bound_can_be_raised(cli: Cli, photo: Path) -> None:
     run = cli("explain", photo, "--max-pixels", 2399)
     assert run.code == 1
@@ -350,11 +418,12 @@ def test_a_wrong_command_or_option_is_2(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"x" * (16 << 20) + b"x", "has more than 16777216 bytes"),
-        (b"[" * 100_000, "is not JSON"),
-        (b'["\xff"]', "cannot be read"),
-        (b'{"0": "ant"}', "is not a list of names"),
-        (b"[1, 2]", "is not a list of names"),
+        (b"x" * (16 << 20) + b"x", "has more bytes than the limit of 16777216"),
+        (b"[" * 100_000, "is not valid JSON"),
+        (b'["\xff"]', "is not UTF-8 (byte 2)"),
+        (b'{"0": "ant"}', "holds 1 names; the model has 4 classes"),
+        (b"[1, 2]", "has 1 for class 0, which is not a name"),
+        (b"ant\n\ncat\ndog\n", "has an empty name for class 1"),
     ],
 )
 def test_a_labels_file_of_any_size_or_content_is_an_error(

@@ -15,7 +15,7 @@ from scripted_server import ScriptedServer
 
 FIELDS = {
     *("image", "status", "file", "files", "method", "model", "version", "rank", "class_index", "label"),
-    *("probability", "score", "relative_error", "milliseconds", "notes"),
+    *("probability", "score", "relative_error", "outputs", "milliseconds", "notes"),
 }
 
 
@@ -77,7 +77,7 @@ def test_json_is_one_line_with_every_documented_field(cli: Cli, photo: Path) -> 
     assert record["label"] == "class 2"
     assert record["score"] == pytest.approx(logits[2])
     assert record["probability"] == pytest.approx(exponents[2] / exponents.sum(), rel=1e-5)
-    assert record["relative_error"] is None
+    assert (record["relative_error"], record["outputs"]) == (None, {})
     assert 0 < record["milliseconds"] < 10_000
     assert record["notes"] == []
     assert run.err == ""
@@ -303,14 +303,15 @@ def test_a_name_of_a_class_of_a_model_without_names_is_an_error(
 def test_a_class_is_given_by_a_name_of_a_file(cli: Cli, photo: Path, server: ScriptedServer) -> None:
     (cli.folder / "names.txt").write_text("ant\nbee\ncat, house cat\ndog\n")
     (cli.folder / "names.json").write_text('["ant", "bee", "cat, house cat", "dog"]')
-    for labels, name in (("names.txt", "BEE"), ("names.json", "bee")):
+    (cli.folder / "index.json").write_text('{"ant": 0, "bee": 1, "cat, house cat": 2, "dog": 3}')
+    for labels, name in (("names.txt", "BEE"), ("names.json", "bee"), ("index.json", "bee")):
         record = cli("explain", photo, "--class", name, "--labels", labels, "--json", "--overwrite").record
         assert record["class_index"] == 1
     assert (
         cli("explain", photo, "--class", "house cat", "--labels", "names.txt", "--json").record["class_index"]
         == 2
     )
-    assert len(server.requests) == 3
+    assert len(server.requests) == 4
 
 
 def test_a_class_that_no_one_knows_is_an_error(cli: Cli, photo: Path) -> None:
@@ -343,9 +344,9 @@ def test_labels_of_a_file_name_classes_that_the_model_does_not(
 @pytest.mark.parametrize(
     ("names", "count", "hint"),
     [
-        ("ant\nbee\ncat\n", 3, "one name for each class, in the order of the model's output"),
+        ("ant\nbee\ncat\n", 3, "give one name for each class, in the order of the model's output"),
         ("background\nant\nbee\ncat\ndog\n", 5, "remove the background class from the file"),
-        ("[]", 0, "one name for each class"),
+        ('{"0": "ant", "1": "bee"}', 2, "give one name for each class"),
     ],
 )
 @pytest.mark.parametrize("command", ["explain", "predict"])
@@ -355,7 +356,7 @@ def test_a_file_with_names_for_another_number_of_classes_is_an_error(
     (cli.folder / "names.txt").write_text(names)
     run = cli(command, photo, "--labels", "names.txt")
     assert run.code == 1
-    assert f"labels names.txt has {count} names, and the model has 4 classes" in run.err
+    assert f"labels file names.txt holds {count} names; the model has 4 classes" in run.err
     assert hint in run.err
     assert server.requests == []
 

@@ -239,8 +239,11 @@ def test_a_methods_name_cannot_lead_out_of_the_folder(cli: Cli, photo: Path, met
         (["cat.png", "--signed", "--style", "masked"], "--signed is for overlay and heatmap"),
         (["cat.png", "--opacity", "0.5", "--style", "heatmap"], "--opacity is for overlay"),
         (["cat.png", "--colormap", "infernal"], "no color map 'infernal'"),
-        (["cat.png", "--num-samples", "5"], "gradients takes no --num-samples; it takes --class-index"),
-        (["cat.png", "--num-samples", "5"], "hint: add --method smooth"),
+        (
+            ["cat.png", "--num-samples", "5"],
+            "explain_gradients takes no num_samples; it takes class_index",
+        ),
+        (["cat.png", "--num-samples", "5"], "hint: num_samples is a parameter of smooth"),
         (["cat.png", "--class-index", "-2"], "-2 is not in the range x>=-1"),
         (["cat.png", "--opacity", "2"], "0<=x<=1"),
         (["cat.png", "--style", "cubist"], "'cubist'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from cli_harness import Cli
 from PIL import Image
 from rounding import assert_equal_to_rounding
 
-from saliency_exporter.servable import load_servable
-from saliency_exporter.serving import LocalServer
+from saliency_exporter.runtime.servable import load_servable
+from saliency_exporter.serving.server import LocalServer
 
 LABELS = ("ant", "bee", "cat", "dog", "eel")
 
@@ -83,6 +84,35 @@ def test_local_finds_a_class_by_the_names_of_the_export(
     assert '"class_index": 3, "label": "dog"' in done.stdout
 
 
+def test_every_command_names_the_local_model_and_not_the_environments(
+    folder: Path, pixels: np.ndarray, program: list[str], uncompiled_version: Path
+) -> None:
+    code = (
+        "import json, sys\n"
+        "from saliency_client.cli import main\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    main([*command, '--json', '--local', sys.argv[2]], standalone_mode=False)\n"
+    )
+    commands = [
+        ["explain", "noise.png"],
+        ["predict", "noise.png"],
+        ["signatures"],
+        ["bench", "--requests", "1"],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(commands), str(uncompiled_version)],
+        cwd=folder,
+        env={**os.environ, "SALIENCY_MODEL": "another", "SALIENCY_SERVER": "127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    models = [json.loads(line)["model"] for line in done.stdout.splitlines()]
+    assert models == [uncompiled_version.parent.name] * len(commands)
+
+
 def test_local_without_tensorflow_says_what_to_install(
     folder: Path, pixels: np.ndarray, uncompiled_version: Path
 ) -> None:
@@ -102,6 +132,12 @@ def test_local_wants_a_version_and_no_server(cli: Cli, photo: Path, uncompiled_v
     run = cli("explain", photo, "--local", uncompiled_version.parent)
     assert run.code == 1
     assert f"hint: name a version in it: --local {uncompiled_version}" in run.err
+    for name in ("10", "2", "²", "٣"):
+        (cli.folder / "base" / name).mkdir(parents=True)
+        (cli.folder / "base" / name / "saved_model.pb").touch()
+    (cli.folder / "base" / "11").mkdir()
+    run = cli("explain", photo, "--local", "base")
+    assert "hint: name a version in it: --local base/10\n" in run.err, "the highest number that has a model"
     run = cli("explain", photo, "--local", uncompiled_version, "--server", "localhost:8500")
     assert (run.code, "leave --server out" in run.err) == (2, True)
     run = cli("explain", photo, "--local", "nowhere")

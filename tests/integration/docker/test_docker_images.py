@@ -12,7 +12,8 @@ import pytest
 import yaml
 from docker_files import DOCKER, ROOT
 
-from saliency_exporter.server_needs import NEWEST_IMAGE, OLDEST, minor, releases
+from saliency_exporter.runtime.versions import minor
+from saliency_exporter.version.server_needs import NEWEST_IMAGE, OLDEST, releases
 
 DOCKERFILES = ("Dockerfile", "Dockerfile.exporter")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import preloaded
 
-from saliency_exporter.manifest import read_manifest
-from saliency_exporter.servable import load_servable
+from saliency_exporter.runtime.servable import load_servable
+from saliency_exporter.version.manifest import read_manifest
 
 MODEL = """
 import tensorflow as tf
@@ -39,8 +39,8 @@ def test_a_series_is_explained_with_the_other_inputs_held(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     version_dir = tmp_path / "models" / "series" / "1"
     manifest = read_manifest(version_dir)
-    assert manifest["input"]["shape"] == [None, 10, 4]
-    assert manifest["source"].endswith("input series, with gain = an array [4], double = True, output scores")
+    assert manifest.input.shape == (None, 10, 4)
+    assert manifest.source.endswith("input series, with gain = an array [4], double = True, output scores")
     servable = load_servable(version_dir)
     x = np.random.default_rng(0).normal(size=(2, 10, 4)).astype(np.float32)
     got = servable.predict("explain_gradients", {"images": x, "class_index": np.array([2, 0], np.int32)})

@@ -11,11 +11,11 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from saliency_exporter.contract.tables import class_labels, parameter_defaults
 from saliency_exporter.errors import ExportError
-from saliency_exporter.servable import Servable, ServableError, load_servable
-from saliency_exporter.signatures import class_labels, parameter_defaults
+from saliency_exporter.runtime.servable import Servable, ServableError, load_servable
 from saliency_exporter.sources import saved_model
-from saliency_exporter.verify import verify
+from saliency_exporter.version.verify import verify
 
 NAMES = [b"ant", b"bee", b"cat", b"dog", b"eel"]
 DEFAULTS = {

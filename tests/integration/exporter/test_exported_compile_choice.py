@@ -7,15 +7,18 @@ import pytest
 import tensorflow as tf
 from callables import source_of
 
-from saliency_exporter.compile_choice import Choice
-from saliency_exporter.manifest import read_manifest
-from saliency_exporter.preprocessing import builtin
-from saliency_exporter.saved_model import Export, export
-from saliency_exporter.servable import load_servable
-from saliency_exporter.signatures import Settings
-from saliency_exporter.verify import verify
+from saliency_exporter.contract.compile_choice import Choice
+from saliency_exporter.contract.settings import Settings
+from saliency_exporter.methods.registry import find_methods
+from saliency_exporter.runtime.servable import load_servable
+from saliency_exporter.sources.preprocessing import builtin
+from saliency_exporter.version.manifest import read_manifest
+from saliency_exporter.version.verify import verify
+from saliency_exporter.version.write import Export, export
 
-AUTO = Settings(methods=("gradients",), batch_sizes=(1, 3), compile="auto", target="cpu", lowering=False)
+AUTO = Settings(
+    methods=find_methods(("gradients",)), batch_sizes=(1, 3), compile="auto", target="cpu", lowering=False
+)
 
 
 def depthwise(x: tf.Tensor) -> tf.Tensor:
@@ -45,19 +48,19 @@ def test_an_export_records_its_choices_and_answers_right_at_every_size(tmp_path)
     def call(x: tf.Tensor) -> tf.Tensor:
         return tf.concat([depthwise(x), elementwise(x)], axis=-1)
 
-    settings = replace(AUTO, methods=("gradients", "smooth"))
+    settings = replace(AUTO, methods=find_methods(("gradients", "smooth")))
     job = Export(source_of(call, (16, 16, 64)), builtin("none"), settings, "model")
     version = export(job, tmp_path)
     manifest = read_manifest(version)
-    assert manifest["compile"] == "auto"
-    rows = manifest["compile_choices"]
-    assert [(row["signature"], row["batch_size"]) for row in rows] == [
+    assert manifest.compile == "auto"
+    rows = manifest.compile_choices
+    assert [(row.signature, row.batch_size) for row in rows] == [
         (signature, size)
         for signature in ("serving_default", "explain_gradients", "explain_smooth")
         for size in (1, 3)
     ]
     for row in rows:
-        assert row["compile"] == ("xla" if row["xla_ms"] < 0.97 * row["none_ms"] else "none")
+        assert row.compile == ("xla" if row.xla_ms < 0.97 * row.none_ms else "none")
     assert verify(version).problems == ()
 
 
@@ -66,7 +69,7 @@ def test_for_a_gpu_nothing_is_measured_and_xla_is_kept(tmp_path):
     source = source_of(lambda x: tf.reduce_mean(tf.nn.relu(x), [1, 2]), (8, 8, 2))
     version = export(Export(source, builtin("none"), settings, "model"), tmp_path)
     manifest = read_manifest(version)
-    assert (manifest["compile"], manifest["compile_choices"]) == ("xla", [])
+    assert (manifest.compile, manifest.compile_choices) == ("xla", ())
 
 
 def test_both_ways_are_in_one_saved_model(tmp_path, monkeypatch):
@@ -74,7 +77,7 @@ def test_both_ways_are_in_one_saved_model(tmp_path, monkeypatch):
         return [Choice("explain_gradients", 3, 2.0, 1.0)]
 
     # Which way is faster is the machine's to say; here one size of each is wanted.
-    monkeypatch.setattr("saliency_exporter.saved_model.choose", chosen)
+    monkeypatch.setattr("saliency_exporter.version.write.choose", chosen)
     version = export(Export(source_of(on_strings, (6,)), builtin("none"), AUTO, "model"), tmp_path)
     servable = load_servable(version)
     try:

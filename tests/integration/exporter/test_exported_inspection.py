@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
-from saliency_exporter.inspection import summary
-from saliency_exporter.manifest import read_manifest
+from saliency_exporter.version.inspection import summary
+from saliency_exporter.version.manifest import KeptSignature, read_manifest
 
 
 def test_a_signature_that_the_model_brought_is_told_from_the_exports_own(uncompiled_version):
     manifest = read_manifest(uncompiled_version)
-    manifest |= {"kept_signatures": {"serving_default": {}}, "predictions": "serving_images"}
+    kept = {"serving_default": KeptSignature({}, {})}
+    manifest = replace(manifest, kept_signatures=kept, predictions="serving_images")
     signatures = [value for name, value in summary(uncompiled_version, manifest) if name == "signature"]
     assert signatures[:2] == ["serving_default, as the model brought it", "serving_images, the predictions"]
 
@@ -25,6 +27,11 @@ def test_inspect_is_for_people_and_names_every_signature(uncompiled_version):
         "1 × swish, guided: passes x > 0",
     ):
         assert line in shown
-    for name in ("serving_default", "explain_gradients", "explain_guided", "explain_smooth, max_samples 200"):
+    for name in (
+        "serving_default",
+        "explain_gradients",
+        "explain_guided",
+        "explain_smooth, num_samples 50 (1 to 200), noise_level 0.15 (0 to 1), seed 0",
+    ):
         assert f"signature      {name}" in shown
     assert "{" not in shown

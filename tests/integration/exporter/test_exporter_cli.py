@@ -5,15 +5,20 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import preloaded
 import pytest
 from click.testing import CliRunner, Result
+from small_manifest import EXPORT
 
-from saliency_exporter.cli import _closing_lines, main
-from saliency_exporter.manifest import read_manifest
-from saliency_exporter.server_needs import newer_than_image
+from saliency_exporter.cli import main
+from saliency_exporter.cli.export import closing_lines
+from saliency_exporter.runtime.servable import load_servable
+from saliency_exporter.version.manifest import read_manifest
+from saliency_exporter.version.server_needs import newer_than_image
 
 TESTS = Path(__file__).parents[2]
 
@@ -38,7 +43,7 @@ def run_anew(*arguments: str, cwd: Path = TESTS) -> subprocess.CompletedProcess[
 def test_help_names_every_command_and_does_not_import_tensorflow():
     done = run_anew("--help")
     assert done.returncode == 0
-    for command in ("export", "verify", "inspect", "serve", "demo"):
+    for command in ("export", "verify", "inspect", "serve", "serving-config", "demo", "completion"):
         assert command in done.stdout
     check = (
         "import sys, saliency_exporter.cli\n"
@@ -64,10 +69,8 @@ def test_export_prints_the_directory_alone_on_stdout_and_no_noise(tmp_path):
         "verifying",
         "explain_gradients",
     )
-    server = read_manifest(tmp_path / "m" / "1")["server"]
-    closing = [
-        "to be served by TensorFlow Serving 2.18 or newer, without a flag for XLA: " + server["why"][0]
-    ]
+    server = read_manifest(tmp_path / "m" / "1").server
+    closing = ["to be served by TensorFlow Serving 2.18 or newer, without a flag for XLA: " + server.why[0]]
     # Of a TensorFlow that is newer than the newest image, with the note that says so; with no other one.
     closing += [f"note: {note}" for note in (newer_than_image(server),) if note]
     assert done.stderr.splitlines()[-len(closing) :] == closing
@@ -113,7 +116,7 @@ def test_inspect_shows_what_a_version_holds(exported_version):
         "1 × relu6, guided: passes 0 < x < 6",
         "1 × swish, guided: passes x > 0",
         "xla for cpu, batch sizes 1, 4",
-        "max_samples 200",
+        "num_samples 50 (1 to 200)",
         "12 calls within tolerance",
     ):
         assert text in done.stdout, text
@@ -130,6 +133,12 @@ def test_inspect_shows_what_a_version_holds(exported_version):
         (["export", "ResNet50", "m", "--labels", "empty.txt"], "labels file empty.txt is empty"),
         (["export", "ResNet50", "m", "--version", "3"], "version 3 of m exists already"),
         (["verify", "m"], "m is not an exported version"),
+        (["serve", "m"], "'m' is not of the form NAME=MODEL_DIR"),
+        (["serve", "a=gone"], "could not find base path gone of model a"),
+        (["serve", "a=m/3"], "no version of model a to serve under m/3"),
+        (["serve", "a=m", "--label", "b:stable=3"], "--label b:stable=3 is for model b, which is not served"),
+        (["serve", "a=m", "--tls-cert", "cert.pem"], "TLS needs both --tls-cert and --tls-key"),
+        (["serve", "a=m", "--batching-parameters-file", "empty.txt"], "--batching-parameters-file needs"),
     ],
 )
 def test_cheap_mistakes_are_found_before_tensorflow_is_imported(tmp_path, arguments, error):
@@ -145,7 +154,8 @@ def test_cheap_mistakes_are_found_before_tensorflow_is_imported(tmp_path, argume
     done = subprocess.run(
         [sys.executable, "-c", check], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1, done.stderr
+    wrong_usage = ("is not of the form", "--label", "TLS needs", "--batching")
+    assert done.returncode == (2 if any(words in error for words in wrong_usage) else 1), done.stderr
     assert f"error: {error}" in done.stderr.replace("model my-", "my-")
     if arguments[1].startswith("my-"):
         assert "hint: did you mean my-model.keras?" in done.stderr
@@ -206,6 +216,110 @@ def test_a_model_without_rectifier_is_refused_and_exports_without_guided(tmp_pat
     assert (tmp_path / "m" / "1" / "saved_model.pb").exists()
 
 
+PLAIN = """
+import keras, tensorflow as tf
+
+def make():
+    layers = keras.layers
+    return keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(3)])
+
+traced = []
+
+@tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 3])])
+def counted(x):
+    traced.append(x)
+    return tf.reshape(x, [-1, 48])[:, :3]
+"""
+
+OWN = """
+from saliency_exporter.methods.declarations import Explained, Method
+
+def explain(model, x, parameters):
+    gradients, scores, class_index = model.gradients(x, parameters["class_index"])
+    return Explained(x * gradients, scores, class_index)
+
+METHOD = Method("gradient_times_input", "attribution", "Gradient times input.", "Shrikumar 2016", explain)
+SMOOTH = Method("smooth", "attribution", "Another one.", "nobody", explain)
+"""
+
+
+def test_a_method_of_the_users_own_is_exported_beside_the_others(tmp_path, monkeypatch):
+    (tmp_path / "plain.py").write_text(PLAIN)
+    (tmp_path / "own_methods.py").write_text(OWN)
+    monkeypatch.delitem(sys.modules, "own_methods", raising=False)
+    options = ["--preprocessing", "none", "--compile", "none", "--batch-sizes", "1", "--methods", "gradients"]
+    own = ["--method", "own_methods:METHOD"]
+    done = here(tmp_path, monkeypatch, "export", "plain:make", "m", *options, *own)
+    assert done.exit_code == 0, done.stderr
+    manifest = read_manifest(tmp_path / "m" / "1")
+    assert list(manifest.methods) == ["gradients", "gradient_times_input"]
+    assert any(row.signature == "explain_gradient_times_input" for row in manifest.verification.rows)
+    servable = load_servable(tmp_path / "m" / "1")
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    feeds = {"images": x, "class_index": np.array([2, 0], np.int32)}
+    gradients = servable.predict("explain_gradients", feeds)["gradients"]
+    attributions = servable.predict("explain_gradient_times_input", feeds)["attributions"]
+    servable.close()
+    np.testing.assert_allclose(attributions, x * gradients, rtol=1e-5)
+    assert "gradient_times_input" in run("inspect", "m/1", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("methods", "error"),
+    [
+        (["own_methods:SMOOTH"], "--method own_methods:SMOOTH: there is another method named 'smooth'"),
+        (["own_methods:METHOD"] * 2, "there is another method named 'gradient_times_input'"),
+        (["own_methods:explain"], "own_methods:explain is a function, not a saliency_exporter"),
+        (["own_methods:GONE"], "has no 'GONE'"),
+        (["gone:METHOD"], "there is no Python module 'gone'"),
+    ],
+)
+def test_a_method_that_cannot_be_taken_is_an_error(tmp_path, monkeypatch, methods, error):
+    (tmp_path / "plain.py").write_text(PLAIN)
+    (tmp_path / "own_methods.py").write_text(OWN)
+    monkeypatch.delitem(sys.modules, "own_methods", raising=False)
+    options = [word for method in methods for word in ("--method", method)]
+    done = here(
+        tmp_path, monkeypatch, "export", "plain:make", "m", "--preprocessing", "none", "--no-verify", *options
+    )
+    assert done.exit_code == 1
+    assert error in done.stderr
+    assert not (tmp_path / "m").exists()
+
+
+def test_labels_cost_no_further_trace(tmp_path, monkeypatch):
+    (tmp_path / "plain.py").write_text(PLAIN)
+    (tmp_path / "names.txt").write_text("ant\nbee\ncow\n")
+    (tmp_path / "four.txt").write_text("ant\nbee\ncow\ndog\n")
+    options = ["--preprocessing", "none", "--compile", "none", "--batch-sizes", "1", "--methods", "gradients"]
+    from saliency_exporter.version import write
+
+    traces = []
+    trace = write.trace
+    for target in ("saliency_exporter.version.write.trace", "saliency_exporter.graph.trace.trace"):
+        monkeypatch.setattr(target, lambda *a, **k: traces.append(1) or trace(*a, **k))
+    arguments = ["export", "plain:counted", "m", *options, "--no-verify", "--labels"]
+    done = here(tmp_path, monkeypatch, *arguments, "names.txt")
+    assert done.exit_code == 0, done.stderr
+    assert read_manifest(tmp_path / "m" / "1").labels == ("ant", "bee", "cow")
+    assert len(traces) == 1
+    done = here(tmp_path, monkeypatch, *arguments, "four.txt")
+    assert done.exit_code == 1
+    assert "error: there are 4 labels for 3 classes; each class needs one" in done.stderr
+    assert "hint: remove the background class from the file" in done.stderr
+
+
+def test_a_preprocessing_with_an_if_on_a_tensor_is_exported(tmp_path, monkeypatch):
+    (tmp_path / "plain.py").write_text(
+        PLAIN + "\ndef scaled(x):\n    if tf.reduce_max(x) > 1.0:\n        return x / 255.0\n    return x\n"
+    )
+    options = ["--compile", "none", "--batch-sizes", "1", "--methods", "gradients"]
+    done = here(
+        tmp_path, monkeypatch, "export", "plain:make", "m", *options, "--preprocessing", "plain:scaled"
+    )
+    assert done.exit_code == 0, done.stderr
+
+
 @pytest.mark.parametrize(("classes", "head"), [(3, "softmax"), (1, "sigmoid")])
 def test_export_says_where_it_takes_an_output_for_logits(tmp_path, monkeypatch, classes, head):
     (tmp_path / "plain.py").write_text(
@@ -222,18 +336,20 @@ def test_export_says_where_it_takes_an_output_for_logits(tmp_path, monkeypatch, 
 
 
 def test_export_ends_with_the_server_that_it_needs_and_what_a_newer_tensorflow_means():
-    server = {
-        "oldest": "2.18",
-        "made_with": "2.99",
-        "flag": "--xla_cpu_compilation_enabled",
-        "why": ["so it is"],
-    }
-    sentence, note = _closing_lines({"score": {"head_assumed": False}, "server": server})
-    flag = "started with --xla_cpu_compilation_enabled"
-    assert sentence == f"to be served by TensorFlow Serving 2.18 or newer, {flag}: so it is"
+    def of(**changes: object) -> list[str]:
+        return closing_lines(replace(EXPORT, server=replace(EXPORT.server, **changes)))
+
+    flag = "--xla_cpu_compilation_enabled"
+    sentence, note = of(made_with="2.99", flag=flag, why=("so it is",))
+    assert sentence == f"to be served by TensorFlow Serving 2.18 or newer, started with {flag}: so it is"
     assert note.startswith("note: TensorFlow 2.99 made this export")
-    not_newer = {**server, "made_with": "2.18"}
-    assert len(_closing_lines({"score": {"head_assumed": False}, "server": not_newer})) == 1
+    assert len(of(made_with="2.18")) == 1
+
+
+def test_bash_can_complete():
+    done = run("completion", "bash")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "_SALIENCY_EXPORTER_COMPLETE=bash_complete" in done.stdout
 
 
 def test_debugging_shows_the_traceback(tmp_path):

@@ -13,11 +13,11 @@ import tensorflow as tf
 from callables import source_of
 from tensorflow.python.framework.test_util import IsMklEnabled
 
-from saliency_exporter.forward import Forward
-from saliency_exporter.tracing import trace
+from saliency_exporter.graph.replay import Forward
+from saliency_exporter.graph.trace import trace
 
 ROOT = Path(__file__).parents[3]
-RANDOM_ARCHITECTURES = "tests/unit/exporter/test_random_architectures.py"
+RANDOM_ARCHITECTURES = "tests/unit/contract/test_random_architectures.py"
 KERNEL_SETS = {"0": "Eigen", "1": "oneDNN"}
 FUSED = {"Eigen": ["Conv2D", "Relu", "_FusedConv2D"], "oneDNN": ["_MklNativeFusedConv2D"] * 2}
 EXPECTED = "SALIENCY_TEST_EXPECTED_FUSIONS"

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from small_manifest import EXPORT
 
-
-def version(base_path: Path, number: str = "7", **changes: object) -> Path:
-    directory = base_path / number
-    (directory / "assets.extra").mkdir(parents=True)
-    (directory / "assets.extra" / "saliency.json").write_text(
-        json.dumps({"contract_version": 1, "model": "lite0", "batch_sizes": [1], "target": "gpu", **changes})
-    )
-    return directory
+from saliency_exporter.version.manifest import write_manifest
 
 
 def test_the_command_does_not_wait_for_tensorflow(tmp_path):
-    directory = version(tmp_path / "lite0")
+    directory = tmp_path / "lite0" / "7"
+    directory.mkdir(parents=True)
+    write_manifest(directory, EXPORT)
     code = (
         "import sys; from saliency_exporter.cli import main\n"
         f"main(['serving-config', {str(directory)!r}], standalone_mode=False)\n"
@@ -35,10 +29,10 @@ def test_the_kernels_are_those_that_tensorflow_was_started_with_and_the_users_ke
     switch, expected
 ):
     code = (
-        "from saliency_exporter.quiet import import_tensorflow; import_tensorflow()\n"
+        "from saliency_exporter.runtime.quiet import import_tensorflow; import_tensorflow()\n"
         "import gc; assert gc.isenabled() and gc.get_freeze_count() > 100_000\n"
         "import saliency_exporter.sources, keras; print(keras.backend.backend())\n"
-        "from saliency_exporter.kernels import running_kernels; print(running_kernels())"
+        "from saliency_exporter.runtime.kernels import running_kernels; print(running_kernels())"
     )
     environment = {**os.environ, "KERAS_BACKEND": "torch", "TF_ENABLE_ONEDNN_OPTS": switch}
     done = subprocess.run(
@@ -53,7 +47,7 @@ def test_the_kernels_are_those_that_tensorflow_was_started_with_and_the_users_ke
 
 
 _CALLS = """
-from saliency_exporter.quiet import import_tensorflow, pool_cpu_memory
+from saliency_exporter.runtime.quiet import import_tensorflow, pool_cpu_memory
 {start}
 import resource
 import tensorflow as tf
@@ -88,7 +82,7 @@ def test_a_call_takes_the_memory_of_the_one_before(start):
 
 
 def test_whoever_sets_the_variables_decides():
-    code = "import os\nfrom saliency_exporter.quiet import pool_cpu_memory\npool_cpu_memory()\n"
+    code = "import os\nfrom saliency_exporter.runtime.quiet import pool_cpu_memory\npool_cpu_memory()\n"
     code += "print(os.environ['TF_CPU_ALLOCATOR_USE_BFC'], os.environ['TF_CPU_BFC_MEM_LIMIT_IN_MB'])"
     environment = {**os.environ, "TF_CPU_ALLOCATOR_USE_BFC": "false", "TF_CPU_BFC_MEM_LIMIT_IN_MB": "5"}
     done = subprocess.run(

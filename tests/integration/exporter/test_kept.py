@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,15 @@ import tensorflow as tf
 from server_process import ServerProcess
 
 from saliency_client import SaliencyClient
-from saliency_exporter.manifest import read_manifest
-from saliency_exporter.preprocessing import builtin
-from saliency_exporter.saved_model import Export, export
-from saliency_exporter.servable import load_servable
-from saliency_exporter.signatures import Settings
-from saliency_exporter.sources import load_source
-from saliency_exporter.verify import verify
-from saliency_exporter.warmup import read_warmup
+from saliency_exporter.contract.settings import Settings
+from saliency_exporter.methods.registry import find_methods
+from saliency_exporter.runtime.servable import load_servable
+from saliency_exporter.sources.load import load_source
+from saliency_exporter.sources.preprocessing import builtin
+from saliency_exporter.version.manifest import KeptSignature, Verification, read_manifest
+from saliency_exporter.version.verify import verify
+from saliency_exporter.version.warmup import read_warmup
+from saliency_exporter.version.write import Export, export
 
 KERNEL = np.random.default_rng(0).normal(size=(3 * 64 * 64, 64)).astype(np.float32)
 IMAGES = np.random.default_rng(1).normal(size=(3, 64, 64, 3)).astype(np.float32)
@@ -54,12 +56,12 @@ def version_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tf.saved_model.save(
         net, str(directory / "net"), {"serving_default": net.classify, "from_bytes": net.decode}
     )
-    settings = Settings(batch_sizes=(2,), compile="none", methods=("gradients", "guided"))
+    settings = Settings(batch_sizes=(2,), compile="none", methods=find_methods(("gradients", "guided")))
     job = Export(load_source(str(directory / "net")), builtin("none"), settings, "net")
     return export(job, directory / "model", verify=_verified)
 
 
-def _verified(directory: Path) -> dict:
+def _verified(directory: Path) -> Verification:
     report = verify(directory)
     assert report.problems == ()
     return report.to_manifest()
@@ -111,14 +113,14 @@ def test_weights_are_stored_once_and_are_no_constants(version_dir: Path) -> None
 
 
 def test_the_manifest_tells_of_them_and_those_without_strings_are_warmed_up(version_dir: Path) -> None:
-    kept = read_manifest(version_dir)["kept_signatures"]
-    assert kept["serving_default"] == {
-        "inputs": {"photo": {"dtype": "float32", "shape": [None, 64, 64, 3]}},
-        "outputs": {
+    kept = read_manifest(version_dir).kept_signatures
+    assert kept["serving_default"] == KeptSignature(
+        inputs={"photo": {"dtype": "float32", "shape": [None, 64, 64, 3]}},
+        outputs={
             "classes": {"dtype": "string", "shape": [None]},
             "softmax": {"dtype": "float32", "shape": [None, 64]},
         },
-    }
+    )
     assert list(kept) == ["from_bytes", "serving_default"] or list(kept) == ["serving_default", "from_bytes"]
     warmed = {request.model_spec.signature_name for request in read_warmup(version_dir)}
     assert "serving_default" in warmed
@@ -141,11 +143,11 @@ def test_a_client_predicts_from_the_images_that_it_explains_and_by_the_models_ow
 
 
 def test_verification_notices_another_value_and_another_description(version_dir: Path, tmp_path) -> None:
-    from saliency_exporter import kept
-    from saliency_exporter.reference import reference_path
+    from saliency_exporter.version import kept
+    from saliency_exporter.version.reference import reference_path
 
     servable = load_servable(version_dir)
-    described = read_manifest(version_dir)["kept_signatures"]
+    described = read_manifest(version_dir).kept_signatures
     with np.load(reference_path(version_dir)) as file:
         arrays = dict(file)
     assert list(kept.kept_problems(servable, described, arrays)) == []
@@ -157,7 +159,7 @@ def test_verification_notices_another_value_and_another_description(version_dir:
     assert problem == "output classes of serving_default is not what the model gave"
     (problem,) = kept.kept_problems(servable, {"gone": described["serving_default"]}, arrays)
     assert problem == "signature gone of the model is missing"
-    other = {"serving_default": {**described["serving_default"], "inputs": {}}}
+    other = {"serving_default": replace(described["serving_default"], inputs={})}
     (problem,) = kept.kept_problems(servable, other, arrays)
     assert problem.startswith("the inputs of serving_default are")
     servable.close()

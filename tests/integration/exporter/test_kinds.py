@@ -17,13 +17,15 @@ import tensorflow as tf
 from model_kinds import KINDS, Kind
 from rounding import assert_equal_to_rounding
 
-from saliency_exporter.manifest import write_manifest
-from saliency_exporter.preprocessing import builtin
-from saliency_exporter.saved_model import Export, write_version
-from saliency_exporter.servable import load_servable
-from saliency_exporter.signatures import Settings
-from saliency_exporter.sources import Source, load_source
-from saliency_exporter.verify import verify
+from saliency_exporter.contract.settings import Settings
+from saliency_exporter.methods.registry import find_methods
+from saliency_exporter.runtime.servable import load_servable
+from saliency_exporter.sources.load import load_source
+from saliency_exporter.sources.preprocessing import builtin
+from saliency_exporter.sources.source import Source
+from saliency_exporter.version.manifest import write_manifest
+from saliency_exporter.version.verify import verify
+from saliency_exporter.version.write import Export, write_version
 
 SOURCES = ("keras", "h5", "callable", "tf_function", "keras_export", "saved_model")
 # Kept in `make test`: every source and every kind at least once. The rest runs with `make test-all`.
@@ -114,7 +116,7 @@ def test_the_exported_gradient_is_the_models(
     source = _load(kind, source_name, tmp_path, monkeypatch)
     assert source.input_shape == kind.shape
     methods = ("gradients", "smooth") if kind_name in WITH_NOISE else ("gradients",)
-    settings = Settings(methods=methods, batch_sizes=(2,), compile="none")
+    settings = Settings(methods=find_methods(methods), batch_sizes=(2,), compile="none")
     version_dir = tmp_path / "1"
     job = Export(source, builtin("none"), settings, kind_name, kind.score_option)
     write_manifest(version_dir, write_version(job, version_dir))

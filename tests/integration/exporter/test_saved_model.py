@@ -16,20 +16,21 @@ import tensorflow as tf
 from callables import source_of
 from waiting import until
 
+from saliency_exporter.contract.settings import Settings
 from saliency_exporter.errors import ExportError
-from saliency_exporter.forward import Forward
-from saliency_exporter.inspection import summary
-from saliency_exporter.manifest import read_manifest
-from saliency_exporter.preprocessing import builtin
-from saliency_exporter.saved_model import Export, export
-from saliency_exporter.signatures import METHODS, Settings
-from saliency_exporter.warmup import read_warmup
+from saliency_exporter.graph.replay import Forward
+from saliency_exporter.methods.registry import OWN, find_methods
+from saliency_exporter.sources.preprocessing import builtin
+from saliency_exporter.version.inspection import summary
+from saliency_exporter.version.manifest import Images, read_manifest
+from saliency_exporter.version.warmup import read_warmup
+from saliency_exporter.version.write import Export, export
 
 TESTS = Path(__file__).parents[2]
 
 
 LABELS = tuple(f"c{i}" for i in range(100))
-ALL = {"methods": METHODS, "batch_sizes": (1, 2, 4), "max_samples": 30, "labels": LABELS}
+ALL = {"methods": OWN, "batch_sizes": (1, 2, 4), "max_samples": 30, "labels": LABELS}
 
 
 class Linear(tf.Module):
@@ -46,6 +47,7 @@ class Linear(tf.Module):
 def job(**settings) -> Export:
     """Small by default: one method, one batch size."""
     settings = {"batch_sizes": (1,), "methods": ("gradients",), "compile": "none", **settings}
+    settings["methods"] = find_methods(settings["methods"])
     return Export(source_of(Linear(), (4096,)), builtin("none"), Settings(**settings), "linear")
 
 
@@ -73,7 +75,7 @@ def written_before(everything: tuple[Path, Counter], monkeypatch: pytest.MonkeyP
         shutil.copytree(version, directory, dirs_exist_ok=True)
         return read_manifest(version)
 
-    monkeypatch.setattr("saliency_exporter.saved_model.write_version", copied)
+    monkeypatch.setattr("saliency_exporter.version.write.write_version", copied)
 
 
 def test_an_export_is_one_numbered_directory_and_nothing_else(tmp_path):
@@ -114,7 +116,7 @@ def test_the_forward_pass_is_traced_no_more_often_than_it_is_used(tmp_path, monk
     assert uncompiled["1"] == 2 * (1 + 1 + 1 + 2)
     compiled: Counter = Counter()
     monkeypatch.setattr(Forward, "scores", counting(compiled))
-    export(job(methods=METHODS, target="cpu", compile="xla"), tmp_path)
+    export(job(methods=OWN, target="cpu", compile="xla"), tmp_path)
     assert compiled["1"] == (1 + 1 + 1 + 2) + 1 + 1 + 1
 
 
@@ -144,7 +146,7 @@ def ran_ops(version: Path, signature: str, **inputs: np.ndarray) -> Counter[str]
 
 @pytest.mark.parametrize("method", ["gradients", "smooth"])
 def test_uncompiled_max_pooling_always_takes_onednns_gradient(tmp_path, method):
-    settings = Settings(batch_sizes=(1,), compile="none", methods=(method,))
+    settings = Settings(batch_sizes=(1,), compile="none", methods=find_methods((method,)))
     version = export(Export(source_of(pooled, (64, 64, 3)), builtin("none"), settings, "pooled"), tmp_path)
     parameters = {"class_index": 1, "num_samples": 10, "noise_level": 0.1, "seed": 0}
     if method == "gradients":
@@ -197,17 +199,17 @@ def test_warmup_meets_each_signature_once_before_any_twice_and_the_longest_first
 
 def test_the_manifest_says_what_was_made(everything):
     manifest = read_manifest(everything[0])
-    assert manifest["contract_version"] == 1
-    assert manifest["model"] == "linear"
-    assert manifest["input"] == {"name": "images", "shape": [None, 4096], "dtype": "float32"}
-    assert manifest["classes"] == 100
-    assert manifest["labels"] == list(LABELS)
-    assert manifest["batch_sizes"] == [1, 2, 4]
-    assert manifest["compile"] == "none"
-    assert manifest["max_samples"] == 30
-    assert manifest["score"]["head_assumed"] is True
-    assert manifest["methods"]["guided"] == {"activations": {"relu": 1}, "uncovered": 0}
-    assert manifest["tensorflow"] == tf.__version__
+    assert manifest.contract_version == 2
+    assert manifest.model == "linear"
+    assert manifest.input == Images("images", (None, 4096), "float32")
+    assert manifest.classes == 100
+    assert manifest.labels == LABELS
+    assert manifest.batch_sizes == (1, 2, 4)
+    assert manifest.compile == "none"
+    assert manifest.max_samples == 30
+    assert manifest.score.head_assumed is True
+    assert manifest.methods["guided"].facts == {"activations": {"relu": 1}}
+    assert manifest.tensorflow == tf.__version__
 
 
 def pointwise_relu(x: tf.Tensor) -> tf.Tensor:
@@ -240,6 +242,7 @@ def normalized(x: tf.Tensor) -> tf.Tensor:
 
 def export_of(model: Callable, folder: Path, **settings) -> Path:
     settings = {"batch_sizes": (1,), "compile": "none", "methods": ("gradients",), **settings}
+    settings["methods"] = find_methods(settings["methods"])
     source = source_of(model, (20, 20, 3))
     return export(Export(source, builtin("none"), Settings(**settings), "m"), folder)
 
@@ -288,12 +291,12 @@ def test_the_manifest_says_which_ops_are_lowered_and_that_nothing_is_folded(
     tmp_path, model, settings, lowered
 ):
     manifest = read_manifest(export_of(model, tmp_path, **settings))
-    assert (manifest["lowering"], manifest["foldings"]) == (lowered, [])
+    assert (list(manifest.lowering), manifest.foldings) == (lowered, ())
 
 
 def test_the_manifest_says_which_foldings_changed_the_model(tmp_path):
     version = export_of(normalized, tmp_path, compile="xla", target="cpu")
-    assert read_manifest(version)["foldings"] == ["weight expressions", "scales", "offsets", "padding"]
+    assert read_manifest(version).foldings == ("weight expressions", "scales", "offsets", "padding")
     shown = dict(summary(version, read_manifest(version)))
     assert shown["foldings"] == "weight expressions, scales, offsets, padding"
     assert shown["lowered ops"] == "Conv2D"
@@ -382,7 +385,7 @@ def test_an_export_killed_at_any_moment_leaves_no_version_and_the_next_one_clean
         assert [p for p in model_dir.iterdir() if p.name.startswith(".saliency-export-1-")]
     export(job(), model_dir)
     assert [p.name for p in model_dir.iterdir()] == ["1"]
-    assert read_manifest(model_dir / "1")["model"] == "linear"
+    assert read_manifest(model_dir / "1").model == "linear"
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs to mount a small tmpfs")

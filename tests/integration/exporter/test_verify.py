@@ -8,16 +8,17 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from saliency_exporter.contract.settings import Settings
 from saliency_exporter.errors import ExportError
-from saliency_exporter.manifest import manifest_path, read_manifest
-from saliency_exporter.preprocessing import builtin
-from saliency_exporter.reference import reference_path
-from saliency_exporter.saved_model import Export, export
-from saliency_exporter.servable import Servable
-from saliency_exporter.signatures import Settings
-from saliency_exporter.sources import Source
-from saliency_exporter.verify import verify
-from saliency_exporter.warmup import read_warmup, write_warmup
+from saliency_exporter.methods.registry import OWN, find_methods
+from saliency_exporter.runtime.servable import Servable
+from saliency_exporter.sources.preprocessing import builtin
+from saliency_exporter.sources.source import Source
+from saliency_exporter.version.manifest import manifest_path, read_manifest
+from saliency_exporter.version.reference import reference_path
+from saliency_exporter.version.verify import verify
+from saliency_exporter.version.warmup import read_warmup, write_warmup
+from saliency_exporter.version.write import Export, export
 
 SIGNATURES = ("serving_default", "explain_gradients", "explain_guided", "explain_smooth")
 LABELS = ("ant", "bee", "cat", "dog", "eel")
@@ -30,7 +31,8 @@ def exported(folder: Path, **settings) -> Path:
     def scores(x: tf.Tensor) -> tf.Tensor:
         return tf.reshape(tf.nn.relu(x), [-1, 48]) @ kernel
 
-    source = Source("tiny", "test", scores, (4, 4, 3), tf.float32, (kernel,))
+    source = Source("tiny", "test", scores, (4, 4, 3), (kernel,))
+    settings["methods"] = find_methods(settings.get("methods", OWN))
     job = Export(source, builtin("tf"), Settings(compile="none", labels=LABELS, **settings), "tiny")
     return export(job, folder / "tiny")
 
@@ -77,14 +79,14 @@ def test_a_good_export_passes_with_a_row_for_every_signature_and_batch_size(vers
 
 def test_a_compiled_export_passes_within_rounding(exported_version):
     # The command verified it before it had its number, and wrote down what it found.
-    found = read_manifest(exported_version)["verification"]
-    assert found["passed"] is True
-    assert [(row["signature"], row["batch_size"]) for row in found["rows"]] == [
+    found = read_manifest(exported_version).verification
+    assert found.passed is True
+    assert [(row.signature, row.batch_size) for row in found.rows] == [
         (signature, size) for signature in SIGNATURES for size in (1, 4, 5)
     ]
-    assert found["warmup_records"] == 12
+    assert found.warmup_records == 12
     # Two ways to compute the same float32 numbers: rounding, and nothing else.
-    assert all(row["score_error"] < 1e-5 for row in found["rows"])
+    assert all(row.score_error < 1e-5 for row in found.rows)
 
 
 def test_maps_that_differ_by_5_percent_and_logits_that_differ_are_found(copy):

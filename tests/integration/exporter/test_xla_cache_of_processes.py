@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from server_process import ServerProcess
 
-from saliency_exporter.warmup import write_warmup
-from saliency_exporter.xla_cache import cache_part
+from saliency_exporter.runtime.xla_cache import cache_part
+from saliency_exporter.version.warmup import write_warmup
 
 
 def serve_once(start_server, model_dir: Path, cache: Path) -> dict[str, int]:

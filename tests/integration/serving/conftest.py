@@ -8,8 +8,8 @@ import grpc
 import pytest
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from saliency_exporter.quiet import import_tensorflow
-from saliency_exporter.serving import LocalServer
+from saliency_exporter.runtime.quiet import import_tensorflow
+from saliency_exporter.serving.server import LocalServer
 
 import_tensorflow()
 

@@ -14,7 +14,7 @@ from serving_models import WEIGHTS, predict_request
 from waiting import until
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.servable import ServableError, load_servable
+from saliency_exporter.runtime.servable import ServableError, load_servable
 from saliency_exporter.serving.batching import BatchingParameters, BatchingSession
 from saliency_exporter.serving.batching_file import read_batching_file
 

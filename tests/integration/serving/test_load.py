@@ -14,8 +14,8 @@ from serving_models import predict_request
 from tensorflow_serving.apis import get_model_status_pb2
 from waiting import until
 
-from saliency_exporter.servable import Servable
-from saliency_exporter.serving import LocalServer
+from saliency_exporter.runtime.servable import Servable
+from saliency_exporter.serving.server import LocalServer
 from saliency_exporter.serving.services import PredictionService
 
 REQUEST = predict_request("small", images=np.array([[1.0, 2.0]], np.float32))

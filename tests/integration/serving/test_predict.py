@@ -13,8 +13,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from serving_models import LABELS, WEIGHTS, predict_request
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
-from saliency_exporter.serving import local_target
-from saliency_exporter.tensor_protos import to_array
+from saliency_exporter.runtime.tensor_protos import to_array
+from saliency_exporter.serving.server import local_target
 
 IMAGES = np.array([[1.0, 2.0], [3.0, -4.0]], np.float32)
 # The server's latest version is 2, whose weights are twice those of the module.

@@ -17,8 +17,8 @@ import tensorflow as tf
 from serving_models import WEIGHTS, predict_request
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.serving import LocalServer
-from saliency_exporter.warmup import write_warmup
+from saliency_exporter.serving.server import LocalServer
+from saliency_exporter.version.warmup import write_warmup
 
 IMAGES = np.array([[1.0, 2.0]], np.float32)
 SIDE_BY_SIDE = ("--inter-op-threads", "4")
@@ -137,7 +137,7 @@ def test_a_port_that_is_taken_is_an_error_before_the_models_load(model_dir):
         other.listen()
         port = other.getsockname()[1]
         arguments = (f"small={model_dir}", "--port", str(port))
-        done = preloaded.run([sys.executable, "-m", "saliency_exporter.serving", *arguments])
+        done = preloaded.run([sys.executable, "-m", "saliency_exporter", "serve", *arguments])
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
@@ -183,26 +183,38 @@ def test_an_address_that_others_can_reach_is_warned_about(model_dir, start_serve
         (["a=x", "--versions", "newest"], "--versions is latest, all, or numbers"),
         (["a=x", "--tls-cert", "cert.pem"], "TLS needs both --tls-cert and --tls-key"),
         (["a=x", "--waiting", "-1"], "-1 is not in the range x>=0"),
+        (["a=x", "--poll", "nan"], "nan is not a finite number"),
+        (["a=x", "--grace", "inf"], "inf is not a finite number"),
+        (["a=x", "--label", "stable=²"], "--label stable=² is not of the form"),
+        (["a=x", "--versions", f"1,{2**63}"], "--versions is latest, all, or numbers"),
         (["a=x", "--port", "70000"], "70000 is not in the range 0<=x<=65535"),
         (["a=x", "--batching-parameters-file", __file__], "--batching-parameters-file needs --batching"),
-        (["a=x", "--grpc-channel-arguments", "age"], "--grpc-channel-arguments takes KEY=VALUE"),
-        (["a=x", "--batching", "--allowed-batch-sizes", "4,2"], "must be positive and increasing"),
+        (["a=x", "--grpc-channel-arguments", "age"], "'age' is not of the form KEY=VALUE"),
+        (["a=x", "--batching", "--allowed-batch-sizes", "4,2"], "must be positive and ascending"),
     ],
 )
 def test_a_mistake_in_the_options_is_named(arguments, message, monkeypatch, capsys):
     from click.exceptions import ClickException
 
-    from saliency_exporter.serving.command import serve_command
+    from saliency_exporter.cli import main
 
     with pytest.raises((ExportError, ClickException)) as raised:
-        serve_command.main(arguments, standalone_mode=False)
+        main.main(["serve", *arguments], standalone_mode=False)
     assert message in str(raised.value)
+
+
+def test_a_port_file_that_cannot_be_written_ends_the_server(model_dir, tmp_path):
+    missing = tmp_path / "missing" / "port"
+    arguments = [f"small={model_dir}", "--port", "0", "--port-file", str(missing)]
+    done = preloaded.run([sys.executable, "-m", "saliency_exporter", "serve", *arguments], timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == f"error: --port-file {missing} cannot be written: No such file or directory\n"
 
 
 def test_help_needs_no_TensorFlow():
     code = (
-        "import sys; from saliency_exporter.serving.command import serve_command\n"
-        "serve_command.main(['--help'], standalone_mode=False)\n"
+        "import sys; from saliency_exporter.cli.serve import serve\n"
+        "serve.main(['--help'], standalone_mode=False)\n"
         "sys.exit('tensorflow' in sys.modules)"
     )
     done = subprocess.run(

@@ -16,9 +16,10 @@ from tensorflow_serving.apis import get_model_status_pb2
 from waiting import until
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.servable import ServableError, load_servable
-from saliency_exporter.serving.models import ModelConfig, ModelManager, State, VersionPolicy
-from saliency_exporter.warmup import warmup_path, write_warmup
+from saliency_exporter.runtime.servable import ServableError, load_servable
+from saliency_exporter.serving.model_config import ModelConfig, VersionPolicy
+from saliency_exporter.serving.models import ModelManager, State
+from saliency_exporter.version.warmup import warmup_path, write_warmup
 
 IMAGES = np.array([[1.0, 2.0]], np.float32)
 

@@ -19,15 +19,15 @@ CLASSES = [
 ]
 
 
-def drawn_tree() -> dict[str, tuple[str, str | None]]:
-    """Name to (parent, second base), read from the drawing at the top of the module."""
+def drawn_tree() -> dict[str, tuple[str | None, str]]:
+    """Name to (parent, other bases), read from the drawing at the top of the module."""
     tree, open_at = {}, {}
     for line in _errors.__doc__.splitlines():
-        if match := re.match(r"([│ ├└─]*)(\w+)(?: \((\w+)\))?  ", line):
-            indent, name, second = match.groups()
+        if match := re.match(r"([│ ├└─]*)(\w+)(?: \(([\w, ]+)\))?  ", line):
+            indent, name, others = match.groups()
             depth = len(indent) // 4
             open_at[depth] = name
-            tree[name] = (open_at.get(depth - 1), second)
+            tree[name] = (open_at.get(depth - 1), others or "")
     return tree
 
 
@@ -35,7 +35,7 @@ def test_the_drawn_tree_is_the_real_one():
     real = {
         kind.__name__: (
             None if kind is SaliencyError else kind.__bases__[0].__name__,
-            kind.__bases__[1].__name__ if len(kind.__bases__) > 1 else None,
+            ", ".join(base.__name__ for base in kind.__bases__[1:]),
         )
         for kind in CLASSES
     }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from saliency_client import Explanation, InputError
+from saliency_client import Explanation, InputError, MissingOutput
 from saliency_client.images import load_image
 
 GRADIENTS = np.array(
@@ -134,3 +138,114 @@ def test_a_label_that_is_not_utf_8_is_shown_and_does_not_fail():
     explanation = Explanation({"label": np.array([b"caf\xe9"], object)}, method="m", model="m")
 
     assert explanation.label.tolist() == ["caf\ufffd"]
+
+
+def a_methods_own(images: int = 3) -> Explanation:
+    """What a method gives that this client has never heard of."""
+    steps = np.arange(images, dtype=np.int32)
+    outputs = {
+        "saliency": np.abs(GRADIENTS[:1].sum(axis=-1)).repeat(images, axis=0),
+        "attributions": GRADIENTS[:1].repeat(images, axis=0),
+        "completeness_error": steps.astype(np.float32) / 4,
+        "steps_used": steps,
+    }
+    offered = [*outputs, "score", "curvature"]
+    return Explanation(outputs, method="shares", model="m", version=1, offered=offered)
+
+
+def test_an_output_of_any_name_is_an_item_and_an_attribute():
+    explanation = a_methods_own()
+    assert explanation["completeness_error"].tolist() == [0, 0.25, 0.5]
+    assert explanation.completeness_error is explanation["completeness_error"]
+    assert explanation.steps_used.dtype == np.int32
+    assert "steps_used" in explanation
+    assert "score" not in explanation
+    assert {"steps_used", "attributions", "saliency", "save"} <= set(dir(explanation))
+
+
+def test_parts_are_those_of_the_map_that_the_method_gives():
+    explanation = a_methods_own(1)
+    assert explanation.positive().tolist() == [[[1.5, 0], [0, 7]]]
+    assert explanation.negative().tolist() == [[[2, 0], [3, 5]]]
+    assert explanation.absolute().tolist() == [[[3.5, 0], [3, 12]]]
+    light = Explanation(
+        {"saliency": explanation.saliency}, method="shares", model="m", offered=["saliency", "attributions"]
+    )
+    with pytest.raises(MissingOutput, match="has no attributions; it has saliency"):
+        light.positive()
+
+
+@pytest.mark.parametrize("ask", [lambda e, name: getattr(e, name), lambda e, name: e[name]])
+def test_a_missing_output_says_whether_the_method_has_it_and_how_to_get_it(ask):
+    explanation = a_methods_own()
+    for kind in (AttributeError, KeyError, InputError):
+        with pytest.raises(kind):
+            ask(explanation, "curvature")
+    with pytest.raises(MissingOutput) as caught:
+        ask(explanation, "curvature")
+    assert str(caught.value) == (
+        "this explanation has no curvature; it has saliency, attributions, completeness_error, steps_used"
+    )
+    assert "explain(…, outputs=[…, 'curvature'])" in caught.value.hint
+    with pytest.raises(MissingOutput) as caught:
+        ask(explanation, "gradients")
+    assert str(caught.value) == (
+        "method 'shares' of model 'm' has no output 'gradients'; it has saliency, attributions, "
+        "completeness_error, steps_used, score, curvature"
+    )
+
+
+@pytest.mark.parametrize("name", ["saliency", "class_index", "score", "probability", "label", "gradients"])
+def test_no_attribute_is_ever_none(name):
+    explanation = Explanation({"x": np.zeros(1)}, method="m", model="m")
+    with pytest.raises(MissingOutput, match=f"this explanation has no {name}; it has x"):
+        getattr(explanation, name)
+    assert not hasattr(explanation, name)
+    assert getattr(explanation, name, "nothing") == "nothing"
+
+
+def test_it_behaves_as_a_sequence_does():
+    explanation = a_methods_own(5)
+    numbers = list(range(5))
+    assert isinstance(explanation, Sequence)
+    for index in (0, 4, -1, -5, np.int64(2), True):
+        assert explanation[index].steps_used.tolist() == [numbers[index]]
+    for some in (slice(1, 3), slice(None), slice(-2, None), slice(None, None, -2), slice(4, 1), slice(9, 12)):
+        assert explanation[some].steps_used.tolist() == numbers[some]
+        assert len(explanation[some]) == len(numbers[some])
+    assert [one.steps_used.item() for one in reversed(explanation)] == numbers[::-1]
+    first, *others = explanation
+    assert (len(first), len(others)) == (1, 4)
+    assert explanation[1:3].saliency.shape == (2, 2, 2)
+    assert explanation[1:3].method == "shares"
+    with pytest.raises(MissingOutput, match="has no output 'gradients'"):
+        explanation[1:3].gradients  # noqa: B018
+    for outside in (5, -6):
+        with pytest.raises(IndexError, match=f"image {outside} of 5"):
+            explanation[outside]
+    for wrong in (1.0, None, (0, 1)):
+        with pytest.raises(TypeError, match="indexed by whole numbers, slices and names of outputs"):
+            explanation[wrong]
+    assert not explanation[5:]
+
+
+def test_it_is_copied_and_pickled_whole(explanation):
+    for other in (
+        copy.copy(explanation),
+        copy.deepcopy(explanation),
+        pickle.loads(pickle.dumps(explanation)),
+    ):
+        assert set(other.outputs) == set(explanation.outputs)
+        assert other.label.tolist() == ["Egyptian cat", "espresso"]
+        np.testing.assert_array_equal(other.gradients, GRADIENTS)
+        assert repr(other) == repr(explanation)
+    again = pickle.loads(pickle.dumps(a_methods_own()))
+    with pytest.raises(MissingOutput, match="method 'shares' of model 'm' has no output 'gradients'"):
+        again.gradients  # noqa: B018
+
+
+def test_outputs_of_any_name_are_saved(tmp_path):
+    a_methods_own().save(tmp_path / "shares.npz")
+    with np.load(tmp_path / "shares.npz", allow_pickle=False) as saved:
+        assert set(saved) == {"saliency", "attributions", "completeness_error", "steps_used"}
+        assert saved["steps_used"].tolist() == [0, 1, 2]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import grpc
+import numpy as np
 import pytest
 
 from saliency_client import OptionError, RetryPolicy
@@ -51,8 +54,38 @@ def test_the_default_retries_outlast_grpcs_longest_wait_before_it_connects_again
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"attempts": 0}, {"initial_backoff": 0}, {"max_backoff": -1}, {"multiplier": 0.5}]
+    "wrong",
+    [
+        {"attempts": 0},
+        {"attempts": 2.5},
+        {"attempts": True},
+        {"attempts": "3"},
+        {"attempts": math.nan},
+        {"initial_backoff": 0},
+        {"initial_backoff": math.nan},
+        {"initial_backoff": True},
+        {"max_backoff": -1},
+        {"max_backoff": math.inf},
+        {"max_backoff": "2"},
+        {"multiplier": 0.5},
+        {"multiplier": math.nan},
+        {"multiplier": math.inf},
+        {"multiplier": None},
+    ],
+    ids=str,
 )
 def test_a_policy_that_cannot_work_is_refused(wrong):
     with pytest.raises(OptionError, match="cannot work"):
         RetryPolicy(**wrong)
+
+
+def test_numbers_may_be_numpys():
+    policy = RetryPolicy(np.int64(3), np.float32(0.5), np.float64(2), np.int32(2))
+    assert [delay(attempts, policy=policy) for attempts in (1, 2, 3)] == [0.5, 1.0, None]
+
+
+@pytest.mark.parametrize("multiplier", [1e6, 1e300, np.float64(1e300)])
+def test_a_wait_beyond_the_largest_float_is_the_longest_one(multiplier):
+    """1e6 to the 64th is beyond it; Python raises there, and NumPy warns."""
+    policy = RetryPolicy(attempts=100, max_backoff=0.5, multiplier=multiplier)
+    assert delay(99, policy=policy) == pytest.approx(0.5)

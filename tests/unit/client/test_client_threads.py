@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from saliency_client._bulk import Batcher, Source
+from saliency_client._bulk import Batcher, BatchReader
 from saliency_client._threads import in_order
 
 
@@ -28,7 +28,7 @@ def test_an_interrupt_that_wakes_no_wait_ends_it_all_the_same(interrupts) -> Non
             waited_out.set()
         return []
 
-    source = Source(iter(np.zeros((1, 4, 4, 3), np.uint8)), Batcher(1, {}))
+    source = BatchReader(iter(np.zeros((1, 4, 4, 3), np.uint8)), Batcher(1, {}))
     with pytest.raises(KeyboardInterrupt):
         list(in_order(source, explain, 1))
     assert not waited_out.is_set()

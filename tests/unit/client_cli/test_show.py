@@ -14,6 +14,7 @@ RECORD = {
     "probability": 0.1234,
     "score": 5.678,
     "relative_error": 0.07,
+    "outputs": {"relative_error": 0.07},
     "milliseconds": 41.6,
     "method": "smooth",
     "model": "lite0",
@@ -38,6 +39,7 @@ def test_a_single_result_has_a_block_of_its_own():
 
 def test_what_a_result_has_not_is_left_out():
     bare = {**RECORD, "rank": None, "label": "", "probability": None, "score": None, "relative_error": None}
+    bare["outputs"] = {"relative_error": None}
     bare |= {"version": None, "files": []}
     assert Line("cat.jpg", bare, 8, alone=False).render().plain.split() == [
         "cat.jpg",

@@ -14,7 +14,7 @@ from serving_models import predict_request
 from tensorflow.core.protobuf import meta_graph_pb2
 from waiting import until
 
-from saliency_exporter.servable import ServableError
+from saliency_exporter.runtime.servable import ServableError
 from saliency_exporter.serving.admission import Admission
 from saliency_exporter.serving.services import is_large
 

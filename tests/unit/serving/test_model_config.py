@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.serving.model_config import parse_models, read_model_config_file
-from saliency_exporter.serving.models import ModelConfig, VersionPolicy
+from saliency_exporter.serving.model_config import (
+    ModelConfig,
+    VersionPolicy,
+    parse_models,
+    read_model_config_file,
+)
 
 
 @pytest.mark.parametrize(

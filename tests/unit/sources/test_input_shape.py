@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.sources import load_source
+from saliency_exporter.sources.load import load_source
 
 FLATTENED = """
     import tensorflow as tf

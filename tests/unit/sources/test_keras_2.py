@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.sources import load_source
+from saliency_exporter.sources.load import load_source
 
 tf_keras = pytest.importorskip("tf_keras")
 

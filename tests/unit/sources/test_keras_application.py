@@ -7,7 +7,7 @@ import tensorflow as tf
 from rounding import assert_equal_to_rounding
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.sources import load_source
+from saliency_exporter.sources.load import load_source
 
 
 def test_random_weights_come_with_the_familys_preprocessing_and_no_labels(specification) -> None:

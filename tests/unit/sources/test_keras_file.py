@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.sources import load_source
+from saliency_exporter.sources.load import load_source
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -35,7 +35,7 @@ def test_a_loaded_file_predicts_what_the_saved_model_did(small_model, images, tm
     source = load_source(str(path))
     expected = small_model.predict_on_batch(images)
     np.testing.assert_allclose(source.call(tf.constant(images)), expected, rtol=1e-5, atol=1e-7)
-    assert (source.name, source.input_shape, source.input_dtype) == ("my", (8, 8, 3), tf.float32)
+    assert (source.name, source.input_shape) == ("my", (8, 8, 3))
     assert source.preprocessing is None
     assert source.labels is None
 
@@ -267,6 +267,5 @@ def test_a_half_precision_input_is_cast(images, tmp_path: Path) -> None:
     x = _image(dtype="float16")
     keras.Model(x, keras.layers.GlobalAveragePooling2D(dtype="float16")(x)).save(tmp_path / "my.keras")
     source = load_source(str(tmp_path / "my.keras"))
-    assert source.input_dtype == tf.float16
     # Half precision has 11 bits: 64 values of magnitude 1 are each rounded by 2⁻¹² at most.
     np.testing.assert_allclose(source.call(tf.constant(images)), images.mean((1, 2)), atol=2**-10)

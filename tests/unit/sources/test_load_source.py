@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.sources import load_source
+from saliency_exporter.sources.load import load_source
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.sources import load_source
-from saliency_exporter.tracing import trace
+from saliency_exporter.graph.trace import trace
+from saliency_exporter.sources.load import load_source
 
 v1 = tf.compat.v1
 KERNEL = np.random.default_rng(1).normal(size=(192, 5)).astype(np.float32)

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from typing import Literal
 
 import tensorflow as tf
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-from ...forward_graph import Rule
-from .convolution import convolution
-from .dense import dense
-from .depthwise import depthwise
-from .max_pool import max_pool
-from .pointwise import pointwise, pointwise_uncompiled
-from .strided import strided_uncompiled
-from .thresholds import UNCOMPILED, Kernels
-from .winograd import winograd
+from saliency_exporter.graph.forward_graph import Rule
+from saliency_exporter.rules.lowering.convolution import convolution
+from saliency_exporter.rules.lowering.dense import dense
+from saliency_exporter.rules.lowering.depthwise import depthwise
+from saliency_exporter.rules.lowering.max_pool import max_pool
+from saliency_exporter.rules.lowering.pointwise import pointwise, pointwise_uncompiled
+from saliency_exporter.rules.lowering.strided import strided_uncompiled
+from saliency_exporter.rules.lowering.thresholds import UNCOMPILED
+from saliency_exporter.rules.lowering.winograd import winograd
+from saliency_exporter.runtime.kernels import Kernels
 
 
 def lowering_rules(
@@ -64,7 +66,7 @@ def lowering_rules(
 def _first_of(*rules: Rule) -> Rule:
     """The outputs of the first rule that takes the node, or None."""
 
-    def rule(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor] | None:
+    def rule(node: NodeDef, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor] | None:
         return next((outputs for r in rules if (outputs := r(node, inputs)) is not None), None)
 
     return rule

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from ._windows import once
-from .thresholds import XLA_DENSE_WEIGHTS_PER_ROW
+from saliency_exporter.graph.windows import once
+from saliency_exporter.rules.lowering.thresholds import XLA_DENSE_WEIGHTS_PER_ROW
 
 
 def product(x: tf.Tensor, weight: tf.Tensor, rows_per_example: int) -> tf.Tensor:

@@ -17,14 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-from ._nodes import attribute, is_plain_convolution
-from ._products import if_few_rows, times_transposed
-from ._windows import Axis, axes, scatter
-from .thresholds import XLA_CONVOLUTION_WEIGHTS_PER_ROW, XLA_FEW_CHANNELS
+from saliency_exporter.graph.nodes import attribute, is_plain_convolution
+from saliency_exporter.graph.windows import Axis, axes, scatter
+from saliency_exporter.rules.lowering._products import if_few_rows, times_transposed
+from saliency_exporter.rules.lowering.thresholds import XLA_CONVOLUTION_WEIGHTS_PER_ROW, XLA_FEW_CHANNELS
 
 
-def convolution(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
+def convolution(node: NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
     """Conv2D of few channels, with a kernel much larger than the picture, or without strides.
 
     Inputs: images [B, H, W, C], kernel [taps, taps, C, filters]. None (import the op as it is) for other

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import tensorflow as tf
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-from ._nodes import attribute, is_weight
-from ._products import product
+from saliency_exporter.graph.nodes import attribute, is_weight
+from saliency_exporter.rules.lowering._products import product
 
 
-def dense(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
+def dense(node: NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
     """MatMul of [B, features] by a weight [features, units].
 
     None (import the op as it is) for transposed operands, unknown shapes and products of two activations.

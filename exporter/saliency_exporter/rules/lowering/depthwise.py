@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from itertools import product
 
 import tensorflow as tf
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-from ._nodes import is_plain_convolution
-from ._windows import add, axes, gather, scatter
+from saliency_exporter.graph.nodes import is_plain_convolution
+from saliency_exporter.graph.windows import add, axes, gather, scatter
 
 
-def depthwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
+def depthwise(node: NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
     """DepthwiseConv2dNative: the sum over taps of shifted input × per-channel weight, and its input gradient.
 
     Also Conv2D with as many groups as channels, which is the same. Inputs: images [B, H, W, C], kernel

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 
 import tensorflow as tf
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-from ._nodes import attribute
-from ._windows import axes, gather, scatter
+from saliency_exporter.graph.nodes import attribute
+from saliency_exporter.graph.windows import axes, gather, scatter
 
 
-def max_pool(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
+def max_pool(node: NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
     """MaxPool, whose gradient goes whole to the first maximum of each window, in row-major order.
 
     That is what TensorFlow's MaxPoolGrad does with ties (frequent: the zeros of a ReLU), and XLA's

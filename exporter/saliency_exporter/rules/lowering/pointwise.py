@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-from ._nodes import attribute, is_plain_convolution
-from ._products import product
-from .thresholds import ONEDNN, Products
+from saliency_exporter.graph.nodes import attribute, is_plain_convolution
+from saliency_exporter.rules.lowering._products import product
+from saliency_exporter.rules.lowering.thresholds import ONEDNN, Products
 
 
-def pointwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
+def pointwise(node: NodeDef, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor] | None:
     """Conv2D with a 1×1 kernel: [B·H·W, C] @ [C, filters] on the pixels that the strides keep.
 
     Inputs: images [B, H, W, C], kernel [1, 1, C, filters]. None (import the op as it is) for larger kernels,
@@ -32,7 +33,7 @@ def pointwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> list[t
 
 
 def pointwise_uncompiled(
-    node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor], *, worth: Products = ONEDNN.products
+    node: NodeDef, inputs: Sequence[tf.Tensor], *, worth: Products = ONEDNN.products
 ) -> list[tf.Tensor] | None:
     """The Conv2D that `pointwise` takes, with a matrix product as its gradient where that is faster.
 
@@ -93,7 +94,7 @@ def _is_large(pixels: int, weights: int, worth: Products) -> bool:
     return weights >= max(worth.value_weights, worth.weights_per_pixel * pixels)
 
 
-def _is_pointwise(node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor]) -> bool:
+def _is_pointwise(node: NodeDef, inputs: Sequence[tf.Tensor]) -> bool:
     x, kernel = inputs
     if attribute(node, "padding").s == b"EXPLICIT" or not is_plain_convolution(node, inputs):
         return False

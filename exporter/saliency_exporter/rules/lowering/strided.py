@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-from ._nodes import attribute, is_plain_convolution
-from ._phases import kernel_of_phases, put_together, signal_padding
-from ._windows import axes
-from .thresholds import ONEDNN
+from saliency_exporter.graph.nodes import attribute, is_plain_convolution
+from saliency_exporter.graph.phases import kernel_of_phases, put_together, signal_padding
+from saliency_exporter.graph.windows import axes
+from saliency_exporter.rules.lowering.thresholds import ONEDNN
 
 
 def strided_uncompiled(
-    node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor], *, most_channels: int = ONEDNN.strided_channels
+    node: NodeDef, inputs: Sequence[tf.Tensor], *, most_channels: int = ONEDNN.strided_channels
 ) -> list[tf.Tensor] | None:
     """Conv2D of few channels with strides, as it is; its gradient is one convolution without.
 

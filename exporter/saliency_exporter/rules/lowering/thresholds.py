@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-Kernels = Literal["onednn", "eigen"]
+from saliency_exporter.runtime.kernels import Kernels
+
 """Which kernels run what is not compiled."""
 
 

@@ -20,10 +20,11 @@ from itertools import product
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-from ._nodes import is_plain_convolution
-from ._windows import axes
-from .thresholds import XLA_MINIMAL, Minimal
+from saliency_exporter.graph.nodes import is_plain_convolution
+from saliency_exporter.graph.windows import axes
+from saliency_exporter.rules.lowering.thresholds import XLA_MINIMAL, Minimal
 
 _BT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
@@ -35,7 +36,7 @@ _DTYPES = frozenset({tf.float32, tf.float64})
 
 
 def winograd(
-    node: tf.compat.v1.NodeDef, inputs: Sequence[tf.Tensor], *, worth: Minimal = XLA_MINIMAL
+    node: NodeDef, inputs: Sequence[tf.Tensor], *, worth: Minimal = XLA_MINIMAL
 ) -> list[tf.Tensor] | None:
     """Conv2D of 3×3 taps with many channels, no strides, and padding that keeps the picture's size.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from saliency_exporter.errors import ExportError
+from importlib import import_module
+
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
 from saliency_exporter.sources.source import Source
 
@@ -10,14 +11,15 @@ NAMES = ("efficientnet-lite0",)
 
 
 def load(name: str, choices: Choices = NO_CHOICES) -> Source:
-    """Load a model of the zoo.
+    """Loads a model of the zoo.
+
+    Args:
+        name: one of ``NAMES``; its module has the same name, with underscores.
+        choices: the user's.
 
     Raises:
         ExportError: the packages of its weights or labels are not installed or damaged, or
             ``choices`` are not the model's.
     """
-    from saliency_exporter.sources.zoo import efficientnet_lite0
-
-    if name not in NAMES:
-        raise ExportError(f"the zoo has no model {name!r}; it has {', '.join(NAMES)}")
-    return efficientnet_lite0.load(choices)
+    source: Source = import_module(f"{__name__}.{name.replace('-', '_')}").load(choices)
+    return source

@@ -15,10 +15,10 @@ import keras
 import numpy as np
 
 from saliency_exporter.errors import ExportError
-from saliency_exporter.preprocessing import from_steps
 from saliency_exporter.sources import imagenet
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
 from saliency_exporter.sources.keras_model import require_tensorflow_backend, source_from_keras
+from saliency_exporter.sources.preprocessing import from_steps
 from saliency_exporter.sources.source import Source
 from saliency_exporter.sources.zoo.torch_legacy import read_state_dict
 
@@ -79,7 +79,7 @@ def build() -> keras.Model:
 
 
 def load_weights(model: keras.Model, path: Path) -> None:
-    """Set every weight of the model from a PyTorch file; every key is used exactly once.
+    """Sets every weight of the model from a PyTorch file; every key is used exactly once.
 
     Raises:
         ExportError: the file is damaged, or its keys or shapes are not those of the model.

@@ -24,7 +24,7 @@ _Tensor = tuple[str, int, tuple[int, ...], tuple[int, ...]]  # storage key, offs
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """Read a state dictionary.
+    """Reads a state dictionary.
 
     Returns:
         name to array, in the file's order.

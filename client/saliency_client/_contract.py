@@ -1,0 +1,36 @@
+"""Names and rules of the serving contract that the client and the exporter share. Imports nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+EXPLAIN_PREFIX = "explain_"
+"""Of the signature of an explanation method; the method's name follows."""
+DEFAULT_SIGNATURE = "serving_default"
+IMAGES_SIGNATURE = "serving_images"
+"""The predictions of a model that came with a `serving_default` of its own."""
+CLASS_LABELS = "class_labels"
+"""The signature of the names of all classes."""
+PARAMETER_DEFAULTS = "parameter_defaults"
+"""The signature of the defaults of all parameters, outputs `<signature>/<parameter>`."""
+SIGNED_MAPS = ("gradients", "attributions")
+"""What a method's own signed map is called: a derivative of the score, or shares of the score."""
+
+CALL_ARGUMENTS = ("images", "method", "class_index", "outputs", "timeout", "batch_size", "max_in_flight")
+"""Arguments of the client's calls, which no parameter of a method may be named like."""
+FILE_ENTRIES = ("file", "box")
+"""Names in the client's files that no output of a method may have."""
+
+
+def large_outputs(images: int | None, outputs: Mapping[str, int | None]) -> set[str]:
+    """The outputs of an explain signature that are as large as its images.
+
+    They have as many dimensions as the images: a map of [B, H, W, C] beside one of [B, H, W] and numbers of
+    [B]. A client asks for them by name alone, and an export warms a server up for that.
+
+    Args:
+        images: how many dimensions the input `images` has; None where it does not say.
+        outputs: the same of each output.
+    """
+    known = {name: rank for name, rank in outputs.items() if rank is not None}
+    return set() if images is None else {name for name, rank in known.items() if rank >= images}

@@ -1,0 +1,103 @@
+"""A method's parameters as options: --param NAME=VALUE for any, and shorthands for frequent ones."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from saliency_client.cli.errors import UsageError
+from saliency_client.cli.sections import option
+
+if TYPE_CHECKING:
+    from saliency_client import Signature
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Number = int | float
+
+SHORTHANDS = ("num_samples", "noise_level", "seed")
+"""Parameters that have an option of their own."""
+
+
+def parameter_options(section: str) -> Callable[[Command], Command]:
+    """--param and its shorthands; the command gets `parameters`, numbers by name."""
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_parameters(*arguments: Any, param: tuple[str, ...], **options: Any) -> Any:
+            given = [_pair(text) for text in param]
+            given += [(name, text) for name in SHORTHANDS for text in options.pop(name)]
+            return command(*arguments, parameters=_once(given), **options)
+
+        decorated: Any = with_parameters
+        for name in reversed(SHORTHANDS):
+            decorated = option(
+                f"--{name.replace('_', '-')}",
+                name,
+                section=section,
+                multiple=True,
+                metavar="N",
+                help=f"Short for --param {name}=N.",
+            )(decorated)
+        with_all: Command = option(
+            "--param",
+            section=section,
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A parameter of the method; repeatable. Default: the model's.",
+        )(decorated)
+        return with_all
+
+    return decorate
+
+
+def check(
+    parameters: Mapping[str, Number], signature: Signature, signatures: Mapping[str, Signature]
+) -> None:
+    """Hold parameters against what a method takes, as the server's metadata say.
+
+    Raises:
+        UsageError: there is no such parameter, or it takes whole numbers.
+    """
+    from saliency_client import UnknownParameter
+    from saliency_client._signatures import check_parameters
+
+    try:
+        check_parameters(signature, parameters, signatures)
+    except UnknownParameter as error:
+        hint = error.hint or "`saliency-client signatures` shows what each method takes"
+        raise UsageError(str(error), hint=hint) from error
+    for name, value in parameters.items():
+        if isinstance(value, float) and "int" in signature.inputs[name].dtype:
+            raise UsageError(f"{name} is {value}; it takes whole numbers", hint=f"as in --param {name}=1")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise UsageError(f"--param {text!r} is not NAME=VALUE", hint="as in --param seed=1")
+    return name, value
+
+
+def _once(given: Iterable[tuple[str, str]]) -> dict[str, Number]:
+    parameters: dict[str, Number] = {}
+    for name, text in given:
+        if name in parameters:
+            raise UsageError(f"{name} is given twice", hint="give it once, by --param or by its own option")
+        parameters[name] = _number(name, text)
+    return parameters
+
+
+def _number(name: str, text: str) -> Number:
+    """A number as Python writes it: whole where it has no point and no exponent."""
+    if re.fullmatch(r"[+-]?[0-9]{1,20}", text):
+        return int(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"{name} is {text!r}; it takes a number", hint=f"as in --param {name}=1")
+    return number

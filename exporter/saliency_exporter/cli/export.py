@@ -1,0 +1,375 @@
+"""`saliency-exporter export`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from saliency_client.cli.errors import UsageError
+from saliency_client.cli.sections import command, option
+from saliency_exporter.cli.params import (
+    DIRECTORY,
+    HELD,
+    METHODS,
+    NUMBERS,
+    PATH,
+    PREPROCESSING,
+    REFERENCE,
+    SIZES,
+)
+from saliency_exporter.errors import ExportError
+from saliency_exporter.methods.registry import OWN, method_names
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from saliency_exporter.methods.declarations import Method
+    from saliency_exporter.version.manifest import Manifest
+
+BATCH_SIZES = (1, 2, 4, 8, 16)
+
+
+@command("export", short_help="Export a model to a new version.")
+@click.argument("model")
+@click.argument("model_dir", type=DIRECTORY)
+@option(
+    "--weights",
+    metavar="imagenet|PATH|none",
+    section="Model",
+    help="The weights of a keras.applications model.  [default: imagenet]",
+)
+@option(
+    "--image-size",
+    nargs=2,
+    type=click.IntRange(min=1),
+    metavar="H W",
+    section="Model",
+    help="The size of an image, if the model leaves it open.",
+)
+@option(
+    "--input-shape",
+    type=SIZES,
+    section="Model",
+    help="The sizes of one example of other input, if the model leaves them open, such as 128,80.",
+)
+@option(
+    "--input",
+    "input_name",
+    metavar="NAME",
+    section="Model",
+    help="The input to explain, if the model has several.",
+)
+@option(
+    "--hold",
+    "held",
+    type=HELD,
+    multiple=True,
+    section="Model",
+    help="The constant value of another input: a number, true, false, or a .npy file. Repeatable.",
+)
+@option(
+    "--output",
+    metavar="NAME",
+    section="Model",
+    help="The output with the class scores, if the model has several.",
+)
+@option(
+    "--score",
+    type=click.Choice(["auto", "output"]),
+    default="auto",
+    show_default=True,
+    section="Model",
+    help="auto explains the logits before a final softmax or sigmoid; output explains the output itself.",
+)
+@option(
+    "--signature",
+    metavar="KEY",
+    section="Model",
+    help="The signature of a SavedModel that is the forward pass.  [default: serving_default]",
+)
+@option("--unsafe", is_flag=True, section="Model", help="Run Python code in a model file (Lambda layers).")
+@option(
+    "--preprocessing",
+    type=PREPROCESSING,
+    default="auto",
+    show_default=True,
+    section="Input",
+    help="What happens to pixels before the model: tf, torch or caffe, as in keras.applications; pixels, if "
+    "it takes 0..255 itself; none, if clients send float32 model input; or your own module:callable. auto is "
+    "known for keras.applications and efficientnet-lite0 alone; name one for any other model.",
+)
+@option(
+    "--labels",
+    type=PATH,
+    section="Input",
+    help="A file with the names of the classes: one on each line, or JSON.",
+)
+@option(
+    "--methods",
+    type=METHODS,
+    default=OWN,
+    section="Methods",
+    help=f"The explanation methods to export, of {', '.join(method_names())}.  [default: {','.join(OWN)}]",
+)
+@option(
+    "--method",
+    "own_methods",
+    type=REFERENCE,
+    multiple=True,
+    metavar="module:object",
+    section="Methods",
+    help="A further method, which you wrote: the name of a Method object. Repeatable.",
+)
+@option(
+    "--max-samples",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    section="Methods",
+    help="The largest number of samples that a call may ask for.",
+)
+@option(
+    "--target",
+    type=click.Choice(["gpu", "cpu"]),
+    default="gpu",
+    show_default=True,
+    section="Compilation",
+    help="The server's device. For a CPU, some ops are replaced by equal, faster ones.",
+)
+@option(
+    "--batch-sizes",
+    type=NUMBERS,
+    default=BATCH_SIZES,
+    section="Compilation",
+    help="Compiled batch sizes; any other batch is padded or sliced to these.  "
+    f"[default: {','.join(map(str, BATCH_SIZES))}]",
+)
+@option(
+    "--compile",
+    "compile_",
+    type=click.Choice(["xla", "none", "auto"]),
+    default="xla",
+    show_default=True,
+    section="Compilation",
+    help="none makes the same signatures without XLA, if a server cannot get its flag. auto, with "
+    "--target cpu, measures each signature and batch size here and uses XLA where it is faster.",
+)
+@option(
+    "--kernels",
+    type=click.Choice(["auto", "onednn", "eigen"]),
+    default="auto",
+    show_default=True,
+    section="Compilation",
+    help="With --target cpu, for what XLA does not compile: the set of TensorFlow's CPU kernels that the "
+    "server will use. onednn if its CPU has AVX-512 VNNI or better, else eigen; auto is this machine's.",
+)
+@option(
+    "--lowering/--no-lowering",
+    default=True,
+    section="Compilation",
+    help="Replace ops by equal ones that are faster on the target.",
+)
+@option(
+    "--xla-cache",
+    type=DIRECTORY,
+    section="Compilation",
+    help="Keep compiled programs in this directory, so that the next process does not compile again.",
+)
+@option(
+    "--name",
+    metavar="NAME",
+    section="Output",
+    help="The model's name.  [default: the last part of MODEL_DIR]",
+)
+@option(
+    "--version",
+    type=click.IntRange(min=1, max=2**63 - 1),
+    section="Output",
+    metavar="N",
+    help="The version's number.  [default: the next one]",
+)
+@option(
+    "--verify/--no-verify",
+    "verify_",
+    default=True,
+    section="Output",
+    help="Check the export before publishing it.",
+)
+def export(
+    model: str,
+    model_dir: Path,
+    name: str | None,
+    version: int | None,
+    image_size: tuple[int, int] | None,
+    input_shape: tuple[int, ...] | None,
+    input_name: str | None,
+    held: tuple[tuple[str, Any], ...],
+    preprocessing: str,
+    labels: Path | None,
+    methods: tuple[str, ...],
+    own_methods: tuple[str, ...],
+    batch_sizes: tuple[int, ...],
+    compile_: Any,
+    target: Any,
+    kernels: Any,
+    lowering: bool,
+    max_samples: int,
+    weights: str | None,
+    score: str,
+    signature: str | None,
+    output: str | None,
+    unsafe: bool,
+    verify_: bool,
+    xla_cache: Path | None,
+) -> None:
+    """Export MODEL to the next version of the model base path MODEL_DIR.
+
+    MODEL is a .keras or .h5 file, a SavedModel directory, module:callable, the name of a
+    keras.applications model, or efficientnet-lite0, whose trained weights saliency-serving[demo] brings.
+
+    \b
+    saliency-exporter export efficientnet-lite0 models/lite0
+    saliency-exporter export my-model.keras models/mine --preprocessing tf --labels names.txt
+    saliency-exporter export my_package.models:build models/mine --preprocessing pixels
+    saliency-exporter export ResNet50 models/resnet --weights resnet50.weights.h5 --batch-sizes 1,8
+    """
+    if kernels != "auto" and target != "cpu":
+        raise UsageError(f"--kernels {kernels} is for a CPU", hint="give --target cpu as well")
+    _check_without_tensorflow(model, model_dir, version, weights)
+    names = None if labels is None else _class_names(labels)
+    from saliency_exporter.cli.steps import Steps
+    from saliency_exporter.cli.verifier import verifier
+    from saliency_exporter.runtime.memory import enough_memory
+
+    memory = enough_memory("nothing was exported; end what runs beside it, or give smaller --batch-sizes")
+    with Steps() as say, memory:
+        say("starting TensorFlow and loading the model")
+        from saliency_exporter.runtime.quiet import import_tensorflow
+
+        import_tensorflow()
+        from saliency_exporter.contract.settings import Settings
+        from saliency_exporter.methods.registry import find_methods
+        from saliency_exporter.runtime.kernels import resolve_kernels
+        from saliency_exporter.sources.load import load_source
+        from saliency_exporter.sources.preprocessing_choice import resolve_preprocessing
+        from saliency_exporter.version.manifest import read_manifest
+        from saliency_exporter.version.write import Export
+        from saliency_exporter.version.write import export as export_version
+
+        chosen_methods = (*find_methods(methods), *_load_methods(own_methods))
+        served_by = resolve_kernels(kernels, measured=compile_ == "auto" and target == "cpu")
+        source = load_source(
+            model,
+            weights=weights,
+            unsafe=unsafe,
+            image_size=image_size or None,
+            input_shape=input_shape,
+            input_name=input_name,
+            held=dict(held),
+            output_name=output,
+            signature=signature,
+        )
+        job = Export(
+            source=source,
+            preprocessing=resolve_preprocessing(preprocessing, source),
+            settings=Settings(
+                methods=chosen_methods,
+                batch_sizes=batch_sizes,
+                compile=compile_,
+                target=target,
+                kernels=served_by,
+                lowering=lowering,
+                max_samples=max_samples,
+                labels=source.labels if names is None else names,
+            ),
+            name=name or model_dir.resolve().name,
+            score=score,
+        )
+        with ExitStack() as stack:
+            verify = None
+            if verify_:
+                # Beside a measurement nothing else shall run.
+                checking = verifier(xla_cache, at_once=compile_ != "auto", before=say.leave_line)
+                verify = stack.enter_context(checking)
+            final = export_version(job, model_dir, version=version, verify=verify, progress=say)
+    for line in closing_lines(read_manifest(final)):
+        click.echo(line, err=True)
+    click.echo(str(final))
+
+
+def closing_lines(manifest: Manifest) -> list[str]:
+    """What to know of an export when it is done: the server that it needs, and what was taken for granted."""
+    from saliency_exporter.version.server_needs import describe_server, newer_than_image
+
+    head, server = manifest.score, manifest.server
+    lines = [f"to be served by {describe_server(server)}: {server.why[0]}"]
+    if head.head_assumed:
+        lines.append(
+            "note: the model ends in neither softmax nor sigmoid: its output is taken for logits, "
+            f"and probabilities are their {head.head}"
+        )
+    if note := newer_than_image(server):
+        lines.append(f"note: {note}")
+    return lines
+
+
+def _load_methods(references: Sequence[str]) -> list[Method]:
+    """The user's own methods.
+
+    Raises:
+        ExportError: one cannot be loaded, is no method, or has a name that is taken.
+    """
+    from saliency_exporter.methods.registry import checked
+    from saliency_exporter.sources.python_object import load_reference
+
+    loaded: list[Method] = []
+    for reference in references:
+        method = checked(load_reference(reference), reference)
+        if method.name in (*method_names(), *(other.name for other in loaded)):
+            raise ExportError(
+                f"--method {reference}: there is another method named {method.name!r}",
+                hint="give it a name of its own",
+            )
+        loaded.append(method)
+    return loaded
+
+
+def _class_names(labels: Path) -> tuple[str, ...]:
+    from saliency_client._class_names import read_class_names
+
+    _check_exists(labels, "labels file")
+    return read_class_names(labels, error=ExportError)
+
+
+def _check_without_tensorflow(model: str, model_dir: Path, version: int | None, weights: str | None) -> None:
+    """Finds the mistakes that can be found before TensorFlow is imported, which takes seconds."""
+    from saliency_exporter.version.base_path import refuse_existing
+
+    # Names of models have no dot.
+    if ":" not in model and (Path(model).suffix or os.sep in model):
+        _check_exists(Path(model), "model")
+    if weights not in (None, "imagenet", "none"):
+        _check_exists(Path(weights), "weights file")
+    if version is not None:
+        refuse_existing(model_dir / str(version))
+
+
+def _check_exists(path: Path, what: str) -> None:
+    if path.exists():
+        return
+    folder = path.parent
+    if not folder.is_dir():
+        raise ExportError(f"{what} {path} does not exist", hint=f"there is no directory {folder} either")
+    near = difflib.get_close_matches(path.name, [other.name for other in folder.iterdir()], n=3)
+    raise ExportError(
+        f"{what} {path} does not exist",
+        hint=f"did you mean {' or '.join(str(folder / name) for name in near)}?"
+        if near
+        else f"it was looked for in {folder.resolve()}",
+    )

@@ -1,0 +1,155 @@
+"""The types of the commands' arguments and options."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from saliency_exporter.methods.registry import method_names
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    # A generic class in newer releases alone.
+    _Type = click.ParamType[Any]
+else:
+    _Type = click.ParamType
+
+PREPROCESSINGS = ("auto", "none", "pixels", "tf", "torch", "caffe")
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+PATH = click.Path(path_type=Path)
+
+
+class _Numbers(_Type):
+    """Ascending positive integers, as in 1,2,4."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: Any, context: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 1,2,4", param, context)
+        if any(number < 1 for number in numbers) or list(numbers) != sorted(set(numbers)):
+            self.fail(f"{value!r} must be positive and ascending, such as 1,2,4", param, context)
+        return numbers
+
+
+class _Sizes(_Type):
+    """The sizes of one example, as in 128,80,1."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: Any, context: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of sizes such as 128,80", param, context)
+
+
+class _Held(_Type):
+    """An input's name and its constant, as in rate=0.5 or mask=mask.npy."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: Any, context: Any) -> tuple[str, np.ndarray]:
+        if isinstance(value, tuple):
+            return value
+        name, separator, text = value.partition("=")
+        if not (name and separator and text):
+            self.fail(f"{value!r} is not of the form NAME=VALUE", param, context)
+        import numpy as np
+
+        if text.endswith(".npy"):
+            try:
+                return name, np.load(text, allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                self.fail(f"{text} cannot be read as an array: {error}", param, context)
+        if text in ("true", "false"):
+            return name, np.array(text == "true")
+        try:
+            whole = int(text)
+        except ValueError:
+            pass
+        else:
+            for dtype in (np.int32, np.int64, np.uint64):
+                if np.iinfo(dtype).min <= whole <= np.iinfo(dtype).max:
+                    return name, np.array(whole, dtype)
+            self.fail(f"{text} is not in the range of whole numbers, -2**63 to 2**64 - 1", param, context)
+        try:
+            return name, np.array(float(text), np.float64)
+        except ValueError:
+            self.fail(f"{text!r} is not a number, true, false or a .npy file", param, context)
+
+
+class _Preprocessing(_Type):
+    """The name of a preprocessing, or module:callable."""
+
+    name = "NAME"
+
+    def convert(self, value: Any, param: Any, context: Any) -> str:
+        if value not in PREPROCESSINGS and ":" not in value:
+            known = ", ".join(PREPROCESSINGS)
+            self.fail(f"{value!r} is not one of {known} or module:callable", param, context)
+        return str(value)
+
+
+class _Methods(_Type):
+    """Names of methods, separated by commas."""
+
+    name = "NAME,…"
+
+    def convert(self, value: Any, param: Any, context: Any) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(value.split(","))
+        known = method_names()
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                like = f"; did you mean {near[0]}?" if near else ""
+                self.fail(f"{name!r} is not one of {', '.join(known)}{like}", param, context)
+        return tuple(name for name in known if name in names)
+
+
+class _Reference(_Type):
+    """A Python object by its module and name."""
+
+    name = "module:object"
+
+    def convert(self, value: Any, param: Any, context: Any) -> str:
+        if not all(value.partition(":")):
+            self.fail(f"{value!r} is not of the form module:object", param, context)
+        return str(value)
+
+
+class _ChannelArguments(_Type):
+    """Options of gRPC, as in grpc.max_connection_age_ms=60000."""
+
+    name = "KEY=VALUE,…"
+
+    def convert(self, value: Any, param: Any, context: Any) -> dict[str, int | str]:
+        if isinstance(value, dict):
+            return value
+        arguments: dict[str, int | str] = {}
+        for argument in filter(None, value.split(",")):
+            key, separator, text = argument.partition("=")
+            if not (key and separator):
+                self.fail(f"{argument!r} is not of the form KEY=VALUE", param, context)
+            try:
+                arguments[key] = int(text)
+            except ValueError:
+                arguments[key] = text
+        return arguments
+
+
+NUMBERS, SIZES, HELD, PREPROCESSING, METHODS = _Numbers(), _Sizes(), _Held(), _Preprocessing(), _Methods()
+REFERENCE, CHANNEL_ARGUMENTS = _Reference(), _ChannelArguments()

@@ -1,0 +1,99 @@
+"""What a signature accepts: assertions that end a call with the input, the value and the bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from saliency_exporter.methods.declarations import Parameter
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The values that an input may have.
+
+    Attributes:
+        low: the least, itself allowed; None for no bound.
+        high: the greatest, itself allowed; None for no bound.
+        text: what they are in words, after "it must be".
+    """
+
+    low: float | None
+    high: float | None
+    text: str
+
+
+def class_bounds(classes: int) -> Bounds:
+    """Of `class_index`."""
+    return Bounds(-1, classes - 1, f"in [0, {classes - 1}], or -1 for the predicted class")
+
+
+def bounds_of(parameter: Parameter, max_samples: int) -> Bounds | None:
+    """Of a method's parameter; None where it has none."""
+    low = parameter.low
+    high = max_samples if parameter.high == "max_samples" else parameter.high
+    if low is None:
+        return None if high is None else Bounds(low, high, f"at most {high}")
+    return Bounds(low, high, f"at least {low}" if high is None else f"in [{low}, {high}]")
+
+
+def image_checks(images: tf.Tensor) -> list[tf.Operation]:
+    """Assertions that images have the signature's shape, that there are any and that floats are finite.
+
+    A server feeds whatever shape a request has, and some kernels do not survive another rank: they end the
+    process. Nothing that computes may see images before these assertions hold.
+    """
+    # Behind a placeholder of unknown shape, so that no optimizer takes the signature's word for the shape.
+    shape = tf.shape(tf.compat.v1.placeholder_with_default(images, shape=None))
+    expected = images.shape.as_list()[1:]
+    fits = tf.cond(
+        tf.equal(tf.size(shape), len(expected) + 1),
+        lambda: tf.reduce_all(tf.equal(shape[1:], expected)),
+        lambda: tf.constant(False),
+    )
+    given = tf.strings.reduce_join(tf.as_string(shape), separator=", ")
+    message = ["images has shape [", given, f"]; it must be [B, {', '.join(map(str, expected))}]"]
+    with tf.control_dependencies([assertion(fits, message)]):
+        images, shape = tf.identity(images), tf.identity(shape)
+    checks = [assertion(shape[0] > 0, ["images has batch size 0; it must hold at least 1 image"])]
+    if images.dtype.is_floating:
+        finite = tf.reduce_all(tf.math.is_finite(images), axis=list(range(1, images.shape.rank)))
+        example = tf.argmin(tf.cast(finite, tf.int32))
+        message = ["images must be finite; example ", tf.as_string(example), " holds NaN or infinity"]
+        checks.append(assertion(tf.reduce_all(finite), message))
+    return checks
+
+
+def broadcast_parameter(name: str, value: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+    """One value for each example, [B], from a scalar, one value or B values."""
+    rank = tf.rank(value)
+    with tf.control_dependencies(
+        [assertion(rank <= 1, [f"{name} must be a scalar or a vector; it has rank ", tf.as_string(rank)])]
+    ):
+        flat = tf.reshape(value, [-1])
+    length = tf.size(flat)
+    message = [f"{name} has ", tf.as_string(length), " values for a batch of ", tf.as_string(batch)]
+    message.append(" images; it must be 1 value or one for each image")
+    with tf.control_dependencies([assertion((length == 1) | (length == batch), message)]):
+        return tf.broadcast_to(flat, [tf.maximum(batch, 1)])
+
+
+def bound_check(name: str, value: tf.Tensor, bounds: Bounds) -> tf.Operation:
+    """Assertion that every example's value, [B], lies within bounds."""
+    # NaN compares false with everything and so is outside.
+    inside = tf.ones_like(value, tf.bool)
+    if bounds.low is not None:
+        inside &= value >= tf.cast(bounds.low, value.dtype)
+    if bounds.high is not None:
+        inside &= value <= tf.cast(bounds.high, value.dtype)
+    first = value[tf.argmin(tf.cast(inside, tf.int32))]
+    given = tf.as_string(first, shortest=value.dtype.is_floating)
+    message = [f"{name} is ", given, f"; it must be {bounds.text}"]
+    return assertion(tf.reduce_all(inside), message)
+
+
+def assertion(condition: tf.Tensor, message: Sequence[str | tf.Tensor]) -> tf.Operation:
+    """INVALID_ARGUMENT with a message unless the condition holds."""
+    return tf.debugging.Assert(condition, [tf.strings.join(message)])

@@ -1,0 +1,1 @@
+"""The forward pass of a model as one flat graph: traced, folded, replayed under rules."""

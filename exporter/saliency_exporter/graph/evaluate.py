@@ -1,0 +1,80 @@
+"""Values and shapes of tensors of a forward graph that are known before an image is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework.graph_pb2 import GraphDef
+from tensorflow.core.framework.node_def_pb2 import NodeDef
+
+from saliency_exporter.graph.forward_graph import (
+    ForwardGraph,
+    calls_functions,
+    node_name,
+    tensor_name,
+)
+
+# Ops whose output may be far larger than their inputs, or differs from run to run.
+_NEVER_FOLDED = frozenset({"BroadcastTo", "Fill", "Placeholder", "Range", "Tile"})
+
+
+def independent_of_input(graph: ForwardGraph) -> dict[str, NodeDef]:
+    """Nodes that are a deterministic function of weights and constants, by name, in topological order."""
+    known = set(graph.weights)
+    independent: dict[str, NodeDef] = {}
+    for node in graph.nodes:
+        if node.op in _NEVER_FOLDED or "Random" in node.op or calls_functions(node):
+            continue
+        if (node.input or node.op == "Const") and all(node_name(i) in known for i in node.input):
+            known.add(node.name)
+            independent[node.name] = node
+    return independent
+
+
+def evaluate(graph: ForwardGraph, nodes: Sequence[NodeDef], fetches: Sequence[str]) -> list[np.ndarray]:
+    """The values of tensors of nodes that depend on weights and constants alone."""
+    own = {node.name for node in nodes}
+    inputs = sorted({tensor_name(i) for node in nodes for i in node.input if node_name(i) not in own})
+    graph_def = GraphDef(node=nodes)
+    graph_def.versions.producer = graph.producer
+
+    @tf.function(autograph=False)
+    def run(*weights: tf.Tensor) -> list[tf.Tensor]:
+        return tf.graph_util.import_graph_def(
+            graph_def,
+            input_map=dict(zip(inputs, weights, strict=True)),
+            return_elements=list(fetches),
+            name="",
+        )
+
+    with tf.device("/CPU:0"):
+        outputs = run(*(tf.constant(graph.weights[node_name(name)]) for name in inputs))
+    return [output.numpy() for output in outputs]
+
+
+def static_shapes(graph: ForwardGraph) -> dict[str, list[int | None]]:
+    """The shape of every tensor whose rank is known without running, by its name; of input and weights too.
+
+    A size that is not known is None.
+    """
+    kept = GraphDef(node=[node for node in graph.nodes if node.name != graph.input])
+    kept.versions.producer = graph.producer
+    kept.library.CopyFrom(graph.library.library)
+    names = [node.name for node in kept.node]
+    with tf.Graph().as_default():
+        given = {f"{graph.input}:0": tf.compat.v1.placeholder(tf.float32, (None, *graph.input_shape))}
+        for name, weight in graph.weights.items():
+            given[f"{name}:0"] = tf.compat.v1.placeholder(weight.dtype, weight.shape)
+        read = {tensor_name(name) for node in kept.node for name in node.input}
+        operations = tf.graph_util.import_graph_def(
+            kept,
+            input_map={name: tensor for name, tensor in given.items() if name in read},
+            return_elements=names,
+            name="",
+        )
+        tensors = {name: tensor.shape for name, tensor in given.items()}
+        for name, operation in zip(names, operations, strict=True):
+            tensors |= {f"{name}:{index}": output.shape for index, output in enumerate(operation.outputs)}
+    return {name: shape.as_list() for name, shape in tensors.items() if shape.rank is not None}

@@ -1,0 +1,253 @@
+"""From a model to its forward graph: trace once, inline, lift the weights, find the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework.graph_pb2 import GraphDef
+from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.python.framework.function_def_to_graph import function_def_to_graph_def
+
+from saliency_exporter.errors import ExportError, brief
+from saliency_exporter.graph.branches import without_decided_branches
+from saliency_exporter.graph.forward_graph import (
+    ForwardGraph,
+    Head,
+    node_name,
+    prune,
+    tensor_name,
+    with_inputs,
+)
+
+if TYPE_CHECKING:
+    from saliency_exporter.sources.source import Source
+
+MAX_GRAPH_BYTES = 2**31 - 1
+"""A GraphDef is a protocol buffer: no larger than 2 GiB - 1."""
+
+_CALL_OPS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+# Ops that only pass their inputs on. A stop_gradient changes the gradient and is not one of them.
+_TRANSPARENT_OPS = frozenset({"Identity", "IdentityN", "PlaceholderWithDefault", "Snapshot"})
+# Attributes that hold for the process or the function the node was traced in, not for what it computes. A
+# `_gradient_op_type` names a gradient function that is registered in that process alone: without it, plain
+# differentiation of the ops before the IdentityN gives the same derivative.
+_LOCAL_ATTRIBUTES = ("_gradient_op_type", "_XlaMustCompile", "_output_shapes", "_class")
+_HEADS: dict[str, Head] = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
+# What may stand between the last activation and the model's output without changing the classes.
+_HEAD_TRANSPARENT_OPS = frozenset({"Cast", "EnsureShape"})
+
+
+def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
+    """Traces a model's forward pass into a flat graph.
+
+    Args:
+        source: the model: `source.call` maps [B, *source.input_shape] to [B, classes].
+        score: "auto" takes the input of a final softmax or sigmoid as the class scores, and the output where
+            there is neither; "output" takes the model's output as it is.
+
+    Raises:
+        ExportError: the model cannot be traced, its output is not [B, classes] floats, or its weights exceed
+            the 2 GiB that a graph can hold.
+    """
+    _refuse_oversized(source)
+    spec = tf.TensorSpec((None, *source.input_shape), tf.float32, name="x")
+    try:
+        function = tf.function(source.call, autograph=False).get_concrete_function(spec)
+    except Exception as error:
+        raise ExportError(
+            f"{source.name} cannot be traced into a TensorFlow graph: {brief(error)}",
+            hint="it must be made of TensorFlow operations; an `if` on a tensor has to be tf.cond, or in a "
+            "@tf.function",
+        ) from error
+    output = _single_output(function.structured_outputs, source.name)
+    captures = {node_name(placeholder.name): handle for handle, placeholder in function.graph.captures}
+    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+    graph_def = frozen.graph.as_graph_def()
+    nodes, weights = _lift_weights(_topological(_inline_calls(graph_def)), set(captures))
+    nodes, aliases = _without_transparent(nodes)
+    output_name = aliases.get(frozen.outputs[0].name, frozen.outputs[0].name)
+    graph = ForwardGraph(
+        nodes=tuple(nodes),
+        library=_library_of(graph_def),
+        producer=graph_def.versions.producer,
+        weights=weights,
+        input=node_name(frozen.inputs[0].name),
+        scores=output_name,
+        head="softmax" if output.shape[-1] > 1 else "sigmoid",
+        head_assumed=True,
+        input_shape=tuple(source.input_shape),
+        classes=int(output.shape[-1]),
+        variables=_variables_of(source, captures),
+    )
+    graph = without_decided_branches(prune(graph))
+    as_it_is = replace(graph, head="output", head_assumed=False)
+    graph = prune(as_it_is if score == "output" else _find_head(graph))
+    _refuse_resources(graph, source.name)
+    return graph
+
+
+def _refuse_resources(graph: ForwardGraph, name: str) -> None:
+    for node in graph.nodes:
+        if node.op == "Placeholder" and node.name != graph.input:
+            readers = ", ".join(reader.op for reader in graph.consumers().get(f"{node.name}:0", ()))
+            raise ExportError(
+                f"the class scores of {name} depend on a table or another resource, read by {readers}",
+                hint="export the network without that part, as module:callable",
+            )
+
+
+def _refuse_oversized(source: Source) -> None:
+    size = sum(int(np.prod(variable.shape)) * variable.dtype.size for variable in source.variables)
+    if size > MAX_GRAPH_BYTES:
+        raise ExportError(
+            f"{source.name} has {size / 2**30:.2f} GiB of weights; a GraphDef holds at most 2 GiB",
+            hint="export a smaller variant, or one whose weights are float16",
+        )
+
+
+def _single_output(outputs: object, name: str) -> tf.Tensor:
+    flat = tf.nest.flatten(outputs)
+    if len(flat) != 1:
+        raise ExportError(
+            f"{name} has {len(flat)} outputs; a classifier to explain has one, [batch, classes]",
+            hint="wrap it in a function of one output and export that as module:callable",
+        )
+    output = flat[0]
+    if output.shape.rank != 2 or output.shape[-1] is None or not output.dtype.is_floating:
+        raise ExportError(
+            f"the output of {name} is {output.dtype.name} {output.shape}; class scores are floats of shape "
+            "[batch, classes] with a known number of classes",
+            hint="export a model whose last layer gives one score for each class",
+        )
+    return output
+
+
+def _inline_calls(graph_def: GraphDef) -> list[NodeDef]:
+    """The nodes with every plain function call replaced by the function's body.
+
+    TensorFlow's own inliner leaves calls that a layer marked to be compiled on their own (Keras 3 does so for
+    grouped convolutions); the whole forward pass is compiled later, so that mark has no meaning here.
+    """
+    functions = {function.signature.name: function for function in graph_def.library.function}
+    nodes = list(graph_def.node)
+    while any(node.op in _CALL_OPS for node in nodes):
+        expanded: list[NodeDef] = []
+        aliases: dict[str, str] = {}
+        for node in nodes:
+            if node.op not in _CALL_OPS:
+                expanded.append(node)
+                continue
+            function = functions[node.attr["f"].func.name]
+            body, flat_names = function_def_to_graph_def(function)
+            arguments = {argument.name: i for i, argument in enumerate(function.signature.input_arg)}
+            inputs = [name for name in node.input if not name.startswith("^")]
+            for inner in body.node:
+                if inner.name in arguments:
+                    aliases[f"{node.name}/{inner.name}:0"] = tensor_name(inputs[arguments[inner.name]])
+                    continue
+                copy = NodeDef()
+                copy.CopyFrom(inner)
+                copy.name = f"{node.name}/{inner.name}"
+                del copy.input[:]
+                copy.input.extend(f"{node.name}/{name}" for name in inner.input if not name.startswith("^"))
+                expanded.append(copy)
+            for index, result in enumerate(function.signature.output_arg):
+                flat = flat_names.get(function.ret[result.name], function.ret[result.name])
+                aliases[f"{node.name}:{index}"] = f"{node.name}/{tensor_name(flat)}"
+        nodes = [with_inputs(node, aliases) for node in expanded]
+    return nodes
+
+
+def _topological(nodes: Sequence[NodeDef]) -> list[NodeDef]:
+    """Copies of the nodes without control inputs and local attributes, each after what it reads."""
+    by_name: dict[str, NodeDef] = {}
+    for node in nodes:
+        copy = NodeDef()
+        copy.CopyFrom(node)
+        copy.ClearField("device")
+        for attribute in _LOCAL_ATTRIBUTES:
+            if attribute in copy.attr:
+                del copy.attr[attribute]
+        # What a control input orders (assertions, reads of variables) has no effect on a frozen forward pass.
+        data_inputs = [name for name in copy.input if not name.startswith("^")]
+        del copy.input[:]
+        copy.input.extend(data_inputs)
+        by_name[copy.name] = copy
+    ordered: list[NodeDef] = []
+    done: set[str] = set()
+    for root in by_name:
+        stack: list[tuple[str, Iterator[str]]] = [(root, iter(by_name[root].input))]
+        while stack:
+            name, inputs = stack[-1]
+            if name in done:
+                stack.pop()
+                continue
+            missing = next((node_name(i) for i in inputs if node_name(i) not in done), None)
+            if missing is None:
+                done.add(name)
+                ordered.append(by_name[name])
+                stack.pop()
+            else:
+                stack.append((missing, iter(by_name[missing].input)))
+    return ordered
+
+
+def _variables_of(source: Source, captures: Mapping[str, tf.Tensor]) -> dict[str, tf.Variable]:
+    """The model's own variable for each weight that is captured as one."""
+    by_handle = {id(variable.handle): variable for variable in source.variables}
+    return {name: by_handle[id(handle)] for name, handle in captures.items() if id(handle) in by_handle}
+
+
+def _lift_weights(
+    nodes: Sequence[NodeDef], captured: set[str]
+) -> tuple[list[NodeDef], dict[str, np.ndarray]]:
+    """Splits the float constants that are weights from the nodes.
+
+    A weight is what the function captured (a variable) and any other float array of rank 1 or more; scalars
+    such as an epsilon stay in the graph, where the compiler can fold them.
+    """
+    kept: list[NodeDef] = []
+    weights: dict[str, np.ndarray] = {}
+    for node in nodes:
+        if node.op == "Const":
+            dtype = tf.dtypes.as_dtype(node.attr["dtype"].type)
+            shape = node.attr["value"].tensor.tensor_shape
+            if dtype.is_floating and (node.name in captured or len(shape.dim) > 0):
+                weights[node.name] = tf.make_ndarray(node.attr["value"].tensor)
+                continue
+        kept.append(node)
+    return kept, weights
+
+
+def _without_transparent(nodes: Sequence[NodeDef]) -> tuple[list[NodeDef], dict[str, str]]:
+    """The nodes without pass-through ops, and the tensor that each dropped one stood for."""
+    aliases: dict[str, str] = {}
+    kept: list[NodeDef] = []
+    for node in (with_inputs(node, aliases) for node in nodes):
+        if node.op in _TRANSPARENT_OPS:
+            aliases.update({f"{node.name}:{index}": name for index, name in enumerate(node.input)})
+        else:
+            kept.append(node)
+    return kept, aliases
+
+
+def _library_of(graph_def: GraphDef) -> GraphDef:
+    library = GraphDef()
+    library.library.CopyFrom(graph_def.library)
+    return library
+
+
+def _find_head(graph: ForwardGraph) -> ForwardGraph:
+    """Takes the input of a final softmax or sigmoid as the scores (Simonyan et al. 2013)."""
+    nodes = graph.node_map()
+    name = graph.scores
+    while (node := nodes.get(node_name(name))) is not None and node.op in _HEAD_TRANSPARENT_OPS:
+        name = tensor_name(node.input[0])
+    if node is not None and node.op in _HEADS:
+        return replace(graph, scores=tensor_name(node.input[0]), head=_HEADS[node.op], head_assumed=False)
+    return graph

@@ -1,0 +1,160 @@
+"""What a method declares of itself, once, for all that an export makes of it.
+
+Signature, defaults, checks, warmup, reference, verification, manifest, command line and documentation are
+made from a method's declaration; none of them knows a method by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import tensorflow as tf
+
+from saliency_client._contract import CALL_ARGUMENTS, EXPLAIN_PREFIX, FILE_ENTRIES
+from saliency_exporter.graph.forward_graph import ForwardGraph, Replacement
+from saliency_exporter.methods.kinds import KINDS, Kind
+from saliency_exporter.methods.model import Model
+
+CLASS_INDEX = "class_index"
+"""The parameter that every method takes: int32 [B], −1 for the class predicted for the clean image."""
+
+PASSES_PREFIX = "num_"
+"""A parameter whose name starts so says how many passes over the model a call takes.
+
+The local server's admission and the measurement of `--compile auto` go by it."""
+
+SHARED_OUTPUTS = ("saliency", CLASS_INDEX, "score", "probability", "label")
+"""Of every explain signature; `label` where the names of the classes are known."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An input of a method's signature beside `images` and `class_index`: a number for each example.
+
+    Attributes:
+        name: of the signature's input; `num_…` where it is the number of passes over the model.
+        dtype: "int32" or "float32".
+        default: entry of `SignatureDef.defaults`.
+        examples: the two values, unlike one another, that an export is verified with.
+        help: a phrase for the documentation: what it is, and its unit.
+        low: the least value; None for no bound.
+        high: the greatest value; None for no bound, "max_samples" for the export's setting of that name.
+    """
+
+    name: str
+    dtype: Literal["int32", "float32"]
+    default: float
+    examples: tuple[float, float]
+    help: str
+    low: float | None = None
+    high: float | Literal["max_samples"] | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output of a method's signature beside its map and those that all methods share.
+
+    Attributes:
+        name: of the signature's output.
+        per: "value" for float32 [B, …] like the images, "example" for one number each, float32 [B].
+        help: a phrase for the documentation: what it is, and its range.
+        verified: whether an export keeps it and holds a server's answer against it.
+    """
+
+    name: str
+    per: Literal["value", "example"]
+    help: str
+    verified: bool = True
+
+
+class Explained(NamedTuple):
+    """What a method computed for a batch.
+
+    Attributes:
+        map: float32, what the method's kind says: gradients or attributions, [B, …] like the model input.
+        scores: float32 [B, classes], of the clean image.
+        class_index: int32 [B], the class that was explained.
+        outputs: the outputs that the method declares, by name.
+    """
+
+    map: tf.Tensor
+    scores: tf.Tensor
+    class_index: tf.Tensor
+    outputs: Mapping[str, tf.Tensor] = {}
+
+
+Explain = Callable[[Model, tf.Tensor, Mapping[str, tf.Tensor]], Explained]
+"""Model, model input x, float32 [B, …], and parameters by name, each [B], `class_index` among them."""
+
+Replace = Callable[[ForwardGraph, str], Sequence[Replacement]]
+"""Graph and the model's name, for messages, to what is replayed in place of parts of the graph."""
+
+
+def _nothing(graph: ForwardGraph, model: str) -> Sequence[Replacement]:
+    return ()
+
+
+def _no_facts(graph: ForwardGraph) -> Mapping[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Method:
+    """An explanation method: one signature, `explain_<name>`, of an exported model.
+
+    Attributes:
+        name: lower case, of letters, digits and underscores.
+        kind: "sensitivity" for a signed map like a gradient, output `gradients`; "attribution" for shares of
+            the score, output `attributions`. It says how `saliency` is made of the map.
+        summary: one line for help and documentation.
+        source: the paper, with its section or equation.
+        explain: a pure function that can be traced, and compiled by XLA: no shape may depend on a value.
+        parameters: beside `class_index`.
+        outputs: beside the map and those that all methods share.
+        replacements: what the model is replayed with for it; refuses with ExportError a model that it is
+            not defined for.
+        facts: what the manifest says of the method on one model, as JSON values.
+    """
+
+    name: str
+    kind: str
+    summary: str
+    source: str
+    explain: Explain
+    parameters: tuple[Parameter, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    replacements: Replace = _nothing
+    facts: Callable[[ForwardGraph], Mapping[str, Any]] = field(default=_no_facts)
+
+    def __post_init__(self) -> None:
+        """Refuses a declaration that no signature can be made of.
+
+        Raises:
+            ValueError: a name is not usable or is taken, or the kind is not known.
+        """
+        own = [*(p.name for p in self.parameters), *(o.name for o in self.outputs)]
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"method {self.name}: kind is {self.kind!r}; it must be one of {', '.join(KINDS)}"
+            )
+        taken = {self.map_kind.output, *SHARED_OUTPUTS, *CALL_ARGUMENTS, *FILE_ENTRIES}
+        for name in (self.name, *own):
+            if not (name.isidentifier() and name.isascii() and name == name.lower()):
+                raise ValueError(
+                    f"method {self.name}: {name!r} is not a lower-case name of letters, digits and _"
+                )
+        for name in own:
+            if name in taken or own.count(name) > 1:
+                raise ValueError(f"method {self.name}: the name {name!r} is taken")
+
+    @property
+    def signature(self) -> str:
+        """The name of its signature."""
+        return f"{EXPLAIN_PREFIX}{self.name}"
+
+    @property
+    def map_kind(self) -> Kind:
+        """Its kind."""
+        return KINDS[self.kind]

@@ -1,0 +1,1 @@
+"""One version directory of an export: written, verified, described."""

@@ -1,0 +1,64 @@
+"""What the manifest says of the parts of an export."""
+
+from __future__ import annotations
+
+from saliency_exporter.contract.checks import bounds_of
+from saliency_exporter.contract.compile_choice import Choice
+from saliency_exporter.graph.activations.find import Coverage
+from saliency_exporter.graph.forward_graph import ForwardGraph
+from saliency_exporter.methods.declarations import Method, Parameter
+from saliency_exporter.sources.preprocessing import Preprocessing
+from saliency_exporter.version.manifest import (
+    ActivationCount,
+    Activations,
+    CompileChoice,
+    MethodEntry,
+    OutputEntry,
+    ParameterEntry,
+    PreprocessingSteps,
+)
+
+
+def describe_preprocessing(preprocessing: Preprocessing) -> PreprocessingSteps:
+    """All that is needed to do the same again; of a user's own function its name."""
+    name, dtype = preprocessing.name, preprocessing.image_dtype
+    if preprocessing.steps is None:
+        return PreprocessingSteps(name, dtype, callable=name)
+    steps = tuple({step: True if value is None else value} for step, value in preprocessing.steps)
+    return PreprocessingSteps(name, dtype, steps)
+
+
+def describe_activations(coverage: Coverage) -> Activations:
+    """Each kind with its count and rule, and every op that has none."""
+    rules = {activation.kind: activation.guided for activation in coverage.activations}
+    counts = (ActivationCount(kind, count, rules[kind]) for kind, count in coverage.count().items())
+    return Activations(tuple(counts), coverage.uncovered)
+
+
+def describe_choice(choice: Choice) -> CompileChoice:
+    """What was measured, and what was chosen."""
+    return CompileChoice(
+        choice.signature,
+        choice.batch_size,
+        choice.xla_ms,
+        choice.none_ms,
+        choice.compile_s,
+        "xla" if choice.compiled else "none",
+    )
+
+
+def describe_method(method: Method, graph: ForwardGraph, max_samples: int) -> MethodEntry:
+    """The signature of a method on one model."""
+    return MethodEntry(
+        kind=method.kind,
+        map=method.map_kind.output,
+        parameters=tuple(_parameter(parameter, max_samples) for parameter in method.parameters),
+        outputs=tuple(OutputEntry(output.name, output.verified) for output in method.outputs),
+        facts=dict(method.facts(graph)),
+    )
+
+
+def _parameter(parameter: Parameter, max_samples: int) -> ParameterEntry:
+    bounds = bounds_of(parameter, max_samples)
+    low, high = (None, None) if bounds is None else (bounds.low, bounds.high)
+    return ParameterEntry(parameter.name, parameter.dtype, parameter.default, low, high)

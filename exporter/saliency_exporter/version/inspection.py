@@ -1,0 +1,115 @@
+"""What `inspect` shows of an exported version: its manifest in words. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from saliency_exporter.version.manifest import (
+    Activations,
+    CompileChoice,
+    Manifest,
+    MethodEntry,
+    ParameterEntry,
+    PreprocessingSteps,
+)
+from saliency_exporter.version.server_needs import describe_server
+
+_KERNELS = {"onednn": "oneDNN's kernels", "eigen": "Eigen's kernels"}
+_WORDS = {"divide": "/", "subtract": "−"}
+_WITHOUT_STEPS = {
+    "none": "none: clients send float32 model input",
+    "pixels": "pixels: as they are sent; the model rescales them itself",
+}
+
+
+def summary(version_dir: Path, manifest: Manifest) -> list[tuple[str, str]]:
+    """(what, value) of each line, in the order in which they are shown."""
+    score, labels, verification = manifest.score, manifest.labels, manifest.verification
+    shape = " × ".join(str(n) for n in manifest.input.shape[1:])
+    batch_sizes = ", ".join(map(str, manifest.batch_sizes))
+    size = sum(path.stat().st_size for path in version_dir.rglob("*") if path.is_file())
+    return [
+        ("model", f"{manifest.model}, from {manifest.source}"),
+        ("images", f"{manifest.input.dtype} [batch, {shape}]"),
+        ("preprocessing", preprocessing_in_words(manifest.preprocessing)),
+        ("classes", f"{manifest.classes}" + (f", from {labels[0]} to {labels[-1]}" if labels else "")),
+        (
+            "score",
+            f"{score.tensor.removesuffix(':0').rpartition('Call/')[2]}, probabilities by {score.head}"
+            + (" (assumed: the model ends in neither softmax nor sigmoid)" if score.head_assumed else ""),
+        ),
+        ("compile", f"{manifest.compile} for {target_in_words(manifest)}, batch sizes {batch_sizes}"),
+        *(("without XLA", line) for line in _describe_choices(manifest.compile_choices)),
+        ("foldings", ", ".join(manifest.foldings) or "none"),
+        ("lowered ops", ", ".join(manifest.lowering) or "none"),
+        *(("activations", line) for line in activations_in_words(manifest.activations)),
+        *(("signature", f"{name}, as the model brought it") for name in manifest.kept_signatures),
+        ("signature", f"{manifest.predictions}, the predictions"),
+        *(("signature", _describe_method(name, entry)) for name, entry in manifest.by_signature.items()),
+        *([("signature", "class_labels, the names of all classes")] if labels else []),
+        ("signature", "parameter_defaults, for clients of servers that do not return defaults"),
+        ("verified", "no" if verification is None else f"{len(verification.rows)} calls within tolerance"),
+        ("server", describe_server(manifest.server)),
+        *(("server", reason) for reason in manifest.server.why),
+        ("made by", f"saliency-serving {manifest.exporter}, TensorFlow {manifest.tensorflow}"),
+        ("size", f"{size / 2**20:.1f} MiB"),
+    ]
+
+
+def target_in_words(manifest: Manifest) -> str:
+    """The device; of a CPU with the kernels of what is not compiled, where something is not."""
+    if manifest.target == "gpu" or manifest.compile == "xla":
+        return manifest.target
+    return f"{manifest.target} ({_KERNELS[manifest.kernels]})"
+
+
+def preprocessing_in_words(preprocessing: PreprocessingSteps) -> str:
+    """Preprocessing in one line: ``tf: x / 127.5 − 1``."""
+    if preprocessing.callable is not None:
+        return f"{preprocessing.callable}, a function of your own"
+    if not preprocessing.steps:
+        return _WITHOUT_STEPS.get(preprocessing.name, preprocessing.name)
+    text = "x"
+    for step in preprocessing.steps:
+        for operation, value in step.items():
+            if operation == "reverse_channels":
+                text = f"BGR({text})"
+            else:
+                inner = f"({text})" if operation == "divide" and _WORDS["subtract"] in text else text
+                text = f"{inner} {_WORDS[operation]} {_number(value)}"
+    return f"{preprocessing.name}: {text}"
+
+
+def _number(value: float | Sequence[float]) -> str:
+    return f"({', '.join(f'{v:g}' for v in value)})" if isinstance(value, Sequence) else f"{value:g}"
+
+
+def activations_in_words(activations: Activations) -> list[str]:
+    """One line for each kind of activation; those without a guided rule last."""
+    lines = [f"{a.count} × {a.kind}, guided: {a.guided}" for a in activations.recognised]
+    lines += [f"{op} of {node}: no guided rule" for op, node in activations.refused]
+    return lines or ["none that rectifies"]
+
+
+def _describe_method(signature: str, entry: MethodEntry) -> str:
+    return ", ".join([signature, *map(_describe_parameter, entry.parameters)])
+
+
+def _describe_parameter(parameter: ParameterEntry) -> str:
+    low, high = parameter.low, parameter.high
+    if low is None and high is None:
+        bounds = ""
+    else:
+        bounds = f" ({'…' if low is None else low} to {'…' if high is None else high})"
+    return f"{parameter.name} {parameter.default}{bounds}"
+
+
+def _describe_choices(choices: Sequence[CompileChoice]) -> list[str]:
+    """What `--compile auto` chose, a line for each call that is not compiled."""
+    return [
+        f"{choice.signature}, batch {choice.batch_size}: {choice.none_ms:.1f} ms, "
+        f"compiled {choice.xla_ms:.1f} ms"
+        for choice in choices
+        if choice.compile == "none"
+    ]

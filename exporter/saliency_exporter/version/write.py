@@ -1,0 +1,281 @@
+"""Writes one version directory: whole, verified and under its number, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+
+from saliency_client._contract import CLASS_LABELS, PARAMETER_DEFAULTS
+from saliency_exporter.contract.build import build_signatures
+from saliency_exporter.contract.compile_choice import Choice, choose, uncompiled_sizes
+from saliency_exporter.contract.settings import Settings, predictions_signature
+from saliency_exporter.contract.tables import class_labels, parameter_defaults
+from saliency_exporter.errors import ExportError, NotWritten
+from saliency_exporter.graph.activations.find import find_activations
+from saliency_exporter.graph.folding import fold
+from saliency_exporter.graph.forward_graph import ForwardGraph
+from saliency_exporter.graph.replay import Forward
+from saliency_exporter.graph.trace import trace
+from saliency_exporter.runtime.functions import Function
+from saliency_exporter.runtime.memory import enough_memory
+from saliency_exporter.sources.preprocessing import Preprocessing
+from saliency_exporter.sources.source import Kept, Source
+from saliency_exporter.version.base_path import (
+    base_path,
+    next_version,
+    partial_directory,
+    publish,
+    refuse_existing,
+    remove_abandoned,
+)
+from saliency_exporter.version.describe import (
+    describe_activations,
+    describe_choice,
+    describe_method,
+    describe_preprocessing,
+)
+from saliency_exporter.version.kept import Calls, describe_kept, kept_arrays, kept_references
+from saliency_exporter.version.manifest import Images, Manifest, Score, Verification, write_manifest
+from saliency_exporter.version.reference import reference_path, started_reference
+from saliency_exporter.version.server_needs import server_needs
+from saliency_exporter.version.slimming import slim
+from saliency_exporter.version.warmup import WarmupRecord, write_warmup
+from saliency_exporter.version.warmup_requests import warmup_records
+
+Progress = Callable[[str], None]
+Verify = Callable[[Path], Verification]
+"""Checks a finished directory and returns what the manifest records of it; raises ExportError."""
+
+_SMALLER = "nothing was exported; end what runs beside it, or give smaller --batch-sizes"
+
+Signatures = Mapping[str, Function]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What one export is made of.
+
+    Attributes:
+        source: the model.
+        preprocessing: pixels to model input.
+        settings: methods, batch sizes, compilation, labels.
+        name: the model's name, as servers know it.
+        score: "auto" or "output", see `graph.trace.trace`.
+    """
+
+    source: Source
+    preprocessing: Preprocessing
+    settings: Settings
+    name: str
+    score: str = "auto"
+
+
+def export(
+    job: Export,
+    model_dir: Path,
+    *,
+    version: int | None = None,
+    verify: Verify | None = None,
+    progress: Progress = lambda message: None,
+) -> Path:
+    """Exports a model to a new version directory of a model base path.
+
+    The version is built under a name that no server reads and renamed when it is complete and verified, so a
+    server that polls the base path never sees half a model. What an earlier, killed export left is removed,
+    and so is a base path that was made for an export that failed.
+
+    Args:
+        job: what to export.
+        model_dir: the model base path; made if it is missing.
+        version: number of the version, default the next one.
+        verify: called with the complete directory before it gets its number.
+        progress: called with one line before each step.
+
+    Returns:
+        The version directory, `model_dir/version`.
+
+    Raises:
+        ExportError: the model is not supported, the version exists, the memory is too small, or the directory
+            cannot be written.
+    """
+    with enough_memory(_SMALLER), ExitStack() as stack:
+        with _writing(model_dir):
+            stack.enter_context(base_path(model_dir))
+            remove_abandoned(model_dir)
+            number = next_version(model_dir) if version is None else version
+            final = model_dir / str(number)
+            refuse_existing(final)
+            partial = stack.enter_context(partial_directory(model_dir, number))
+        manifest = write_version(job, partial, progress=progress)
+        with _writing(model_dir):
+            write_manifest(partial, manifest)
+        if verify is not None:
+            progress("verifying every signature and batch size, loaded as TensorFlow Serving does")
+            manifest = replace(manifest, verification=verify(partial))
+        with _writing(model_dir):
+            write_manifest(partial, manifest)
+            publish(partial, final)
+    return final
+
+
+def write_version(job: Export, directory: Path, *, progress: Progress = lambda message: None) -> Manifest:
+    """Writes everything of a version but its manifest, which is returned."""
+    progress("tracing the forward pass")
+    graph = trace(job.source, score=job.score)
+    _check_labels(job.settings, graph)
+    kept = job.source.kept
+    predictions = predictions_signature(kept.signatures if kept else ())
+    progress(f"building signatures: {', '.join([predictions, *(m.name for m in job.settings.methods)])}")
+    # A folded weight is another one: where the model's own functions stay, all weights stay, and once.
+    forward = Forward(graph, own_variables=True) if kept else Forward(_folded(graph, job.settings))
+    job, choices = _with_choices(job, forward, predictions, progress)
+    lowered: set[str] = set()
+    signatures = _signatures(job, forward, predictions, lowered)
+    progress("computing the reference that the export is verified against")
+    plain = replace(job, settings=replace(job.settings, compile="none", lowering=False))
+    plain_signatures = _signatures(plain, Forward(graph, own_variables=kept is not None), predictions)
+    spec = signatures[predictions].input_signature[0]
+    # Tracing leaves the other cores idle: there the reference runs meanwhile.
+    with started_reference(plain_signatures, spec, graph.classes, job.settings.methods) as finished_reference:
+        kept_calls = kept_references(kept.signatures, graph.input_shape) if kept else {}
+        progress("saving")
+        with _writing(directory.parent):
+            _save(forward, {**signatures, **_tables(signatures, job.settings)}, kept, directory)
+        reference = finished_reference()
+    with _writing(directory.parent):
+        _write_reference(directory, reference, kept_calls)
+        meta_graphs = _read_back(directory)
+        definitions = {name: meta_graphs[0].signature_def[name] for name in signatures}
+        records = warmup_records(definitions, job.settings.methods, reference, job.settings.batch_sizes)
+        records += [WarmupRecord(name, calls.inputs) for name, calls in kept_calls.items() if calls.inputs]
+        count = write_warmup(directory, records, job.name)
+    return Manifest(
+        model=job.name,
+        source=job.source.origin,
+        input=Images("images", (None, *graph.input_shape), job.preprocessing.image_dtype),
+        preprocessing=describe_preprocessing(job.preprocessing),
+        score=Score(graph.scores, graph.head, graph.head_assumed),
+        classes=graph.classes,
+        labels=job.settings.labels,
+        batch_sizes=job.settings.batch_sizes,
+        max_samples=job.settings.max_samples,
+        compile=job.settings.compile,
+        compile_choices=tuple(map(describe_choice, choices)),
+        target=job.settings.target,
+        kernels=job.settings.kernels,
+        foldings=forward.graph.foldings,
+        lowering=tuple(sorted(lowered)),
+        activations=describe_activations(find_activations(graph)),
+        predictions=predictions,
+        methods={
+            method.name: describe_method(method, graph, job.settings.max_samples)
+            for method in job.settings.methods
+        },
+        kept_signatures=describe_kept(kept.signatures) if kept else {},
+        warmup_records=count,
+        server=server_needs(meta_graphs, target=job.settings.target, made_with=tf.__version__),
+        tensorflow=tf.__version__,
+        exporter=distribution_version("saliency-serving"),
+    )
+
+
+@contextmanager
+def _writing(model_dir: Path) -> Iterator[None]:
+    """Says that a directory cannot be written where the block, which writes there, fails for it.
+
+    Raises:
+        NotWritten: it does.
+    """
+    try:
+        yield
+    # TensorFlow's words for a full disk and for a directory of somebody else.
+    except (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
+        raise NotWritten(
+            f"{model_dir} cannot be written: {getattr(error, 'strerror', None) or error}",
+            hint="nothing was exported; free some space or name another directory, and export again",
+        ) from error
+
+
+def _signatures(
+    job: Export, forward: Forward, predictions: str, lowered: set[str] | None = None
+) -> Signatures:
+    return build_signatures(
+        forward, job.preprocessing, job.settings, job.name, predictions=predictions, lowered=lowered
+    )
+
+
+def _folded(graph: ForwardGraph, settings: Settings) -> ForwardGraph:
+    return fold(graph) if settings.lowering else graph
+
+
+def _with_choices(
+    job: Export, forward: Forward, predictions: str, progress: Progress
+) -> tuple[Export, list[Choice]]:
+    """The job with what `--compile auto` chose by measuring, and what was measured."""
+    if job.settings.compile != "auto":
+        return job, []
+    if job.settings.target != "cpu":
+        # The exporting machine's processor says nothing about the server's GPU; there XLA it is.
+        return replace(job, settings=replace(job.settings, compile="xla")), []
+    progress("measuring every signature at every batch size, compiled and not")
+    choices = choose(forward, job.preprocessing, job.settings, job.name, predictions)
+    settings = replace(job.settings, uncompiled=uncompiled_sizes(choices))
+    for signature, sizes in settings.uncompiled.items():
+        progress(f"chose no XLA for {signature} at batch size {', '.join(map(str, sizes))}")
+    if not settings.uncompiled:
+        progress("chose XLA for all")
+    return replace(job, settings=settings), choices
+
+
+def _check_labels(settings: Settings, graph: ForwardGraph) -> None:
+    if settings.labels is not None and len(settings.labels) != graph.classes:
+        raise ExportError(
+            f"there are {len(settings.labels)} labels for {graph.classes} classes; each class needs one",
+            hint="remove the background class from the file: the model has none"
+            if len(settings.labels) == graph.classes + 1
+            else "give a labels file of that many names with --labels",
+        )
+
+
+def _tables(signatures: Signatures, settings: Settings) -> Signatures:
+    """The signatures for clients of servers that return no defaults."""
+    tables = {PARAMETER_DEFAULTS: parameter_defaults(signatures)}
+    if settings.labels is not None:
+        tables[CLASS_LABELS] = class_labels(settings.labels)
+    return tables
+
+
+def _save(forward: Forward, signatures: Signatures, kept: Kept | None, directory: Path) -> None:
+    module = tf.Module()
+    # Raw variables, tracked once: a Keras object would bring its own graph along, and its variables are not
+    # restored by the session that TensorFlow Serving loads with.
+    module.weights = forward.variables
+    if kept is not None:
+        module.kept = kept.owner
+    tf.saved_model.save(
+        module,
+        str(directory),
+        signatures={**(kept.signatures if kept else {}), **signatures},
+        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+    )
+    slim(directory)
+    (directory / "assets.extra").mkdir(exist_ok=True)
+
+
+def _write_reference(
+    directory: Path, reference: Mapping[str, np.ndarray], kept_calls: Mapping[str, Calls]
+) -> None:
+    arrays: dict[str, Any] = {**reference, **kept_arrays(kept_calls)}
+    np.savez_compressed(reference_path(directory), **arrays)
+
+
+def _read_back(directory: Path) -> Sequence[meta_graph_pb2.MetaGraphDef]:
+    return saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes()).meta_graphs

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from saliency_exporter.contract.slices import run_in_slices
+from saliency_exporter.errors import ExportError
+
+
+def test_non_finite_float_images_are_refused_by_position(signatures_of):
+    built = signatures_of(lambda x: x, (3,), methods=("gradients",))
+    images = np.zeros((3, 3), np.float32)
+    images[2, 1] = np.nan
+    for signature in ("serving_default", "explain_gradients"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="example 2 holds NaN or infinity"):
+            built(signature, images)
+
+
+def test_changing_values_never_compiles_again_and_shapes_are_the_batch_sizes():
+    seen: list[int] = []
+
+    @tf.function(
+        input_signature=[tf.TensorSpec((None, 2)), tf.TensorSpec((None,), tf.int32)], autograph=False
+    )
+    def core(images: tf.Tensor, parameter: tf.Tensor) -> dict[str, tf.Tensor]:
+        size = tf.py_function(lambda x: seen.append(len(x)) or len(x), [images], tf.int32)
+        with tf.control_dependencies([size]):
+            return {"sum": tf.reduce_sum(images, axis=1) + tf.cast(parameter, tf.float32)}
+
+    @tf.function(autograph=False)
+    def run(images: tf.Tensor, parameter: tf.Tensor) -> dict[str, tf.Tensor]:
+        return run_in_slices(core, {"images": images, "parameter": parameter}, (2, 5))
+
+    for batch in range(1, 14):
+        images = np.random.default_rng(batch).normal(size=(batch, 2)).astype(np.float32)
+        got = run(tf.constant(images), tf.range(batch))["sum"].numpy()
+        np.testing.assert_allclose(got, images.sum(axis=1) + np.arange(batch), rtol=1e-5, atol=1e-6)
+    assert set(seen) == {2, 5}
+
+
+def test_a_model_that_ends_in_softmax_is_explained_by_its_logits_unless_told_otherwise(signatures_of):
+    weights = np.array([[1.0, -2.0, 0.5], [0.0, 1.0, 2.0]], np.float32)
+    x = np.array([[0.3, -0.4]], np.float32)
+
+    def model(value: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(value @ weights)
+
+    logits = x.astype(np.float64) @ weights
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    by_logit = signatures_of(model, (2,), methods=("gradients",))("explain_gradients", x, class_index=1)
+    np.testing.assert_allclose(by_logit["gradients"][0], weights[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(by_logit["probability"], probabilities[:, 1], rtol=1e-5)
+    built = signatures_of(model, (2,), methods=("gradients",), score="output")
+    by_output = built("explain_gradients", x, class_index=1)
+    p = probabilities[0]
+    expected = p[1] * (weights[:, 1] - weights @ p)
+    np.testing.assert_allclose(by_output["gradients"][0], expected, rtol=1e-5)
+    np.testing.assert_allclose(by_output["score"], p[1], rtol=1e-5)
+
+
+def test_a_sigmoid_head_is_bypassed_too(signatures_of):
+    weights = np.array([[2.0], [-3.0]], np.float32)
+    built = signatures_of(lambda x: tf.sigmoid(x @ weights), (2,), methods=("gradients",))
+    got = built("explain_gradients", np.array([[0.1, 0.2]], np.float32))
+    np.testing.assert_allclose(got["gradients"][0], weights[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(got["probability"], 1 / (1 + np.exp(0.4)), rtol=1e-5)
+    assert got["class_index"].tolist() == [0]
+
+
+def test_guided_is_refused_for_a_model_without_rectifier(signatures_of):
+    with pytest.raises(ExportError, match="no rectifier"):
+        signatures_of(lambda x: x, (3,), methods=("guided",))

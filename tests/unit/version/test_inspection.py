@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from saliency_exporter.version.inspection import activations_in_words, preprocessing_in_words
+from saliency_exporter.version.manifest import ActivationCount, Activations, PreprocessingSteps
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        ({"name": "tf", "steps": [{"divide": 127.5}, {"subtract": 1.0}]}, "tf: x / 127.5 − 1"),
+        (
+            {"name": "torch", "steps": [{"divide": 255.0}, {"subtract": [0.5, 0.4]}, {"divide": [0.2, 0.3]}]},
+            "torch: (x / 255 − (0.5, 0.4)) / (0.2, 0.3)",
+        ),
+        (
+            {"name": "caffe", "steps": [{"reverse_channels": True}, {"subtract": [103.939, 1.0]}]},
+            "caffe: BGR(x) − (103.939, 1)",
+        ),
+        ({"name": "none", "steps": []}, "none: clients send float32 model input"),
+        ({"name": "mine:scale", "callable": "mine:scale"}, "mine:scale, a function of your own"),
+    ],
+)
+def test_preprocessing_reads_as_a_formula(manifest, words):
+    steps = msgspec.convert({"image_dtype": "uint8", **manifest}, PreprocessingSteps)
+    assert preprocessing_in_words(steps) == words
+
+
+def test_activations_name_what_has_no_rule():
+    relu6 = ActivationCount("relu6", 35, "passes 0 < x < 6")
+    found = Activations((relu6,), (("Minimum", "net/hard_tanh/Minimum"),))
+    assert activations_in_words(found) == [
+        "35 × relu6, guided: passes 0 < x < 6",
+        "Minimum of net/hard_tanh/Minimum: no guided rule",
+    ]
+    assert activations_in_words(Activations((), ())) == ["none that rectifies"]
