@@ -49,6 +49,7 @@ from saliency_client._signatures import (
     Signature,
     check_parameters,
     class_names,
+    listed_signatures,
     parse_metadata,
     predictions_signature,
 )
@@ -378,7 +379,7 @@ class Calls:
 
     def _signature(self, metadata: Metadata, name: str) -> Signature:
         if name not in metadata.signatures:
-            offered = ", ".join(metadata.signatures) or "none"
+            offered = listed_signatures(metadata.signatures)
             raise InputError(f"model {self.model.name!r} has no signature {name!r}; it has {offered}")
         return metadata.signatures[name]
 

@@ -20,6 +20,11 @@ _LINE_BREAK = re.compile(r"\r\n|\n|\r")
 _JSON_BEGINS = re.compile(r"""\s*(\[\s*(["\[\]]|\Z)|\{\s*(["}]|\Z))""")
 """How a list or an object of names begins. A first line such as [background] is a name."""
 
+_INDEX = re.compile(r"[0-9]{1,9}", re.ASCII)
+"""A class index as a key of JSON."""
+_SHOWN = 40
+"""How many characters of a key an error shows."""
+
 
 class ErrorType(Protocol):
     """A type of errors with a hint."""
@@ -120,14 +125,21 @@ def _in_class_order(data: Mapping[str, Any]) -> list[Any]:
             raise _Unusable("gives two names to one class")
         by_index = {index: name for name, index in data.items()}
     else:
-        try:
-            by_index = {int(key): entry for key, entry in data.items()}
-        except ValueError as error:
-            raise _Unusable(f"has keys that are not class indices: {error}") from error
+        for key in data:
+            if _INDEX.fullmatch(key) is None:
+                raise _Unusable(
+                    f"has the key {_shortened(key)}; keys are class indices (0, 1, …), "
+                    "or names whose values are all class indices"
+                )
+        by_index = {int(key): entry for key, entry in data.items()}
     missing = sorted(set(range(len(data))) - set(by_index))
     if missing:
         raise _Unusable(f"has no name for class {missing[0]}")
     return [by_index[index] for index in range(len(data))]
+
+
+def _shortened(key: str) -> str:
+    return repr(key if len(key) <= _SHOWN else key[:_SHOWN] + "…")
 
 
 def _name(index: int, entry: Any) -> str:

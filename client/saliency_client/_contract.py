@@ -16,6 +16,9 @@ PARAMETER_DEFAULTS = "parameter_defaults"
 SIGNED_MAPS = ("gradients", "attributions")
 """What a method's own signed map is called: a derivative of the score, or shares of the score."""
 
+INTERNAL_PREFIX = "__saved_model_"
+"""Of TensorFlow's own signatures, which every SavedModel has; nobody calls them."""
+
 CALL_ARGUMENTS = ("images", "method", "class_index", "outputs", "timeout", "batch_size", "max_in_flight")
 """Arguments of the client's calls, which no parameter of a method may be named like."""
 FILE_ENTRIES = ("file", "box")

@@ -12,6 +12,7 @@ from saliency_client._contract import (
     DEFAULT_SIGNATURE,
     EXPLAIN_PREFIX,
     IMAGES_SIGNATURE,
+    INTERNAL_PREFIX,
     PARAMETER_DEFAULTS,
     SIGNED_MAPS,
     large_outputs,
@@ -281,6 +282,16 @@ def predictions_signature(signatures: Container[str]) -> str:
     take anything; else `serving_default`.
     """
     return IMAGES_SIGNATURE if IMAGES_SIGNATURE in signatures else DEFAULT_SIGNATURE
+
+
+def is_internal(signature: str) -> bool:
+    """Whether a signature's name is TensorFlow's own."""
+    return signature.startswith(INTERNAL_PREFIX)
+
+
+def listed_signatures(signatures: Iterable[str]) -> str:
+    """The names for an error, without TensorFlow's own: `explain_smooth, serving_default`, or `none`."""
+    return ", ".join(name for name in signatures if not is_internal(name)) or "none"
 
 
 def number_of_classes(signatures: Mapping[str, Signature]) -> int | None:

@@ -148,7 +148,7 @@ def model_input_range(pixels: np.ndarray, preprocessing: str) -> np.ndarray:
 
 def class_of(explanation: Explanation) -> str:
     """What the first image's explained class is called."""
-    label = f" {explanation.label[0]}" if explanation.label is not None else ""
+    label = f" {explanation.label[0]}" if "label" in explanation else ""
     return f"class {explanation.class_index[0]}{label}"
 
 

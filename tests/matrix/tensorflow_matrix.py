@@ -6,9 +6,9 @@ Makes a throw-away virtual environment for each row, 2.21:3.11 for instance, wit
 packages that go with it; runs the exporter's tests there, and one round of export, local server and client
 (check_tensorflow.py); has it verify the exports of the rows before, which are of newer versions first; and
 writes tests/matrix/TENSORFLOW.md. Where every version was run, also
-exporter/saliency_exporter/tensorflow_releases.json. --keep DIR keeps results and exports there, and leaves
-out the rows that it has. Takes minutes for a row, 3 GB while one runs, and needs the Pythons: those on PATH,
-and pyenv's. Ends with 1 if a row fails.
+exporter/saliency_exporter/version/tensorflow_releases.json. --keep DIR keeps results and exports there, and
+leaves out the rows that it has. Takes minutes for a row, 3 GB while one runs, and needs the Pythons: those on
+PATH, and pyenv's. Ends with 1 if a row fails.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tensorflow_releases import changes
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = Path(__file__).with_name("TENSORFLOW.md")
-RELEASES = ROOT / "exporter/saliency_exporter/tensorflow_releases.json"
+RELEASES = ROOT / "exporter/saliency_exporter/version/tensorflow_releases.json"
 
 # Newest first, so that each version meets exports of newer ones: what TensorFlow does not promise to load.
 TENSORFLOW = ("2.21", "2.20", "2.19", "2.18")

@@ -3,7 +3,8 @@
     python tests/matrix/tensorflow_releases.py
 
 prints what the installed TensorFlow registers, as JSON. tensorflow_matrix.py compares the versions and writes
-exporter/saliency_exporter/tensorflow_releases.json, by which an export finds the servers that know its ops.
+exporter/saliency_exporter/version/tensorflow_releases.json, by which an export finds the servers that know
+its ops.
 """
 
 from __future__ import annotations

@@ -389,6 +389,34 @@ MUTANTS = (
         'os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "false")',
         "test_imports.py::test_a_call_takes_the_memory_of_the_one_before",
     ),
+    Mutant(
+        "a parameter may be above its bound",
+        "contract/checks.py",
+        "inside &= value <= tf.cast(bounds.high, value.dtype)",
+        "pass",
+        "test_exported_signatures.py::test_a_bad_parameter_is_an_invalid_argument_with_value_and_bound",
+    ),
+    Mutant(
+        "parameters have one another's default",
+        "contract/build.py",
+        "values = [PREDICTED_CLASS, *(p.default for p in method.parameters)]",
+        "values = [*(p.default for p in method.parameters), PREDICTED_CLASS]",
+        "test_exported_signatures.py::test_defaults_are_in_the_signature_def",
+    ),
+    Mutant(
+        "shares of the score lose their sign before they are added",
+        "methods/kinds.py",
+        "tf.abs(tf.reduce_sum(attributions, axis=-1))",
+        "tf.reduce_sum(tf.abs(attributions), axis=-1)",
+        "test_declarations.py::test_saliency_in_numpy_is_that_in_tensorflow",
+    ),
+    Mutant(
+        "what clients ask for by default is not warmed up",
+        "version/warmup_requests.py",
+        "sets = [small, sorted({*small, own_map})]",
+        "sets = [sorted({*small, own_map})]",
+        "test_saved_model.py::test_warmup_covers_each_signature_batch_size_and_set_of_outputs_that_clients_ask_for",
+    ),
 )
 
 

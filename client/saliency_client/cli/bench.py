@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from saliency_client.cli.completion import complete_files
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import UsageError
 from saliency_client.cli.options import connection_options, local_option, output_options, photo_options
@@ -14,7 +15,7 @@ from saliency_client.cli.sections import command, option
 
 
 @command(short_help="Measure how fast a server answers.")
-@click.argument("image", required=False)
+@click.argument("image", required=False, shell_complete=complete_files)
 @option(
     "-M",
     "--method",

@@ -16,12 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from saliency_client import SaliencyError
-from saliency_client._signatures import predictions_signature
 from saliency_client._threads import finished
-from saliency_client.cli.connection import Connection, connect
-from saliency_client.cli.errors import CommandError
+from saliency_client.cli.connection import Connection, check_given, connect
 from saliency_client.cli.inputs import Input, find_inputs, missing, read_photo
-from saliency_client.cli.model_input import ModelInput, model_input
+from saliency_client.cli.methods import method_signature
+from saliency_client.cli.model_input import ModelInput, model_input, signature_of_predictions
 from saliency_client.cli.parameters import check
 from saliency_client.cli.photos import allow_pixels
 from saliency_client.cli.printer import Printer
@@ -54,6 +53,7 @@ class BenchOptions:
 
 def run(options: BenchOptions, printer: Printer) -> int:
     """Measure; returns the exit code."""
+    check_given(options.connection)
     photo = None if options.image is None else _existing(options.image)
     with connect(options.connection) as client, allow_pixels(options.max_pixels):
         call = _call(options, client, photo)
@@ -82,14 +82,12 @@ def _existing(image: str) -> Input:
 def _call(options: BenchOptions, client: SaliencyClient, photo: Input | None) -> Callable[[], object]:
     """The request to measure, ready to be sent again and again."""
     signatures = client.signatures()
-    name = predictions_signature(signatures) if options.method == PREDICT else f"explain_{options.method}"
-    if name not in signatures:
-        raise CommandError(
-            f"the model has no signature {name}; it has {', '.join(signatures) or 'none'}",
-            hint="choose a method, or predict, with --method",
-        )
-    check(options.parameters, signatures[name], signatures)
-    images = _images(options, model_input(signatures[name]), photo)
+    if options.method == PREDICT:
+        signature = signature_of_predictions(signatures)
+    else:
+        signature = method_signature(options.method, signatures, beside=(PREDICT,))
+    check(options.parameters, signature, signatures)
+    images = _images(options, model_input(signature), photo)
     if options.method == PREDICT:
         return lambda: client.predict(images)
     return lambda: client.explain(images, method=options.method, **options.parameters)

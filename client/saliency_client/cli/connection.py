@@ -72,20 +72,34 @@ def connect(connection: Connection) -> Iterator[SaliencyClient]:
         yield stack.enter_context(client)
 
 
-def _target(connection: Connection, stack: ExitStack) -> tuple[str | list[str], str]:
+def check_given(connection: Connection) -> None:
+    """Check that a server and a model are given, or neither with --local; opens no connection.
+
+    A command that first looks at files calls this before it does so: wrong usage is wrong whatever is there.
+
+    Raises:
+        UsageError: they are not.
+    """
     if connection.local is not None:
         for option in ("server", "model"):
             source = click.get_current_context().get_parameter_source(option)
             if source is click.core.ParameterSource.COMMANDLINE:
                 raise UsageError(f"--local runs without a server; leave --{option} out")
-        return stack.enter_context(_local_server(connection.local))
-    if connection.server is None:
+    elif connection.server is None:
         raise UsageError(
             "no server is given",
             hint="give --server HOST:PORT (TensorFlow Serving's gRPC port is 8500), or set SALIENCY_SERVER",
         )
-    if connection.model is None:
+    elif connection.model is None:
         raise UsageError("no model is given", hint="give --model NAME, or set SALIENCY_MODEL")
+
+
+def _target(connection: Connection, stack: ExitStack) -> tuple[str | list[str], str]:
+    check_given(connection)
+    if connection.local is not None:
+        return stack.enter_context(_local_server(connection.local))
+    assert connection.server is not None
+    assert connection.model is not None
     targets = [target.strip() for target in connection.server.split(",") if target.strip()]
     return (targets if len(targets) > 1 else connection.server), connection.model
 
@@ -121,11 +135,27 @@ def _local_server(version_dir: Path) -> Iterator[tuple[str, str]]:
 def _check_version_dir(path: Path) -> None:
     if (path / _GRAPH).exists():
         return
+    below = (version for folder in _folders(path) for version in _exported_versions(folder)[-1:])
+    version = next(iter(_exported_versions(path)[-1:]), None) or next(below, None)
+    hint = f"name a version in it: --local {version}" if version else "export a model first"
+    raise CommandError(f"{path} is not a version of an exported model: it has no {_GRAPH}", hint=hint)
+
+
+def _exported_versions(model_dir: Path) -> list[Path]:
+    """The version directories that hold a model, the highest number last."""
     from saliency_exporter.runtime.version_directories import version_directories
 
-    versions = [version for version in version_directories(path) if (version / _GRAPH).exists()]
-    hint = f"name a version in it: --local {versions[-1]}" if versions else "export a model first"
-    raise CommandError(f"{path} is not a version of an exported model: it has no {_GRAPH}", hint=hint)
+    try:
+        return [version for version in version_directories(model_dir) if (version / _GRAPH).exists()]
+    except OSError:  # not a folder that this user may list
+        return []
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        return sorted(folder for folder in path.iterdir() if folder.is_dir())
+    except OSError:
+        return []
 
 
 def _tls(connection: Connection) -> bool | TLS:

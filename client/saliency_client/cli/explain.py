@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import click
 
+from saliency_client.cli.completion import complete_color_maps, complete_files
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import UsageError
 from saliency_client.cli.options import (
@@ -31,7 +32,7 @@ _CLASSES = {"--class": "class_name", "--class-index": "class_index", "--top": "t
 
 
 @command(short_help="Explain what a model sees in images.")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", shell_complete=complete_files)
 @_explanation(
     "-M",
     "--method",
@@ -71,6 +72,7 @@ _CLASSES = {"--class": "class_name", "--class-index": "class_index", "--top": "t
 @_picture(
     "--colormap",
     metavar="NAME",
+    shell_complete=complete_color_maps,
     help="A color map, such as viridis or jet.  [default: inferno; with --signed RdBu_r]",
 )
 @_picture(
@@ -91,6 +93,7 @@ _CLASSES = {"--class": "class_name", "--class-index": "class_index", "--top": "t
     "-o",
     "--out",
     metavar="PATH",
+    shell_complete=complete_files,
     help="A file, a folder (a name without a suffix, or with / at its end), or - for stdout.  "
     "[default: the current folder]",
 )

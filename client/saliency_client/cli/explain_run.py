@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from saliency_client._files import write_whole
 from saliency_client.cli import classes, show
 from saliency_client.cli.batch import batch_exit_code, in_order, tell_failure, without_missing
-from saliency_client.cli.connection import connect
+from saliency_client.cli.connection import check_given, connect
 from saliency_client.cli.destinations import (
     Job,
     check_absent,
@@ -37,6 +37,7 @@ def run(options: ExplainOptions, printer: Printer) -> int:
     """Explain all images; returns the exit code."""
     for look in options.looks:
         look.check()
+    check_given(options.connection)
     inputs = find_inputs(options.images, recursive=options.recursive)
     results = len(inputs) * (options.top or 1) * len(options.looks)
     names = classes.names_of_file(options.labels)

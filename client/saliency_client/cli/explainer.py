@@ -15,6 +15,7 @@ from saliency_client.cli import classes, pictures
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.inputs import Input, read_photo
+from saliency_client.cli.methods import method_signature
 from saliency_client.cli.model_input import ModelInput, class_scores, model_input
 from saliency_client.cli.parameters import check
 from saliency_client.cli.printer import Printer
@@ -24,7 +25,8 @@ from saliency_client.images import DEFAULT_MAX_PIXELS, Photo, Resize
 if TYPE_CHECKING:
     from saliency_client import Explanation, SaliencyClient, Signature
 
-_OF_EVERY_METHOD = {"class_index", "probability", "score"}
+# Outputs of a number for an image that have a field of their own in a record.
+_OWN_FIELDS = frozenset({"class_index", "probability", "score", "relative_error"})
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,7 @@ class Explainer:
 
     def __post_init__(self) -> None:
         signatures = self.client.signatures()
-        signature = signatures.get(f"explain_{self.options.method}")
-        if signature is None:
-            offered = ", ".join(self.client.methods()) or "none"
-            raise CommandError(
-                f"the model offers no method {self.options.method!r}; it offers {offered}",
-                hint="choose one with --method"
-                if self.client.methods()
-                else "export it with saliency-exporter",
-            )
+        signature = method_signature(self.options.method, signatures)
         self.signature, self.model = signature, model_input(signature)
         check(self.options.parameters, signature, signatures)
         for look in self.options.looks:
@@ -160,7 +154,7 @@ class Explainer:
             "outputs": {
                 name: _first(values)
                 for name, values in sorted(outputs.items())
-                if values.ndim == 1 and values.dtype.kind in "fiu" and name not in _OF_EVERY_METHOD
+                if values.ndim == 1 and values.dtype.kind in "fiu" and name not in _OWN_FIELDS
             },
         }
 

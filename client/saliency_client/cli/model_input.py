@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from saliency_client._signatures import listed_signatures, predictions_signature
 from saliency_client.cli.errors import CommandError
 from saliency_client.images import ImageError
 
@@ -38,6 +39,18 @@ class ModelInput:
                 hint="export it with --preprocessing, or give arrays "
                 f"[{self.height}, {self.width}, {self.channels}] as .npy files",
             )
+
+
+def signature_of_predictions(signatures: Mapping[str, Signature]) -> Signature:
+    """The signature that predicts from images.
+
+    Raises:
+        CommandError: the model has none.
+    """
+    name = predictions_signature(signatures)
+    if name not in signatures:
+        raise CommandError(f"the model has no signature {name}; it has {listed_signatures(signatures)}")
+    return signatures[name]
 
 
 def model_input(signature: Signature) -> ModelInput:

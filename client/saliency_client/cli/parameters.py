@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import click
+
 from saliency_client.cli.errors import UsageError
 from saliency_client.cli.sections import option
 
@@ -71,7 +73,7 @@ def check(
         raise UsageError(str(error), hint=hint) from error
     for name, value in parameters.items():
         if isinstance(value, float) and "int" in signature.inputs[name].dtype:
-            raise UsageError(f"{name} is {value}; it takes whole numbers", hint=f"as in --param {name}=1")
+            raise UsageError(f"{name} is {value}; it takes whole numbers", hint=f"as in {_typed(name)}1")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -97,7 +99,15 @@ def _number(name: str, text: str) -> Number:
     try:
         number = float(text)
     except ValueError:
-        number = math.nan
+        raise UsageError(f"{name} is {text!r}; it takes a number", hint=f"as in {_typed(name)}1") from None
     if not math.isfinite(number):
-        raise UsageError(f"{name} is {text!r}; it takes a number", hint=f"as in --param {name}=1")
+        raise UsageError(f"{name} is {text!r}; it takes a finite number", hint=f"as in {_typed(name)}1")
     return number
+
+
+def _typed(name: str) -> str:
+    """A parameter's option as it was typed, up to its value: `--noise-level `, or `--param noise_level=`."""
+    source = click.get_current_context().get_parameter_source(name) if name in SHORTHANDS else None
+    if source is click.core.ParameterSource.COMMANDLINE:
+        return f"--{name.replace('_', '-')} "
+    return f"--param {name}="

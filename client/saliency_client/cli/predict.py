@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from saliency_client.cli.completion import complete_files
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.options import (
     concurrency_option,
@@ -20,7 +21,7 @@ from saliency_client.cli.sections import command, option
 
 
 @command(short_help="Print the most probable classes of images.")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", shell_complete=complete_files)
 @option(
     "--top",
     type=click.IntRange(min=1),

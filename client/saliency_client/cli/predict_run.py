@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from saliency_client._signatures import predictions_signature
 from saliency_client.cli import classes, show
 from saliency_client.cli.batch import batch_exit_code, in_order, tell_failure, without_missing
-from saliency_client.cli.connection import Connection, connect
-from saliency_client.cli.errors import CommandError
+from saliency_client.cli.connection import Connection, check_given, connect
 from saliency_client.cli.inputs import Input, find_inputs, read_photo
-from saliency_client.cli.model_input import ModelInput, class_scores, model_input
+from saliency_client.cli.model_input import ModelInput, class_scores, model_input, signature_of_predictions
 from saliency_client.cli.photos import allow_pixels
 from saliency_client.cli.printer import Printer
 from saliency_client.images import DEFAULT_MAX_PIXELS, Resize
@@ -45,6 +43,7 @@ class PredictOptions:
 
 def run(options: PredictOptions, printer: Printer) -> int:
     """Predict all images; returns the exit code."""
+    check_given(options.connection)
     inputs = find_inputs(options.images, recursive=options.recursive)
     alone = len(inputs) == 1
     there, errors = without_missing(inputs, lambda one: one, printer, alone=alone)
@@ -52,12 +51,7 @@ def run(options: PredictOptions, printer: Printer) -> int:
     if not there or (errors and options.fail_fast):
         return batch_exit_code(errors, len(inputs))
     with connect(options.connection) as client, allow_pixels(options.max_pixels):
-        signatures = client.signatures()
-        name = predictions_signature(signatures)
-        if name not in signatures:
-            offered = ", ".join(signatures) or "none"
-            raise CommandError(f"the model has no signature {name}; it has {offered}")
-        model = model_input(signatures[name])
+        model = model_input(signature_of_predictions(client.signatures()))
         class_names = classes.class_names(options.labels, names, client)
 
         def predict_one(one: Input) -> dict[str, Any]:

@@ -88,9 +88,10 @@ def percent(probability: float | None) -> str:
 
 def number_texts(facts: Mapping[str, Any]) -> list[str]:
     """What a method gives for an image beside what all methods give, as in `relative error 0.07`."""
+    numbers = {"relative_error": facts.get("relative_error"), **facts.get("outputs", {})}
     return [
         f"{name.replace('_', ' ')} {value if isinstance(value, int) else f'{value:.2f}'}"
-        for name, value in facts.get("outputs", {}).items()
+        for name, value in numbers.items()
         if value is not None
     ]
 

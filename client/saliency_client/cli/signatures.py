@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
     from saliency_client import Signature, TensorSpec
 
-# TensorFlow's own, in every SavedModel.
-_INTERNAL = "__saved_model_"
-
 
 @command(short_help="Show what a model takes and returns.")
 @connection_options
@@ -37,15 +34,13 @@ def signatures(connection: Connection, printer: Printer) -> None:
     \b
     parameter_defaults is left out: clients call it if the server returns no defaults.
     """
-    from saliency_client._signatures import Metadata
+    from saliency_client._signatures import Metadata, is_internal
     from saliency_client.cli.connection import connect
 
     with connect(connection) as client:
         model, every = client.model, client.signatures()
         table = Metadata(0, every).defaults_table
-        found = {
-            name: one for name, one in every.items() if not name.startswith(_INTERNAL) and one is not table
-        }
+        found = {name: one for name, one in every.items() if not is_internal(name) and one is not table}
         methods = [signature.method for signature in found.values() if signature.method]
     record = {
         "model": model,

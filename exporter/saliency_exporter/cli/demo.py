@@ -345,7 +345,9 @@ def _what_next(paths: _Paths) -> str:
             f"  {exporter} serve {' '.join([served, *map(shlex.quote, paths.cache_option)])}",
             f"  {client} explain PHOTO.jpg --server localhost:8500 --model {MODEL} --method {OWN[-1]}",
             "Your own model:",
-            f"  {exporter} export model.keras models/mine --preprocessing tf",
+            f"  {exporter} export model.keras models/mine --target cpu --preprocessing NAME",
+            "NAME says what happens to pixels before your network: tf, torch, caffe, or pixels where the",
+            "network rescales by itself.",
         ]
     )
 

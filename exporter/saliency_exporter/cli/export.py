@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from saliency_client.cli.completion import complete_files
 from saliency_client.cli.errors import UsageError
 from saliency_client.cli.sections import command, option
 from saliency_exporter.cli.params import (
@@ -35,7 +36,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
 
 
 @command("export", short_help="Export a model to a new version.")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_files)
 @click.argument("model_dir", type=DIRECTORY)
 @option(
     "--weights",

@@ -12,6 +12,7 @@ from saliency_exporter.methods.registry import method_names
 
 if TYPE_CHECKING:
     import numpy as np
+    from click.shell_completion import CompletionItem
 
     # A generic class in newer releases alone.
     _Type = click.ParamType[Any]
@@ -25,9 +26,13 @@ PATH = click.Path(path_type=Path)
 
 
 class _Numbers(_Type):
-    """Ascending positive integers, as in 1,2,4."""
+    """Whole numbers, as in 128,80,1; ascending and positive where that is asked for."""
 
     name = "N,N,…"
+
+    def __init__(self, such_as: str, *, ascending: bool = False) -> None:
+        self.such_as = such_as
+        self.ascending = ascending
 
     def convert(self, value: Any, param: Any, context: Any) -> tuple[int, ...]:
         if isinstance(value, tuple):
@@ -35,24 +40,10 @@ class _Numbers(_Type):
         try:
             numbers = tuple(int(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a list of numbers such as 1,2,4", param, context)
-        if any(number < 1 for number in numbers) or list(numbers) != sorted(set(numbers)):
+            self.fail(f"{value!r} is not a list of {self.such_as}", param, context)
+        if self.ascending and (numbers[0] < 1 or list(numbers) != sorted(set(numbers))):
             self.fail(f"{value!r} must be positive and ascending, such as 1,2,4", param, context)
         return numbers
-
-
-class _Sizes(_Type):
-    """The sizes of one example, as in 128,80,1."""
-
-    name = "N,N,…"
-
-    def convert(self, value: Any, param: Any, context: Any) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of sizes such as 128,80", param, context)
 
 
 class _Held(_Type):
@@ -119,6 +110,12 @@ class _Methods(_Type):
                 self.fail(f"{name!r} is not one of {', '.join(known)}{like}", param, context)
         return tuple(name for name in known if name in names)
 
+    def shell_complete(self, context: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        before, comma, last = incomplete.rpartition(",")
+        return [CompletionItem(f"{before}{comma}{n}") for n in method_names() if n.startswith(last)]
+
 
 class _Reference(_Type):
     """A Python object by its module and name."""
@@ -151,5 +148,7 @@ class _ChannelArguments(_Type):
         return arguments
 
 
-NUMBERS, SIZES, HELD, PREPROCESSING, METHODS = _Numbers(), _Sizes(), _Held(), _Preprocessing(), _Methods()
+NUMBERS = _Numbers("numbers such as 1,2,4", ascending=True)
+SIZES = _Numbers("sizes such as 128,80")
+HELD, PREPROCESSING, METHODS = _Held(), _Preprocessing(), _Methods()
 REFERENCE, CHANNEL_ARGUMENTS = _Reference(), _ChannelArguments()

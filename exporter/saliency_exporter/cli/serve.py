@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from saliency_client.cli.completion import complete_files
 from saliency_client.cli.errors import UsageError
 from saliency_client.cli.param_types import FILE, FiniteRange
 from saliency_client.cli.sections import command, option
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @command("serve", short_help="Serve exported models, for development and tests.")
-@click.argument("models", nargs=-1, metavar="NAME=MODEL_DIR...")
+@click.argument("models", nargs=-1, metavar="NAME=MODEL_DIR...", shell_complete=complete_files)
 @option(
     "--versions",
     default="latest",

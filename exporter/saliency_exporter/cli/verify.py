@@ -51,9 +51,8 @@ def verify(version_dir: Path, as_json: bool, xla_cache: Path | None) -> int:
     from saliency_exporter.runtime.quiet import import_tensorflow
     from saliency_exporter.version.manifest import read_manifest
 
-    on_interrupt = signal.getsignal(signal.SIGINT)
     if str(version_dir) == FROM_STDIN:
-        # Until there is something to verify, whoever started this process ends it.
+        # Who started this process ends it, and says so.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     else:
         read_manifest(version_dir)
@@ -68,7 +67,6 @@ def verify(version_dir: Path, as_json: bool, xla_cache: Path | None) -> int:
                 # Whoever started it has nothing to verify.
                 return 0
             version_dir = Path(line)
-            signal.signal(signal.SIGINT, on_interrupt)
         cache = None if xla_cache is None else use_xla_cache(xla_cache)
         manifest = read_manifest(version_dir)
         started = time.monotonic()

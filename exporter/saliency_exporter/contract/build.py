@@ -25,7 +25,7 @@ from saliency_exporter.contract.checks import (
 )
 from saliency_exporter.contract.settings import Settings
 from saliency_exporter.contract.slices import Core, Tensors, run_in_slices
-from saliency_exporter.errors import ExportError
+from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.graph.forward_graph import Replacement
 from saliency_exporter.graph.replay import Forward, watched
 from saliency_exporter.methods.declarations import CLASS_INDEX, Explained, Method
@@ -128,6 +128,39 @@ def probabilities_of(scores: tf.Tensor, head: str) -> tf.Tensor:
     if head == "sigmoid":
         return tf.nn.sigmoid(scores)
     return scores
+
+
+def explained_by(method: Method, model: Model, x: tf.Tensor, parameters: Tensors) -> Explained:
+    """What a method computes, held to what it declares.
+
+    Raises:
+        ExportError: it fails, or gives something else than it declares.
+    """
+    name, hint = f"method {method.name!r}", "SALIENCY_DEBUG=1 shows where"
+    try:
+        explained = method.explain(model, x, parameters)
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"{name} fails while it is traced: {brief(error)}", hint=hint) from error
+    if not isinstance(explained, Explained):
+        raise ExportError(
+            f"{name} gives a {type(explained).__name__}, and must give an Explained",
+            hint="return Explained(map, scores, class_index, outputs), of methods.declarations",
+        )
+    declared = {output.name: x.shape if output.per == "value" else x.shape[:1] for output in method.outputs}
+    if explained.outputs.keys() != declared.keys():
+        given = ", ".join(sorted(explained.outputs)) or "none"
+        raise ExportError(
+            f"{name} gives the outputs {given}, and declares {', '.join(sorted(declared)) or 'none'}"
+        )
+    for part, shape in {method.map_kind.output: x.shape, **declared}.items():
+        tensor = explained.map if part == method.map_kind.output else explained.outputs[part]
+        if tensor.dtype != tf.float32 or not tensor.shape.is_compatible_with(shape):
+            raise ExportError(
+                f"{name} gives {part} as {tensor.dtype.name} {tensor.shape}; it must be float32 {shape}"
+            )
+    return explained
 
 
 class _Builder:
@@ -274,8 +307,9 @@ class _Builder:
             model = self.model(replacements, compiled)
 
             def explain(images: tf.Tensor, *values: tf.Tensor) -> dict[str, tf.Tensor]:
-                parameters = dict(zip(names, values, strict=True))
-                return self.outputs(method, method.explain(model, self.model_input(images), parameters))
+                x = self.model_input(images)
+                explained = explained_by(method, model, x, dict(zip(names, values, strict=True)))
+                return self.outputs(method, explained)
 
             return explain
 
@@ -294,12 +328,6 @@ class _Builder:
         """The outputs of a method's signature, labels aside."""
         kind, scores, class_index = method.map_kind, explained.scores, explained.class_index
         probabilities = probabilities_of(scores, self.graph.head)
-        declared = {output.name for output in method.outputs}
-        if explained.outputs.keys() != declared:
-            raise ValueError(
-                f"method {method.name} gave the outputs {sorted(explained.outputs)}; "
-                f"it declares {sorted(declared)}"
-            )
         return {
             kind.output: explained.map,
             "saliency": kind.saliency(explained.map),

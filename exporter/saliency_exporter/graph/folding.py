@@ -20,7 +20,7 @@ from saliency_exporter.graph.forward_graph import (
     tensor_name,
     with_inputs,
 )
-from saliency_exporter.graph.nodes import attribute
+from saliency_exporter.graph.nodes import attribute, constant
 from saliency_exporter.graph.windows import axes
 
 _SCALED = {"Conv2D": 3, "DepthwiseConv2dNative": 2, "MatMul": 1}
@@ -71,18 +71,10 @@ def fold_weight_expressions(graph: ForwardGraph) -> ForwardGraph:
         if value.ndim and np.issubdtype(value.dtype, np.floating):
             weights[names[name]] = value
         else:
-            constants.append(_constant(names[name], value))
+            constants.append(constant(names[name], value))
     aliases = {name: f"{new}:0" for name, new in names.items() if name != f"{new}:0"}
     nodes = (*constants, *(with_inputs(node, aliases) for node in kept))
     return prune(replace(graph, nodes=nodes, weights=weights))
-
-
-def _constant(name: str, value: np.ndarray) -> NodeDef:
-    node = NodeDef(name=name, op="Const")
-    proto = tf.make_tensor_proto(value)
-    node.attr["value"].tensor.CopyFrom(proto)
-    node.attr["dtype"].type = proto.dtype
-    return node
 
 
 def fold_scales(graph: ForwardGraph) -> ForwardGraph:

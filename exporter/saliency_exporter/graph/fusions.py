@@ -19,7 +19,7 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from saliency_exporter.graph.evaluate import static_shapes
 from saliency_exporter.graph.forward_graph import ForwardGraph, node_name, tensor_name
-from saliency_exporter.graph.nodes import attribute
+from saliency_exporter.graph.nodes import attribute, constant
 
 Rewrite = Callable[[NodeDef, "_Graph"], "list[NodeDef] | None"]
 """`rewrite(node, graph) -> nodes`: what takes the node's place, the last one under its name; or None."""
@@ -81,14 +81,6 @@ class _Graph:
         return self.nodes.get(node_name(name))
 
 
-def _constant(name: str, value: np.ndarray) -> NodeDef:
-    node = NodeDef(name=name, op="Const")
-    proto = tf.make_tensor_proto(value)
-    node.attr["value"].tensor.CopyFrom(proto)
-    node.attr["dtype"].type = proto.dtype
-    return node
-
-
 def _channels_last(node: NodeDef) -> bool:
     return attribute(node, "data_format").s in _LAST
 
@@ -129,7 +121,7 @@ def _sum(node: NodeDef, around: _Graph) -> list[NodeDef] | None:
 
 def _apart(node: NodeDef) -> list[NodeDef]:
     """The sum with an axis of size 1 in front: no rule finds the bias or the activation through that."""
-    axis = _constant(f"{node.name}/axis", np.int32(0))
+    axis = constant(f"{node.name}/axis", np.int32(0))
     expanded = []
     for index, name in enumerate(node.input):
         one = NodeDef(name=f"{node.name}/operand_{index}", op="ExpandDims", input=[name, f"{axis.name}:0"])
@@ -155,7 +147,7 @@ def _is_fused_wrongly(node: NodeDef, around: _Graph) -> bool:
     same, and the rewriter gives up the whole graph. And of a product with a transposed operand there is no
     such kernel.
     """
-    if len(node.input) != 2 or any(_is_constant(name, around) for name in node.input):
+    if len(node.input) != 2 or any(_isconstant(name, around) for name in node.input):
         return False
     producers = [around.before(name) for name in node.input]
     contractions = [_bias_of(producer, around) for producer in producers if producer is not None]
@@ -169,7 +161,7 @@ def _is_fused_wrongly(node: NodeDef, around: _Graph) -> bool:
     return "LeakyRelu" in kinds or (is_shared and not _ACTIVATIONS.isdisjoint(kinds))
 
 
-def _is_constant(name: str, around: _Graph) -> bool:
+def _isconstant(name: str, around: _Graph) -> bool:
     before = around.before(name)
     return before.op == "Const" if before is not None else node_name(name) in around.graph.weights
 
@@ -233,7 +225,7 @@ def _scale_and_offset(node: NodeDef) -> Iterator[NodeDef]:
         return made
 
     inner = f"{node.name}/"
-    yield _constant(f"{inner}epsilon", np.asarray(epsilon, tf.as_dtype(of_statistics).as_numpy_dtype))
+    yield constant(f"{inner}epsilon", np.asarray(epsilon, tf.as_dtype(of_statistics).as_numpy_dtype))
     yield op("AddV2", "spread", variance, f"{inner}epsilon:0")
     yield op("Rsqrt", "precision", f"{inner}spread:0")
     yield op("Mul", "scale", f"{inner}precision:0", gamma)
@@ -256,7 +248,7 @@ def _padding(node: NodeDef, around: _Graph) -> list[NodeDef] | None:
     """
     if not any(reader.op == "Conv3D" for reader in around.readers.get(f"{node.name}:0", ())):
         return None
-    value = _constant(f"{node.name}/zero", np.zeros([], tf.as_dtype(node.attr["T"].type).as_numpy_dtype))
+    value = constant(f"{node.name}/zero", np.zeros([], tf.as_dtype(node.attr["T"].type).as_numpy_dtype))
     padded = NodeDef(name=node.name, op="PadV2", input=[*node.input, f"{value.name}:0"])
     for name in ("T", "Tpaddings"):
         if name in node.attr:
@@ -269,7 +261,7 @@ def _explicit_padding(node: NodeDef, around: _Graph) -> list[NodeDef] | None:
     if attribute(node, "padding").s != b"EXPLICIT":
         return None
     pairs = np.array(node.attr["explicit_paddings"].list.i, np.int32).reshape(-1, 2)
-    value = _constant(f"{node.name}/paddings", pairs)
+    value = constant(f"{node.name}/paddings", pairs)
     padded = NodeDef(name=f"{node.name}/padded", op="Pad", input=[node.input[0], f"{value.name}:0"])
     padded.attr["T"].type = node.attr["T"].type
     padded.attr["Tpaddings"].type = tf.int32.as_datatype_enum

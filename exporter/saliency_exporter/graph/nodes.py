@@ -1,9 +1,10 @@
-"""What a rule asks about a node and its inputs."""
+"""What is asked about a node and its inputs, and how a node is made."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
 from tensorflow.core.framework.node_def_pb2 import NodeDef
@@ -38,3 +39,12 @@ def is_plain_convolution(node: NodeDef, inputs: Sequence[tf.Tensor]) -> bool:
         and kernel.shape.is_fully_defined()
         and is_weight(kernel)
     )
+
+
+def constant(name: str, value: np.ndarray) -> NodeDef:
+    """A node that gives an array."""
+    node = NodeDef(name=name, op="Const")
+    proto = tf.make_tensor_proto(value)
+    node.attr["value"].tensor.CopyFrom(proto)
+    node.attr["dtype"].type = proto.dtype
+    return node

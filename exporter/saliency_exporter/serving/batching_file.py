@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
 from google.protobuf.message import Message
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.serving.batching import BatchingParameters
+from saliency_exporter.serving.text_protos import read_text_proto
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _WRAPPERS = {
@@ -35,13 +36,7 @@ def read_batching_file(path: Path) -> BatchingParameters:
             other dimensions, which the local server does not do.
     """
     # Its fields are declared below, so no checker knows them.
-    message: Any = _message_class()()
-    try:
-        text_format.Parse(path.read_text(), message)
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise ExportError(
-            f"cannot read {path}: {error}", hint="it is a BatchingParameters text proto"
-        ) from error
+    message: Any = read_text_proto(path, _message_class()())
     for name, asked in (
         ("enable_large_batch_splitting", message.enable_large_batch_splitting.value),
         ("pad_variable_length_inputs", message.pad_variable_length_inputs),

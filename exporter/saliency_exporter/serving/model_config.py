@@ -126,16 +126,11 @@ def read_model_config_file(path: Path) -> list[ModelConfig]:
     Raises:
         ExportError: the file cannot be read or parsed, or holds no model.
     """
-    from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
-    config = model_server_config_pb2.ModelServerConfig()
-    try:
-        text_format.Parse(path.read_text(), config)
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise ExportError(
-            f"cannot read {path}: {error}", hint="it is a ModelServerConfig text proto"
-        ) from error
+    from saliency_exporter.serving.text_protos import read_text_proto
+
+    config = read_text_proto(path, model_server_config_pb2.ModelServerConfig())
     if not config.model_config_list.config:
         raise ExportError(f"{path} names no model", hint="add a config { … } to its model_config_list")
     return [

@@ -22,7 +22,7 @@ Functions = Mapping[str, ConcreteFunction]
 
 
 @dataclass(frozen=True)
-class Calls:
+class KeptCalls:
     """What a kept signature was given in the exporting process, and what it answered.
 
     Attributes:
@@ -45,7 +45,7 @@ def describe_kept(functions: Functions) -> dict[str, KeptSignature]:
     }
 
 
-def kept_references(functions: Functions, example: tuple[int, ...]) -> dict[str, Calls]:
+def kept_references(functions: Functions, example: tuple[int, ...]) -> dict[str, KeptCalls]:
     """What every signature answers to inputs made up for it.
 
     Floats are random in −1..1, of the explained input's shape where the signature leaves sizes open; whole
@@ -62,13 +62,13 @@ def kept_references(functions: Functions, example: tuple[int, ...]) -> dict[str,
         try:
             outputs = function(**{key: tf.constant(value) for key, value in inputs.items()})
         except (ValueError, TypeError, tf.errors.OpError):
-            references[name] = Calls({}, {})
+            references[name] = KeptCalls({}, {})
             continue
-        references[name] = Calls(inputs, {key: tensor.numpy() for key, tensor in outputs.items()})
+        references[name] = KeptCalls(inputs, {key: tensor.numpy() for key, tensor in outputs.items()})
     return references
 
 
-def kept_arrays(references: Mapping[str, Calls]) -> dict[str, np.ndarray]:
+def kept_arrays(references: Mapping[str, KeptCalls]) -> dict[str, np.ndarray]:
     """The references as the arrays of one file, by `kept/SIGNATURE/input/NAME` and …/output/NAME."""
     arrays: dict[str, np.ndarray] = {}
     for name, calls in references.items():

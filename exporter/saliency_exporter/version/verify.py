@@ -133,12 +133,12 @@ def verify(
         problems += kept_problems(servable, manifest.kept_signatures, reference)
         rows: list[Row] = []
         requests: list[predict_pb2.PredictRequest] = []
-        replays: list[_Replay] = []
+        replays: list[_RecordRun] = []
         if not problems:
             requests = list(read_warmup(version_dir))
             running = "running" if manifest.compile == "none" else "compiling and running"
             step(f"{running} {len(requests)} warmup records")
-            replays = _replays(servable, manifest, reference, requests)
+            replays = _record_runs(servable, manifest, reference, requests)
             for row in _rows(servable, manifest, reference, _first_ms(requests, replays)):
                 rows.append(row)
                 progress(row)
@@ -378,19 +378,19 @@ def _refusal_problems(
                 yield f"{signature} refuses class_index {manifest.classes} with: {error.message}"
 
 
-class _Replay(NamedTuple):
+class _RecordRun(NamedTuple):
     """A warmup record that has run: its milliseconds, and what is wrong with the answer, or ""."""
 
     ms: float
     problem: str
 
 
-def _replays(
+def _record_runs(
     servable: Servable,
     manifest: Manifest,
     reference: Mapping[str, np.ndarray],
     requests: Sequence[predict_pb2.PredictRequest],
-) -> list[_Replay]:
+) -> list[_RecordRun]:
     """Runs every record, several side by side, since a program is compiled by one thread.
 
     Each has to be answered as the reference's examples, which it is made of. Those of signatures that the
@@ -398,7 +398,7 @@ def _replays(
     """
     compared = _signatures(manifest)
 
-    def replay(request: predict_pb2.PredictRequest) -> _Replay:
+    def replay(request: predict_pb2.PredictRequest) -> _RecordRun:
         signature = request.model_spec.signature_name
         inputs = {name: to_array(proto) for name, proto in request.inputs.items()}
         start = time.perf_counter()
@@ -410,7 +410,7 @@ def _replays(
                 problem = _warmup_problem(outputs, signature, inputs, manifest, reference)
         except (ServableError, ExportError) as error:
             problem = str(error)
-        return _Replay(ms, problem)
+        return _RecordRun(ms, problem)
 
     # A GPU's memory is for one batch at a time.
     threads = 1 if tf.config.list_physical_devices("GPU") else min(_MOST_THREADS, os.cpu_count() or 1)
@@ -423,7 +423,7 @@ def _replays(
 
 
 def _first_ms(
-    requests: Sequence[predict_pb2.PredictRequest], replays: Sequence[_Replay]
+    requests: Sequence[predict_pb2.PredictRequest], replays: Sequence[_RecordRun]
 ) -> dict[tuple[str, int], float]:
     """Milliseconds of the first record of each signature and batch size that asks for all outputs."""
     first: dict[tuple[str, int], float] = {}

@@ -42,7 +42,7 @@ from saliency_exporter.version.describe import (
     describe_method,
     describe_preprocessing,
 )
-from saliency_exporter.version.kept import Calls, describe_kept, kept_arrays, kept_references
+from saliency_exporter.version.kept import KeptCalls, describe_kept, kept_arrays, kept_references
 from saliency_exporter.version.manifest import Images, Manifest, Score, Verification, write_manifest
 from saliency_exporter.version.reference import reference_path, started_reference
 from saliency_exporter.version.server_needs import server_needs
@@ -271,7 +271,7 @@ def _save(forward: Forward, signatures: Signatures, kept: Kept | None, directory
 
 
 def _write_reference(
-    directory: Path, reference: Mapping[str, np.ndarray], kept_calls: Mapping[str, Calls]
+    directory: Path, reference: Mapping[str, np.ndarray], kept_calls: Mapping[str, KeptCalls]
 ) -> None:
     arrays: dict[str, Any] = {**reference, **kept_arrays(kept_calls)}
     np.savez_compressed(reference_path(directory), **arrays)

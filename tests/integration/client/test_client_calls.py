@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scripted_server
 from scripted_server import CLASSES, MODEL, LinearModel, from_proto, serving
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
@@ -322,6 +323,19 @@ def test_predict_refuses_a_signature_that_the_model_does_not_have(client):
         InputError, match="has no signature 'classify'; it has class_labels, explain_gradients"
     ):
         client.predict(IMAGES, signature="classify")
+
+
+def test_a_signature_of_tensorflows_own_is_not_listed(client, monkeypatch):
+    original = scripted_server.signature_defs
+
+    def with_own(model):
+        return {**original(model), "__saved_model_init_op": scripted_server.signature_def({}, {}, {})}
+
+    monkeypatch.setattr(scripted_server, "signature_defs", with_own)
+    assert "__saved_model_init_op" in client.signatures()
+    with pytest.raises(InputError, match="has no signature 'classify'") as error:
+        client.predict(IMAGES, signature="classify")
+    assert "__saved_model" not in str(error.value)
 
 
 def test_wait_ready_returns_when_the_model_becomes_available(server, client):

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import scripted_server
 from cli_harness import Cli, Run
 from PIL import Image
 from scripted_server import ScriptedServer
@@ -83,10 +84,50 @@ def test_a_failure_of_one_image_among_several_is_1(cli: Cli, photo: Path, server
     assert "error: cat.png: " in run.err
 
 
-def test_an_unknown_method_lists_those_on_offer(cli: Cli, photo: Path) -> None:
-    run = cli("explain", photo, "--method", "guided")
+@pytest.mark.parametrize(
+    ("command", "method", "hint"),
+    [
+        ("explain", "smoth", "did you mean smooth?"),
+        ("bench", "smoth", "did you mean smooth?"),
+        ("bench", "predct", "did you mean predict?"),
+        ("explain", "lime", "choose one with --method"),
+        ("bench", "lime", "choose one with --method or predict"),
+    ],
+)
+def test_an_unknown_method_is_wrong_usage_and_those_on_offer_are_listed(
+    cli: Cli, photo: Path, command: str, method: str, hint: str
+) -> None:
+    run = cli(command, photo, "--method", method)
+    assert (run.code, run.out) == (2, "")
+    offered = "it offers gradients, smooth"
+    assert run.err == f"error: the model offers no method {method!r}; {offered}\nhint: {hint}\n"
+
+
+@pytest.mark.parametrize("command", ["explain", "bench"])
+def test_a_model_without_methods_is_a_failure_whatever_method_is_typed(
+    cli: Cli, photo: Path, server: ScriptedServer, command: str
+) -> None:
+    server.hidden |= {"explain_gradients", "explain_smooth", "parameter_defaults"}
+    run = cli(command, photo)
     assert run.code == 1
-    assert "offers no method 'guided'; it offers gradients, smooth" in run.err
+    assert "the model offers no method 'gradients'; it offers none" in run.err
+    assert "hint: export it with saliency-exporter" in run.err
+
+
+@pytest.mark.parametrize("command", [["predict", "cat.png"], ["bench", "--method", "predict"]], ids=" ".join)
+def test_signatures_of_tensorflows_own_are_not_listed(
+    cli: Cli, photo: Path, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    original = scripted_server.signature_defs
+
+    def with_own(model: object) -> object:
+        return {**original(model), "__saved_model_init_op": scripted_server.signature_def({}, {}, {})}
+
+    monkeypatch.setattr(scripted_server, "signature_defs", with_own)
+    server.hidden |= {"serving_default", "explain_smooth", "parameter_defaults"}
+    run = cli(*command)
+    listed = "class_labels, explain_gradients"
+    assert (run.code, run.err) == (1, f"error: the model has no signature serving_default; it has {listed}\n")
 
 
 @pytest.mark.parametrize("command", ["explain", "predict", "status", "signatures", "bench"])
@@ -97,6 +138,23 @@ def test_a_server_and_a_model_are_asked_for(cli: Cli, photo: Path, command: str)
     assert "SALIENCY_SERVER" in run.err
     run = cli(*arguments, SALIENCY_MODEL="")
     assert (run.code, "no model is given" in run.err) == (2, True)
+
+
+@pytest.mark.parametrize("variable", ["SALIENCY_SERVER", "SALIENCY_MODEL"])
+def test_a_server_and_a_model_are_asked_for_before_a_file_is_looked_at(
+    cli: Cli, photo: Path, variable: str
+) -> None:
+    (cli.folder / "cat-gradients.png").touch()
+    for command in (
+        ["explain", photo],
+        ["explain", photo, "--skip-existing"],
+        ["explain", "gone.png"],
+        ["predict", "gone.png"],
+        ["bench", "gone.png"],
+    ):
+        run = cli(*command, **{variable: ""})
+        assert (run.code, run.out) == (2, ""), command
+        assert run.err.startswith(f"error: no {variable.removeprefix('SALIENCY_').lower()} is given"), command
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ def test_smooth_sends_its_parameters_and_tells_the_relative_error(
         "explain", photo, "-M", "smooth", "--num-samples", 16, "--noise-level", 0.25, "--seed", 7, "--json"
     )
     assert run.record["relative_error"] == 0.25  # the scripted server's 1/sqrt(n)
+    assert run.record["outputs"] == {}, "what has a field of its own is not repeated"
     assert run.record["file"] == "cat-smooth.png"
     inputs = server.requests[-1].inputs
     assert np.frombuffer(inputs["num_samples"].tensor_content, "<i4") == 16

@@ -144,6 +144,17 @@ def test_local_wants_a_version_and_no_server(cli: Cli, photo: Path, uncompiled_v
     assert (run.code, "does not exist" in run.err) == (2, True)
 
 
+def test_local_names_a_version_that_lies_one_level_deeper(cli: Cli, photo: Path) -> None:
+    (cli.folder / "models" / "a").mkdir(parents=True)
+    run = cli("explain", photo, "--local", "models")
+    assert (run.code, "hint: export a model first\n" in run.err) == (1, True)
+    for version in ("models/b/2", "models/b/10", "models/c/1"):
+        (cli.folder / version).mkdir(parents=True)
+        (cli.folder / version / "saved_model.pb").touch()
+    run = cli("explain", photo, "--local", "models")
+    assert (run.code, "hint: name a version in it: --local models/b/10\n" in run.err) == (1, True)
+
+
 @pytest.mark.parametrize("method", ["gradients", "guided", "smooth"])
 def test_every_method_of_a_real_model_gives_its_map(
     real_cli: Cli, pixels: np.ndarray, reference: object, method: str

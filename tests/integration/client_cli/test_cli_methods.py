@@ -109,9 +109,28 @@ def test_what_has_no_signs_is_not_drawn_with_them(
         (["--param", "=5"], "--param '=5' is not NAME=VALUE", ""),
         (["--param", "num_steps="], "num_steps is ''; it takes a number", ""),
         (["--param", "num_steps=many"], "num_steps is 'many'; it takes a number", ""),
-        (["--param", "baseline=nan"], "baseline is 'nan'; it takes a number", ""),
-        (["--param", "baseline=inf"], "baseline is 'inf'; it takes a number", ""),
-        (["--param", "baseline=1e999"], "baseline is '1e999'; it takes a number", ""),
+        (
+            ["--param", "baseline=nan"],
+            "baseline is 'nan'; it takes a finite number",
+            "as in --param baseline=1",
+        ),
+        (
+            ["--param", "baseline=inf"],
+            "baseline is 'inf'; it takes a finite number",
+            "as in --param baseline=1",
+        ),
+        (
+            ["--param", "baseline=1e999"],
+            "baseline is '1e999'; it takes a finite number",
+            "as in --param baseline=1",
+        ),
+        (["--noise-level", "nan"], "noise_level is 'nan'; it takes a finite number", "as in --noise-level 1"),
+        (
+            ["--param", "noise_level=inf"],
+            "noise_level is 'inf'; it takes a fi",
+            "as in --param noise_level=1",
+        ),
+        (["--num-samples", "many"], "num_samples is 'many'; it takes a number", "as in --num-samples 1"),
         (["--param", "num_steps=3", "--param", "num_steps=3"], "num_steps is given twice", ""),
         (["--param", "seed=3", "--seed", "3"], "seed is given twice", ""),
         (["--seed", "3", "--seed", "4"], "seed is given twice", ""),
@@ -125,6 +144,19 @@ def test_a_parameter_that_cannot_work_is_a_usage_error(
     assert f"error: {error}" in run.err
     assert f"hint: {hint}" in run.err
     assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (["--num-samples", "2.5"], "as in --num-samples 1"),
+        (["--param", "num_samples=2.5"], "as in --param num_samples=1"),
+    ],
+)
+def test_a_hint_names_the_option_that_was_typed(cli: Cli, photo: Path, options: list[str], hint: str) -> None:
+    run = cli("explain", photo, "-M", "smooth", *options)
+    assert run.code == 2
+    assert run.err == f"error: num_samples is 2.5; it takes whole numbers\nhint: {hint}\n"
 
 
 @pytest.mark.parametrize("option", [["--class-index", "1"], ["--class", "1"], ["--top", "2"]])

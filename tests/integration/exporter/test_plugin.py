@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 from server_process import ServerProcess
 
@@ -62,15 +63,20 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(version: Path) -> Iterator[SaliencyClient]:
-    # The package is not there where the export is served.
+def target(version: Path) -> Iterator[str]:
+    """A server in an environment in which the package is not installed."""
     server = ServerProcess(f"linear={version.parent}")
     try:
-        with SaliencyClient(server.target, model="linear") as client:
-            client.wait_ready(120)
-            yield client
+        yield server.target
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def client(target: str) -> Iterator[SaliencyClient]:
+    with SaliencyClient(target, model="linear") as client:
+        client.wait_ready(120)
+        yield client
 
 
 def test_it_is_verified_with_every_signature(version: Path) -> None:
@@ -80,8 +86,7 @@ def test_it_is_verified_with_every_signature(version: Path) -> None:
 
 
 def test_it_is_verified_again_where_its_package_is_not_installed(version: Path) -> None:
-    command = [sys.executable, "-m", "saliency_exporter", "verify", str(version)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = preloaded.run([sys.executable, "-m", "saliency_exporter", "verify", str(version)])
     assert done.returncode == 0, done.stderr
 
 
@@ -148,21 +153,23 @@ def test_a_value_outside_its_bounds_is_refused_by_name(client: SaliencyClient) -
         client.explain(IMAGES, method=METHOD, num_samples=9)
 
 
-def test_the_clients_commands_know_it(client: SaliencyClient, version: Path, tmp_path: Path) -> None:
+def test_the_clients_commands_know_it(client: SaliencyClient, target: str, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", IMAGES[0])
-    command = [sys.executable, "-m", "saliency_client"]
-    where = ["--local", str(version)]
-    shown = subprocess.run([*command, "signatures", *where], capture_output=True, text=True, timeout=240)
-    assert f"explain_{METHOD}" in shown.stdout, shown.stderr
-    arguments = ["explain", str(tmp_path / "x.npy"), *where, "--method", METHOD, "--param", "factor=2"]
-    done = subprocess.run(
-        [*command, *arguments, "--json", "-o", f"{tmp_path}/", "--format", "npz"],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    record = json.loads(done.stdout)
+    where = ["--server", target, "--model", "linear"]
+
+    def command(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "saliency_client", *arguments, *where],
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert f"explain_{METHOD}" in command("signatures")
+    asked = ["explain", str(tmp_path / "x.npy"), "--method", METHOD, "--param", "factor=2"]
+    record = json.loads(command(*asked, "--json", "-o", f"{tmp_path}/", "--format", "npz"))
     assert record["method"] == METHOD
     saved = np.load(record["file"])
     np.testing.assert_allclose(saved["total"], 2 * saved["score"], rtol=1e-4)

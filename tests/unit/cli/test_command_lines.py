@@ -8,10 +8,12 @@ import sys
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 import saliency_client.cli
 import saliency_exporter.cli
+from saliency_client.render import colormap_name
 from saliency_exporter.cli.steps import Steps
 
 PROGRAMS = {"saliency-client": saliency_client.cli.main, "saliency-exporter": saliency_exporter.cli.main}
@@ -89,6 +91,60 @@ def test_a_shell_can_complete(program: str, shell: str) -> None:
     assert "completion" in answer.output
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_help_of_completion_makes_the_folder_before_it_writes_into_it(program: str) -> None:
+    page = CliRunner().invoke(PROGRAMS[program], ["completion", "--help"]).output
+    made: set[str] = set()
+    written = []
+    for line in map(str.strip, page.splitlines()):
+        made |= {line.removeprefix("mkdir -p ")} if line.startswith("mkdir -p ") else set()
+        if " > " in line:
+            folder, _, file = line.partition(" > ")[2].rpartition("/")
+            assert folder in made, line
+            written.append(file)
+    assert len(written) == 3
+
+
+def completions(*words: str) -> list[tuple[str, str]]:
+    """(kind, word) of what `saliency-client` completes the last of these words with."""
+    *before, incomplete = words
+    shell = ShellComplete(PROGRAMS["saliency-client"], {}, "saliency-client", "_SALIENCY_CLIENT_COMPLETE")
+    return [(item.type, item.value) for item in shell.get_completions(before, incomplete)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("explain", "ca"),
+        ("explain", "cat.jpg", "do"),
+        ("explain", "cat.jpg", "-o", "ma"),
+        ("explain", "cat.jpg", "--out", "ma"),
+        ("predict", "ca"),
+        ("predict", "cat.jpg", "do"),
+        ("bench", "ca"),
+        ("explain", "cat.jpg", "--labels", "na"),
+        ("status", "--ca", "ce"),
+    ],
+    ids=" ".join,
+)
+def test_a_shell_completes_files_where_a_path_is_typed(words: tuple[str, ...]) -> None:
+    assert completions(*words) == [("file", words[-1])]
+
+
+def test_a_shell_completes_a_folder_for_a_local_version() -> None:
+    assert completions("explain", "--local", "mo") == [("dir", "mo")]
+
+
+def test_a_shell_completes_names_of_color_maps_that_the_option_takes() -> None:
+    found = completions("explain", "cat.jpg", "--colormap", "virid")
+    assert found == [("plain", "viridis"), ("plain", "viridis_r")]
+    names = [name for _, name in completions("explain", "--colormap", "co")]
+    assert "coolwarm" in names, "which several catalogs have"
+    for name in names:
+        assert ":" not in name
+        assert colormap_name(name).endswith(name)
+
+
 class Terminal(io.StringIO):
     """A stream that is a terminal."""
 
@@ -145,3 +201,19 @@ def test_a_step_that_fails_leaves_its_line(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ZeroDivisionError):
         fail()
     assert stream.getvalue() == "one …\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "incomplete", "offered"),
+    [
+        (["export"], "my-mo", [("file", "my-mo")]),
+        (["serve"], "m=mod", [("file", "m=mod")]),
+        (["export", "m.keras", "models/m", "--methods"], "gradients,sm", [("plain", "gradients,smooth")]),
+    ],
+)
+def test_a_shell_completes_models_and_names_of_methods(words, incomplete, offered):
+    completer = ShellComplete(
+        PROGRAMS["saliency-exporter"], {}, "saliency-exporter", "_SALIENCY_EXPORTER_COMPLETE"
+    )
+    items = completer.get_completions(words, incomplete)
+    assert [(item.type, item.value) for item in items] == offered

@@ -73,7 +73,14 @@ def test_every_common_form_is_read_in_class_order(tmp_path: Path, content: str) 
         (b'{"a": 0, "b": 0, "c": 1}', "two names to one class"),
         (b'["a", ' + b"1" * 5000 + b"]", "not valid JSON"),
         (b'{"0": "a", "1": "b", "3": "c"}', "no name for class 2"),
-        (b'{"0": "a", "x": "b"}', "keys that are not class indices"),
+        (b'{"0": "a", "x": "b"}', "has the key 'x'; keys are class indices"),
+        (
+            b'{"classes": ["a", "b"]}',
+            "has the key 'classes'; keys are class indices .0, 1, ….*, or names whose",
+        ),
+        (b'{"a": 0, "b": 1.5}', "has the key 'a'; .* or names whose values are all class indices$"),
+        (b'{"0": "a", "-1": "b"}', "has the key '-1'; keys"),
+        (b'{"' + b"9" * 5000 + b'": "a"}', "has the key '9{40}…'; keys"),
     ],
 )
 def test_a_file_that_does_not_name_the_classes_is_refused(

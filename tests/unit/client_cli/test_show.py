@@ -14,7 +14,7 @@ RECORD = {
     "probability": 0.1234,
     "score": 5.678,
     "relative_error": 0.07,
-    "outputs": {"relative_error": 0.07},
+    "outputs": {"steps_used": 8},
     "milliseconds": 41.6,
     "method": "smooth",
     "model": "lite0",
@@ -32,14 +32,14 @@ def test_a_single_result_has_a_block_of_its_own():
     text = Line("cat.jpg", RECORD, width=8, alone=True).render().plain
     assert text.splitlines() == [
         "tabby (281)  12.3 %",
-        "smooth of lite0 version 3, score 5.68, relative error 0.07, 42 ms",
+        "smooth of lite0 version 3, score 5.68, relative error 0.07, steps used 8, 42 ms",
         "cat-smooth.png",
     ]
 
 
 def test_what_a_result_has_not_is_left_out():
     bare = {**RECORD, "rank": None, "label": "", "probability": None, "score": None, "relative_error": None}
-    bare["outputs"] = {"relative_error": None}
+    bare["outputs"] = {"steps_used": None}
     bare |= {"version": None, "files": []}
     assert Line("cat.jpg", bare, 8, alone=False).render().plain.split() == [
         "cat.jpg",

@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from callables import source_of
 
+from saliency_exporter.contract.build import build_signatures
+from saliency_exporter.contract.settings import Settings
 from saliency_exporter.contract.slices import run_in_slices
 from saliency_exporter.errors import ExportError
+from saliency_exporter.graph.replay import Forward
+from saliency_exporter.graph.trace import trace
+from saliency_exporter.methods.declarations import Explained
+from saliency_exporter.methods.gradients import METHOD as GRADIENTS
+from saliency_exporter.sources.preprocessing import builtin
 
 
 def test_non_finite_float_images_are_refused_by_position(signatures_of):
@@ -71,3 +81,34 @@ def test_a_sigmoid_head_is_bypassed_too(signatures_of):
 def test_guided_is_refused_for_a_model_without_rectifier(signatures_of):
     with pytest.raises(ExportError, match="no rectifier"):
         signatures_of(lambda x: x, (3,), methods=("guided",))
+
+
+@pytest.mark.parametrize(
+    ("explain", "message"),
+    [
+        (
+            lambda model, x, p: model.gradients(x, p["class_index"])[0],
+            "gives a .*Tensor, and must give an Explained",
+        ),
+        (
+            lambda model, x, p: Explained(*model.gradients(x, p["class_index"]), {"more": x}),
+            "gives the outputs more, ",
+        ),
+        (
+            lambda model, x, p: Explained(tf.reduce_sum(x, -1), *model.gradients(x, p["class_index"])[1:]),
+            r"gives gradients as float32 \(None, 2\); it must be float32 \(None, 2, 3\)",
+        ),
+        (
+            lambda model, x, p: Explained(tf.cast(x, tf.float64), *model.gradients(x, p["class_index"])[1:]),
+            "gives gradients as float64",
+        ),
+        (lambda model, x, p: p["no_such"], "fails while it is traced: KeyError"),
+    ],
+    ids=["a tensor", "other outputs", "another shape", "another dtype", "an error"],
+)
+def test_a_method_that_gives_something_else_than_it_declares_is_refused_by_name(explain, message):
+    method = replace(GRADIENTS, name="mine", explain=explain)
+    settings = Settings(methods=(method,), batch_sizes=(1,), compile="none")
+    forward = Forward(trace(source_of(lambda x: tf.reduce_sum(x, axis=1), (2, 3))))
+    with pytest.raises(ExportError, match=f"method 'mine' {message}"):
+        build_signatures(forward, builtin("none"), settings, "model")["explain_mine"].get_concrete_function()
