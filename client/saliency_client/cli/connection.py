@@ -108,8 +108,8 @@ def _target(connection: Connection, stack: ExitStack) -> tuple[str | list[str], 
 def _local_server(version_dir: Path) -> Iterator[tuple[str, str]]:
     """(target, model name) of a server in this process.
 
-    The one place of the client that imports the exporter, and only for --local: everything else runs where
-    neither it nor TensorFlow is installed.
+    This module alone imports the exporter, inside the functions of --local: all else runs where neither
+    it nor TensorFlow is installed.
     """
     _check_version_dir(version_dir)
     try:
