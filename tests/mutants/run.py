@@ -241,7 +241,7 @@ MUTANTS = (
     ),
     Mutant(
         "a final softmax is explained",
-        "graph/trace.py",
+        "graph/head.py",
         '_HEADS: dict[str, Head] = {"Softmax": "softmax", "Sigmoid": "sigmoid"}',
         '_HEADS: dict[str, Head] = {"Sigmoid": "sigmoid"}',
         "test_signature_functions.py::test_a_model_that_ends_in_softmax_is_explained_by_its_logits_unless_told_otherwise",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,18 +11,17 @@ import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-from tensorflow.python.framework.function_def_to_graph import function_def_to_graph_def
 
 from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.graph.branches import without_decided_branches
 from saliency_exporter.graph.forward_graph import (
     ForwardGraph,
-    Head,
     node_name,
     prune,
-    tensor_name,
     with_inputs,
 )
+from saliency_exporter.graph.head import find_head
+from saliency_exporter.graph.inlining import inline_calls, topological
 
 if TYPE_CHECKING:
     from saliency_exporter.sources.source import Source
@@ -30,16 +29,8 @@ if TYPE_CHECKING:
 MAX_GRAPH_BYTES = 2**31 - 1
 """A GraphDef is a protocol buffer: no larger than 2 GiB - 1."""
 
-_CALL_OPS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 # Ops that only pass their inputs on. A stop_gradient changes the gradient and is not one of them.
 _TRANSPARENT_OPS = frozenset({"Identity", "IdentityN", "PlaceholderWithDefault", "Snapshot"})
-# Attributes that hold for the process or the function the node was traced in, not for what it computes. A
-# `_gradient_op_type` names a gradient function that is registered in that process alone: without it, plain
-# differentiation of the ops before the IdentityN gives the same derivative.
-_LOCAL_ATTRIBUTES = ("_gradient_op_type", "_XlaMustCompile", "_output_shapes", "_class")
-_HEADS: dict[str, Head] = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
-# What may stand between the last activation and the model's output without changing the classes.
-_HEAD_TRANSPARENT_OPS = frozenset({"Cast", "EnsureShape"})
 
 
 def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
@@ -68,7 +59,7 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
     captures = {node_name(placeholder.name): handle for handle, placeholder in function.graph.captures}
     frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
     graph_def = frozen.graph.as_graph_def()
-    nodes, weights = _lift_weights(_topological(_inline_calls(graph_def)), set(captures))
+    nodes, weights = _lift_weights(topological(inline_calls(graph_def)), set(captures))
     nodes, aliases = _without_transparent(nodes)
     output_name = aliases.get(frozen.outputs[0].name, frozen.outputs[0].name)
     graph = ForwardGraph(
@@ -86,7 +77,7 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
     )
     graph = without_decided_branches(prune(graph))
     as_it_is = replace(graph, head="output", head_assumed=False)
-    graph = prune(as_it_is if score == "output" else _find_head(graph))
+    graph = prune(as_it_is if score == "output" else find_head(graph))
     _refuse_resources(graph, source.name)
     return graph
 
@@ -125,76 +116,6 @@ def _single_output(outputs: object, name: str) -> tf.Tensor:
             hint="export a model whose last layer gives one score for each class",
         )
     return output
-
-
-def _inline_calls(graph_def: GraphDef) -> list[NodeDef]:
-    """The nodes with every plain function call replaced by the function's body.
-
-    TensorFlow's own inliner leaves calls that a layer marked to be compiled on their own (Keras 3 does so for
-    grouped convolutions); the whole forward pass is compiled later, so that mark has no meaning here.
-    """
-    functions = {function.signature.name: function for function in graph_def.library.function}
-    nodes = list(graph_def.node)
-    while any(node.op in _CALL_OPS for node in nodes):
-        expanded: list[NodeDef] = []
-        aliases: dict[str, str] = {}
-        for node in nodes:
-            if node.op not in _CALL_OPS:
-                expanded.append(node)
-                continue
-            function = functions[node.attr["f"].func.name]
-            body, flat_names = function_def_to_graph_def(function)
-            arguments = {argument.name: i for i, argument in enumerate(function.signature.input_arg)}
-            inputs = [name for name in node.input if not name.startswith("^")]
-            for inner in body.node:
-                if inner.name in arguments:
-                    aliases[f"{node.name}/{inner.name}:0"] = tensor_name(inputs[arguments[inner.name]])
-                    continue
-                copy = NodeDef()
-                copy.CopyFrom(inner)
-                copy.name = f"{node.name}/{inner.name}"
-                del copy.input[:]
-                copy.input.extend(f"{node.name}/{name}" for name in inner.input if not name.startswith("^"))
-                expanded.append(copy)
-            for index, result in enumerate(function.signature.output_arg):
-                flat = flat_names.get(function.ret[result.name], function.ret[result.name])
-                aliases[f"{node.name}:{index}"] = f"{node.name}/{tensor_name(flat)}"
-        nodes = [with_inputs(node, aliases) for node in expanded]
-    return nodes
-
-
-def _topological(nodes: Sequence[NodeDef]) -> list[NodeDef]:
-    """Copies of the nodes without control inputs and local attributes, each after what it reads."""
-    by_name: dict[str, NodeDef] = {}
-    for node in nodes:
-        copy = NodeDef()
-        copy.CopyFrom(node)
-        copy.ClearField("device")
-        for attribute in _LOCAL_ATTRIBUTES:
-            if attribute in copy.attr:
-                del copy.attr[attribute]
-        # What a control input orders (assertions, reads of variables) has no effect on a frozen forward pass.
-        data_inputs = [name for name in copy.input if not name.startswith("^")]
-        del copy.input[:]
-        copy.input.extend(data_inputs)
-        by_name[copy.name] = copy
-    ordered: list[NodeDef] = []
-    done: set[str] = set()
-    for root in by_name:
-        stack: list[tuple[str, Iterator[str]]] = [(root, iter(by_name[root].input))]
-        while stack:
-            name, inputs = stack[-1]
-            if name in done:
-                stack.pop()
-                continue
-            missing = next((node_name(i) for i in inputs if node_name(i) not in done), None)
-            if missing is None:
-                done.add(name)
-                ordered.append(by_name[name])
-                stack.pop()
-            else:
-                stack.append((missing, iter(by_name[missing].input)))
-    return ordered
 
 
 def _variables_of(source: Source, captures: Mapping[str, tf.Tensor]) -> dict[str, tf.Variable]:
@@ -240,14 +161,3 @@ def _library_of(graph_def: GraphDef) -> GraphDef:
     library = GraphDef()
     library.library.CopyFrom(graph_def.library)
     return library
-
-
-def _find_head(graph: ForwardGraph) -> ForwardGraph:
-    """Takes the input of a final softmax or sigmoid as the scores (Simonyan et al. 2013)."""
-    nodes = graph.node_map()
-    name = graph.scores
-    while (node := nodes.get(node_name(name))) is not None and node.op in _HEAD_TRANSPARENT_OPS:
-        name = tensor_name(node.input[0])
-    if node is not None and node.op in _HEADS:
-        return replace(graph, scores=tensor_name(node.input[0]), head=_HEADS[node.op], head_assumed=False)
-    return graph
