@@ -21,10 +21,10 @@ class Signatures:
     """The signatures of a callable, called with NumPy arrays."""
 
     def __init__(self, call: Callable, input_shape: tuple[int, ...], score: str, **settings: Any) -> None:
-        graph = trace(source_of(call, input_shape), score=score)
+        self.graph = trace(source_of(call, input_shape), score=score)
         settings = {"compile": "none", "batch_sizes": (1, 4), "target": "cpu", **settings}
         settings["methods"] = find_methods(settings.get("methods", OWN))
-        self.functions = build_signatures(Forward(graph), builtin("none"), Settings(**settings), "model")
+        self.functions = build_signatures(Forward(self.graph), builtin("none"), Settings(**settings), "model")
 
     def __call__(self, signature: str, images: Any, **parameters: Any) -> Mapping[str, np.ndarray]:
         dtypes = {spec.name: spec.dtype for spec in self.functions[signature].input_signature}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from saliency_exporter.version.manifest import (
     Activations,
+    GradientAgreement,
     GraphVersions,
     Images,
     Manifest,
@@ -34,6 +35,7 @@ EXPORT = Manifest(
     methods={},
     kept_signatures={},
     warmup_records=0,
+    gradient_agreement=GradientAgreement(0.0, 2),
     server=ServerNeeds("2.18", ("it is the oldest",), "2.20", None, GraphVersions(1, 1)),
     tensorflow="2.20.0",
     exporter="0.1.0",

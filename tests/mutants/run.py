@@ -35,6 +35,34 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "an author's gradient is dropped",
+        "graph/replay.py",
+        "own = self.graph.own_gradients.get(key_of(node)) if is_gate(node) else None",
+        "own = None",
+        "test_own_gradients.py::test_an_op_keeps_the_gradient_that_its_author_gave_it",
+    ),
+    Mutant(
+        "a swish with another gradient loses it",
+        "graph/own_gradients.py",
+        "return bool(np.allclose(found, expected, rtol=0, atol=16 * rounding))",
+        "return True",
+        "test_own_gradients.py::test_a_swish_with_another_gradient_keeps_it",
+    ),
+    Mutant(
+        "the traced gradient is not held to the model's own",
+        "version/agreement.py",
+        "if not all(difference <= bound for difference in differences):",
+        "if False:",
+        "test_agreement.py::test_what_tracing_alone_loses_is_seen",
+    ),
+    Mutant(
+        "a model of whole numbers keeps its cast",
+        "graph/integer_input.py",
+        "    if not is_cut:",
+        "    if True:",
+        "test_integer_input.py::test_a_model_on_whole_numbers_is_cut_at_its_cast_to_floats",
+    ),
+    Mutant(
         "ReLU6 passes above its bound",
         "rules/guided.py",
         "if bounds == (0, 6):\n        return tf.raw_ops.Relu6Grad(",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
@@ -54,10 +55,12 @@ def evaluate(graph: ForwardGraph, nodes: Sequence[NodeDef], fetches: Sequence[st
     return [output.numpy() for output in outputs]
 
 
-def static_shapes(graph: ForwardGraph) -> dict[str, list[int | None]]:
-    """The shape of every tensor whose rank is known without running, by its name; of input and weights too.
+@contextmanager
+def imported(graph: ForwardGraph) -> Iterator[dict[str, tf.Tensor]]:
+    """The graph in a TensorFlow graph of its own, the default one in the block, with open inputs and weights.
 
-    A size that is not known is None.
+    Yields:
+        every tensor by its name; of input and weights too.
     """
     kept = GraphDef(node=[node for node in graph.nodes if node.name != graph.input])
     kept.versions.producer = graph.producer
@@ -74,7 +77,17 @@ def static_shapes(graph: ForwardGraph) -> dict[str, list[int | None]]:
             return_elements=names,
             name="",
         )
-        tensors = {name: tensor.shape for name, tensor in given.items()}
+        tensors = dict(given)
         for name, operation in zip(names, operations, strict=True):
-            tensors |= {f"{name}:{index}": output.shape for index, output in enumerate(operation.outputs)}
-    return {name: shape.as_list() for name, shape in tensors.items() if shape.rank is not None}
+            tensors |= {f"{name}:{index}": output for index, output in enumerate(operation.outputs)}
+        yield tensors
+
+
+def static_shapes(graph: ForwardGraph) -> dict[str, list[int | None]]:
+    """The shape of every tensor whose rank is known without running, by its name; of input and weights too.
+
+    A size that is not known is None.
+    """
+    with imported(graph) as tensors:
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return {name: shape.as_list() for name, shape in shapes.items() if shape.rank is not None}

@@ -70,6 +70,25 @@ class Replacement:
 
 
 @dataclass(frozen=True)
+class OwnGradient:
+    """The gradient that a model's author gave an op, as a graph of its own.
+
+    Attributes:
+        graph_def: its nodes and functions, without its inputs.
+        inputs: tensor names of its inputs: one signal for each output in `signals`, then what it reads.
+        signals: positions of the op's outputs that have a signal on the way back.
+        results: for each input of the op, the tensor name of the signal that it gets; None for no signal.
+        outputs: number of the op's outputs.
+    """
+
+    graph_def: GraphDef
+    inputs: tuple[str, ...]
+    signals: tuple[int, ...]
+    results: tuple[str | None, ...]
+    outputs: int
+
+
+@dataclass(frozen=True)
 class ForwardGraph:
     """A traced, inlined and pruned forward pass: plain data but for the variables that it names.
 
@@ -88,6 +107,8 @@ class ForwardGraph:
         classes: number of class scores.
         variables: weight name to the model's own variable that the array is the value of.
         foldings: names of the foldings that made it what it is, in their order.
+        input_dtype: the integers that the model makes of its input, where the graph takes it as it is; or "".
+        own_gradients: by key, the gradients that the model's author gave some ops, see `own_gradients`.
     """
 
     nodes: tuple[NodeDef, ...]
@@ -102,6 +123,8 @@ class ForwardGraph:
     classes: int
     variables: Mapping[str, tf.Variable] = field(default_factory=dict)
     foldings: tuple[str, ...] = ()
+    input_dtype: str = ""
+    own_gradients: Mapping[str, OwnGradient] = field(default_factory=dict)
 
     def node_map(self) -> dict[str, NodeDef]:
         """Nodes by name."""

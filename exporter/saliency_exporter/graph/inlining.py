@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph_def
 
 from saliency_exporter.graph.forward_graph import node_name, tensor_name, with_inputs
+from saliency_exporter.graph.gates import CALLS, Gated, with_gate
 
-_CALL_OPS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 # Attributes that hold for the process or the function the node was traced in, not for what it computes. A
 # `_gradient_op_type` names a gradient function that is registered in that process alone: without it, plain
 # differentiation of the ops before the IdentityN gives the same derivative.
 _LOCAL_ATTRIBUTES = ("_gradient_op_type", "_XlaMustCompile", "_output_shapes", "_class")
 
 
-def inline_calls(graph_def: GraphDef) -> list[NodeDef]:
+def inline_calls(graph_def: GraphDef, gated: Mapping[tuple[str, str], Gated] | None = None) -> list[NodeDef]:
     """The nodes with every plain function call replaced by the function's body.
+
+    An op with a gradient of its own gets its gate where it stands.
 
     TensorFlow's own inliner leaves calls that a layer marked to be compiled on their own (Keras 3 does so for
     grouped convolutions); the whole forward pass is compiled later, so that mark has no meaning here.
     """
     functions = {function.signature.name: function for function in graph_def.library.function}
-    nodes = list(graph_def.node)
-    while any(node.op in _CALL_OPS for node in nodes):
+    gated = gated or {}
+    nodes = list(_with_gates("", graph_def.node, gated))
+    while any(node.op in CALLS for node in nodes):
         expanded: list[NodeDef] = []
         aliases: dict[str, str] = {}
         for node in nodes:
-            if node.op not in _CALL_OPS:
+            if node.op not in CALLS:
                 expanded.append(node)
                 continue
             function = functions[node.attr["f"].func.name]
             body, flat_names = function_def_to_graph_def(function)
             arguments = {argument.name: i for i, argument in enumerate(function.signature.input_arg)}
             inputs = [name for name in node.input if not name.startswith("^")]
-            for inner in body.node:
+            for inner in _with_gates(function.signature.name, body.node, gated):
                 if inner.name in arguments:
                     aliases[f"{node.name}/{inner.name}:0"] = tensor_name(inputs[arguments[inner.name]])
                     continue
@@ -51,6 +54,14 @@ def inline_calls(graph_def: GraphDef) -> list[NodeDef]:
                 aliases[f"{node.name}:{index}"] = f"{node.name}/{tensor_name(flat)}"
         nodes = [with_inputs(node, aliases) for node in expanded]
     return nodes
+
+
+def _with_gates(
+    function: str, nodes: Iterable[NodeDef], gated: Mapping[tuple[str, str], Gated]
+) -> Iterator[NodeDef]:
+    for node in nodes:
+        own = gated.get((function, node.name))
+        yield from [node] if own is None else with_gate(node, own)
 
 
 def topological(nodes: Sequence[NodeDef]) -> list[NodeDef]:

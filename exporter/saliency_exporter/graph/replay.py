@@ -26,6 +26,7 @@ from saliency_exporter.graph.forward_graph import (
     tensor_name,
 )
 from saliency_exporter.graph.fusions import portable_graph
+from saliency_exporter.graph.gates import differentiated, is_gate, key_of
 from saliency_exporter.graph.portable import portable_rules
 
 
@@ -132,11 +133,19 @@ class _Replay:
                 self.tensors[group.output] = group.rule(
                     self.tensor(group.input), partial(self.run_group, group)
                 )
-            elif node.name in self.skipped or self.apply_rule(node):
+            elif node.name in self.skipped or self.apply_own_gradient(node) or self.apply_rule(node):
                 continue
             else:
                 self.pending.append(node)
         return self.tensor(fetch)
+
+    def apply_own_gradient(self, node: NodeDef) -> bool:
+        own = self.graph.own_gradients.get(key_of(node)) if is_gate(node) else None
+        if own is None:
+            return False
+        outputs = differentiated(node, [self.tensor(name) for name in node.input], own)
+        self.tensors.update({f"{node.name}:{index}": output for index, output in enumerate(outputs)})
+        return True
 
     def apply_rule(self, node: NodeDef) -> bool:
         rules = [rules[node.op] for rules in self.rules if node.op in rules]

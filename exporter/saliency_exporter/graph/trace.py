@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tensorflow.python.framework import ops
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from saliency_exporter.errors import ExportError, brief
@@ -20,8 +21,16 @@ from saliency_exporter.graph.forward_graph import (
     prune,
     with_inputs,
 )
+from saliency_exporter.graph.gates import is_gate
 from saliency_exporter.graph.head import find_head
 from saliency_exporter.graph.inlining import inline_calls, topological
+from saliency_exporter.graph.integer_input import without_cast_to_integers
+from saliency_exporter.graph.own_gradients import (
+    OwnGradients,
+    find_own_gradients,
+    own_gradients_inside,
+    without_gates_of_tensorflow,
+)
 
 if TYPE_CHECKING:
     from saliency_exporter.sources.source import Source
@@ -56,15 +65,19 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
             "@tf.function",
         ) from error
     output = _single_output(function.structured_outputs, source.name)
+    own = find_own_gradients(function.graph)
+    if own.gated:
+        function = _with_gates(function, own, spec)
     captures = {node_name(placeholder.name): handle for handle, placeholder in function.graph.captures}
     frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
     graph_def = frozen.graph.as_graph_def()
     nodes, weights = _lift_weights(topological(inline_calls(graph_def)), set(captures))
+    nodes = without_gates_of_tensorflow(nodes, own.gradients)
     nodes, aliases = _without_transparent(nodes)
     output_name = aliases.get(frozen.outputs[0].name, frozen.outputs[0].name)
     graph = ForwardGraph(
         nodes=tuple(nodes),
-        library=_library_of(graph_def),
+        library=_library_of(graph_def, source.name),
         producer=graph_def.versions.producer,
         weights=weights,
         input=node_name(frozen.inputs[0].name),
@@ -74,8 +87,9 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
         input_shape=tuple(source.input_shape),
         classes=int(output.shape[-1]),
         variables=_variables_of(source, captures),
+        own_gradients=own.gradients,
     )
-    graph = without_decided_branches(prune(graph))
+    graph = without_cast_to_integers(without_decided_branches(prune(graph)))
     as_it_is = replace(graph, head="output", head_assumed=False)
     graph = prune(as_it_is if score == "output" else find_head(graph))
     _refuse_resources(graph, source.name)
@@ -150,14 +164,51 @@ def _without_transparent(nodes: Sequence[NodeDef]) -> tuple[list[NodeDef], dict[
     aliases: dict[str, str] = {}
     kept: list[NodeDef] = []
     for node in (with_inputs(node, aliases) for node in nodes):
-        if node.op in _TRANSPARENT_OPS:
+        if node.op in _TRANSPARENT_OPS and not is_gate(node):
             aliases.update({f"{node.name}:{index}": name for index, name in enumerate(node.input)})
         else:
             kept.append(node)
     return kept, aliases
 
 
-def _library_of(graph_def: GraphDef) -> GraphDef:
+def _library_of(graph_def: GraphDef, name: str) -> GraphDef:
+    """The functions that loops and branches run.
+
+    Raises:
+        ExportError: an op in one of them has a gradient that the model's author gave it.
+    """
     library = GraphDef()
     library.library.CopyFrom(graph_def.library)
+    for function in library.library.function:
+        for node in own_gradients_inside(function):
+            raise ExportError(
+                f"{node.name} ({node.op}) of {name} has a gradient of its own (tf.custom_gradient) inside a "
+                "loop or a branch, where an export loses it",
+                hint="unroll the loop (unroll=True of a recurrent layer), or write the op without a gradient "
+                "of its own",
+            )
     return library
+
+
+def _with_gates(function: Any, own: OwnGradients, spec: tf.TensorSpec) -> Any:
+    """The traced function once more, flat, with a gate behind every op that has a gradient of its own."""
+    graph_def = function.graph.as_graph_def()
+    (output,) = function.outputs
+    flat = GraphDef(versions=graph_def.versions, library=graph_def.library)
+    captures = {inner.op.name: outer for outer, inner in function.graph.captures}
+    nodes = topological(inline_calls(graph_def, own.gated))
+    flat.node.extend(node for node in nodes if node.op != "Placeholder")
+    read = {node_name(name) for node in flat.node for name in node.input}
+
+    def forward(x: tf.Tensor) -> tf.Tensor:
+        graph = ops.get_default_graph()
+        for variable in function.graph.variables:
+            graph.watch_variable(variable)
+        given = {
+            f"{name}:0": graph.capture(outer, name=name) for name, outer in captures.items() if name in read
+        }
+        return tf.graph_util.import_graph_def(
+            flat, input_map={"x:0": x, **given}, return_elements=[output.name], name=""
+        )[0]
+
+    return tf.function(forward, autograph=False).get_concrete_function(spec)

@@ -52,9 +52,9 @@ def shape_of_spec(name: str, spec: tf.TensorSpec, choices: Choices) -> tuple[int
     """The shape of one example of a traced function's input.
 
     Raises:
-        ExportError: as `fixed_shape` and `check_float`, and where the batch is fixed.
+        ExportError: as `fixed_shape` and `check_numbers`, and where the batch is fixed.
     """
-    check_float(name, spec.dtype)
+    check_numbers(name, spec.dtype)
     if spec.shape.rank and spec.shape[0] is not None:
         raise ExportError(
             f"{name} is traced for a batch of {spec.shape[0]}; it must take batches of any size",
@@ -63,11 +63,13 @@ def shape_of_spec(name: str, spec: tf.TensorSpec, choices: Choices) -> tuple[int
     return fixed_shape(name, None if spec.shape.rank is None else spec.shape[1:].as_list(), choices)
 
 
-def check_float(name: str, dtype: tf.DType) -> None:
-    """Refuses an input that has no gradient.
+def check_numbers(name: str, dtype: tf.DType) -> None:
+    """Refuses an input that has no gradient, and is no pixel either.
+
+    Whole numbers are taken: a model that makes floats of them is cut there (`graph.integer_input`).
 
     Raises:
-        ExportError: the input's dtype is not a floating one.
+        ExportError: the input is of strings, truth values or complex numbers.
     """
     if dtype == tf.string:
         raise ExportError(
@@ -75,11 +77,10 @@ def check_float(name: str, dtype: tf.DType) -> None:
             hint="name a signature that takes decoded images with --signature, or export the network behind "
             "the decoding as module:callable",
         )
-    if not dtype.is_floating:
+    if not (dtype.is_floating or dtype.is_integer):
         raise ExportError(
             f"{name} takes {dtype.name} input, which has no gradient",
-            hint="build the model on a float32 input and export with --preprocessing pixels: "
-            "clients send uint8 all the same, and the cast is made in front of the model",
+            hint="export the network behind it, as module:callable",
         )
 
 

@@ -15,7 +15,7 @@ from saliency_exporter.errors import ExportError
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
 from saliency_exporter.sources.class_scores import choose_scores, named_outputs, probe
 from saliency_exporter.sources.held_inputs import describe, explained_input, for_batch_of, held_inputs
-from saliency_exporter.sources.input_shape import check_float, fixed_shape
+from saliency_exporter.sources.input_shape import check_numbers, fixed_shape
 from saliency_exporter.sources.preprocessing import Preprocessing
 from saliency_exporter.sources.source import Source
 
@@ -42,7 +42,7 @@ def source_from_keras(
     explained = explained_input(name, specs, choices)
     held = held_inputs(name, specs, choices)
     spec = specs[explained]
-    check_float(name, spec.dtype)
+    check_numbers(name, spec.dtype)
     declared = None if spec.shape.rank is None else spec.shape[1:].as_list()
     input_shape = fixed_shape(name, declared, choices)
     if isinstance(model, keras.Sequential) and not model.built:

@@ -164,6 +164,20 @@ class ServerNeeds:
 
 
 @dataclass(frozen=True)
+class GradientAgreement:
+    """How far the gradient of the traced graph is from the model's own.
+
+    Attributes:
+        difference: the largest ‖traced − own‖₂ / ‖own‖₂ of an example.
+        examples: how many were compared; 0 where the model's own gradient cannot be had, as of one that makes
+            integers of its input.
+    """
+
+    difference: float
+    examples: int
+
+
+@dataclass(frozen=True)
 class VerifiedCall:
     """One call of a verification: milliseconds, and the largest differences from the reference."""
 
@@ -212,6 +226,7 @@ class Manifest:
         methods: by name, in the order of their signatures.
         kept_signatures: those that the model brought along, by name.
         warmup_records: how many there are.
+        gradient_agreement: of the traced graph's gradient with the model's own.
         server: which servers can serve it.
         tensorflow: version that made it.
         exporter: version of this package that made it.
@@ -238,6 +253,7 @@ class Manifest:
     methods: dict[str, MethodEntry]
     kept_signatures: dict[str, KeptSignature]
     warmup_records: int
+    gradient_agreement: GradientAgreement
     server: ServerNeeds
     tensorflow: str
     exporter: str

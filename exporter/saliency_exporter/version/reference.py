@@ -42,6 +42,11 @@ def inputs_of(
     return {name: reference[own + name if own + name in reference else f"input/{name}"] for name in names}
 
 
+def zero_maps(reference: Mapping[str, np.ndarray], methods: Iterable[Method]) -> list[Method]:
+    """The methods whose map is 0 everywhere in the reference: nothing is seen of the model."""
+    return [m for m in methods if not np.any(reference[f"{m.signature}/{m.map_kind.output}"])]
+
+
 @contextmanager
 def started_reference(
     signatures: Mapping[str, Function],

@@ -16,6 +16,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from saliency_client._contract import CLASS_LABELS, PARAMETER_DEFAULTS
 from saliency_exporter.contract.build import build_signatures
 from saliency_exporter.contract.compile_choice import Choice, choose, uncompiled_sizes
+from saliency_exporter.contract.examples import reference_inputs
 from saliency_exporter.contract.settings import Settings, predictions_signature
 from saliency_exporter.contract.tables import class_labels, parameter_defaults
 from saliency_exporter.errors import ExportError, NotWritten
@@ -28,6 +29,7 @@ from saliency_exporter.runtime.functions import Function
 from saliency_exporter.runtime.memory import enough_memory
 from saliency_exporter.sources.preprocessing import Preprocessing
 from saliency_exporter.sources.source import Kept, Source
+from saliency_exporter.version.agreement import hold_to_model
 from saliency_exporter.version.base_path import (
     base_path,
     next_version,
@@ -43,10 +45,18 @@ from saliency_exporter.version.describe import (
     describe_preprocessing,
 )
 from saliency_exporter.version.kept import KeptCalls, describe_kept, kept_arrays, kept_references
-from saliency_exporter.version.manifest import Images, Manifest, Score, Verification, write_manifest
-from saliency_exporter.version.reference import reference_path, started_reference
+from saliency_exporter.version.manifest import (
+    GradientAgreement,
+    Images,
+    Manifest,
+    Score,
+    Verification,
+    write_manifest,
+)
+from saliency_exporter.version.reference import reference_path, started_reference, zero_maps
 from saliency_exporter.version.server_needs import server_needs
 from saliency_exporter.version.slimming import slim
+from saliency_exporter.version.verify import GRADIENT_TOLERANCE
 from saliency_exporter.version.warmup import WarmupRecord, write_warmup
 from saliency_exporter.version.warmup_requests import warmup_records
 
@@ -133,15 +143,18 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
     _check_labels(job.settings, graph)
     kept = job.source.kept
     predictions = predictions_signature(kept.signatures if kept else ())
+    progress("holding the gradient against the model's own")
+    as_traced = Forward(graph, own_variables=kept is not None)
+    agreement = hold_to_model(job.source, as_traced, _example(job, graph), GRADIENT_TOLERANCE)
     progress(f"building signatures: {', '.join([predictions, *(m.name for m in job.settings.methods)])}")
     # A folded weight is another one: where the model's own functions stay, all weights stay, and once.
-    forward = Forward(graph, own_variables=True) if kept else Forward(_folded(graph, job.settings))
+    forward = as_traced if kept else Forward(_folded(graph, job.settings))
     job, choices = _with_choices(job, forward, predictions, progress)
     lowered: set[str] = set()
     signatures = _signatures(job, forward, predictions, lowered)
     progress("computing the reference that the export is verified against")
     plain = replace(job, settings=replace(job.settings, compile="none", lowering=False))
-    plain_signatures = _signatures(plain, Forward(graph, own_variables=kept is not None), predictions)
+    plain_signatures = _signatures(plain, as_traced, predictions)
     spec = signatures[predictions].input_signature[0]
     # Tracing leaves the other cores idle: there the reference runs meanwhile.
     with started_reference(plain_signatures, spec, graph.classes, job.settings.methods) as finished_reference:
@@ -150,6 +163,8 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
         with _writing(directory.parent):
             _save(forward, {**signatures, **_tables(signatures, job.settings)}, kept, directory)
         reference = finished_reference()
+    for method in zero_maps(reference, job.settings.methods):
+        progress(f"note: the map of {method.name} is zero everywhere for both examples of the reference")
     with _writing(directory.parent):
         _write_reference(directory, reference, kept_calls)
         meta_graphs = _read_back(directory)
@@ -181,6 +196,7 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
         },
         kept_signatures=describe_kept(kept.signatures) if kept else {},
         warmup_records=count,
+        gradient_agreement=GradientAgreement(agreement.difference, agreement.examples),
         server=server_needs(meta_graphs, target=job.settings.target, made_with=tf.__version__),
         tensorflow=tf.__version__,
         exporter=distribution_version("saliency-serving"),
@@ -202,6 +218,13 @@ def _writing(model_dir: Path) -> Iterator[None]:
             f"{model_dir} cannot be written: {getattr(error, 'strerror', None) or error}",
             hint="nothing was exported; free some space or name another directory, and export again",
         ) from error
+
+
+def _example(job: Export, graph: ForwardGraph) -> tf.Tensor:
+    """Model input, float32 [2, …]: of the images that the reference is computed of."""
+    images = tf.TensorSpec((None, *graph.input_shape), tf.as_dtype(job.preprocessing.image_dtype))
+    pixels = reference_inputs(images, graph.classes)["images"]
+    return job.preprocessing.function(tf.cast(pixels, tf.float32))
 
 
 def _signatures(

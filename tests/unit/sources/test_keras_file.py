@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
+from saliency_exporter.graph.trace import trace
 from saliency_exporter.sources.load import load_source
 
 
@@ -244,7 +245,6 @@ def _without_head() -> keras.Model:
     [
         (_two_inputs, r"2 inputs \(photo, depth\)"),
         (_two_outputs, r"several outputs: species, age$"),
-        (_integers, "takes uint8 input, which has no gradient"),
         (_without_head, r"returns float32 of shape \[None, 6, 6, 2\]"),
     ],
 )
@@ -252,6 +252,14 @@ def test_a_model_of_another_form_is_refused_by_name(make, message: str, tmp_path
     make().save(tmp_path / "my.keras")
     with pytest.raises(ExportError, match=message):
         load_source(str(tmp_path / "my.keras"))
+
+
+def test_a_model_of_whole_numbers_is_explained_behind_its_cast_to_floats(tmp_path: Path) -> None:
+    model = _integers()
+    model.save(tmp_path / "my.keras")
+    graph = trace(load_source(str(tmp_path / "my.keras")))
+    assert graph.input_dtype == "uint8"
+    assert graph.head == "softmax"
 
 
 def test_inputs_and_outputs_in_a_nest_of_one_are_unpacked(images, tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_what_is_not_a_model_is_refused_by_name(module, source: str, name: str, 
     ("signature", "message"),
     [
         ("tf.TensorSpec([1, 8, 8, 3])", "traced for a batch of 1"),
-        ("tf.TensorSpec([None, 8, 8, 3], tf.uint8)", "takes uint8 input"),
+        ("tf.TensorSpec([None, 8, 8, 3], tf.bool)", "takes bool input"),
         ("tf.TensorSpec([], tf.string)", "takes string input"),
         ("tf.TensorSpec([None, 8, 3])", r"shape \[B, 8, 3\]; --image-size is for images"),
         ("tf.TensorSpec([None, 1, 1, 1, 1, 1])", "inputs of 1 to 4 axes"),

@@ -14,6 +14,7 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 from saliency_exporter.graph.activations.elementwise import BENDS, ELEMENTWISE, WITH_ATTRIBUTES, Array, apply
 from saliency_exporter.graph.activations.identify import identify, identify_learned
 from saliency_exporter.graph.forward_graph import ForwardGraph, called_functions, node_name, tensor_name
+from saliency_exporter.graph.gates import arguments_of, is_gate, on_the_way_back
 
 # Bends that rectify, or only ever occur in what does: left unrecognized, they must not pass as plain
 # gradients. A lone Sigmoid, Tanh or Exp is a smooth gate or a squashing function, which guided
@@ -100,8 +101,20 @@ def find_activations(graph: ForwardGraph) -> Coverage:
             found.append(activation)
             claimed |= activation.nodes
     owner = {name: activation for activation in found for name in activation.nodes}
-    uncovered = tuple(analysis.uncovered(owner))
-    return Coverage(tuple(reversed(found)), uncovered)
+    # What the gradient of a gate stands for is on no way back, and needs no rule.
+    way_back = on_the_way_back(graph)
+    passed = tuple(a for a in reversed(found) if node_name(a.output) in way_back)
+    uncovered = [(op, name) for op, name in analysis.uncovered(owner) if name in way_back]
+    return Coverage(passed, (*uncovered, *_with_own_gradient(graph, found)))
+
+
+def _with_own_gradient(graph: ForwardGraph, found: Sequence[Activation]) -> Iterator[tuple[str, str]]:
+    """Rectifiers that the model's author gave a gradient: which of the two rules holds is not ours to say."""
+    rectifiers = {(a.output, a.input) for a in found if not a.is_gate}
+    for gate in filter(is_gate, graph.nodes):
+        given = tensor_name(gate.input[0])
+        if any((given, tensor_name(name)) in rectifiers for name in arguments_of(gate, graph)):
+            yield "rectifier with a gradient of its own", gate.name
 
 
 class _Analysis:

@@ -1,0 +1,131 @@
+"""Whether a gradient of the class scores reaches the model input, and where it ends if it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tensorflow.python.framework import ops
+
+from saliency_exporter.errors import ExportError
+from saliency_exporter.graph.evaluate import imported
+from saliency_exporter.graph.forward_graph import ForwardGraph, node_name, tensor_name
+from saliency_exporter.graph.gates import is_gate, key_of
+
+_MOST_NAMED = 3
+_SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})
+# Registered, to refuse.
+_PREVENTING = frozenset({"PreventGradient"})
+
+
+def refuse_unsaved_gradients(graph: ForwardGraph, name: str) -> None:
+    """Refuses a model of which the gradient of an op was not saved.
+
+    Args:
+        graph: the forward pass.
+        name: the model, for messages.
+
+    Raises:
+        ExportError: the author gave an op on the way from input to scores a gradient that is not at hand.
+    """
+    unsaved = [node for node in _path(graph) if is_gate(node) and not key_of(node)]
+    if unsaved:
+        raise ExportError(
+            f"{name} was saved without the gradient that its author gave to {_named(unsaved)}",
+            hint="export the .keras file or the Python function that makes the model, or save the SavedModel "
+            "again with tf.saved_model.SaveOptions(experimental_custom_gradients=True)",
+        )
+
+
+def without_gradient(graph: ForwardGraph, name: str) -> ExportError:
+    """Why a model's scores have no gradient with respect to its input: the error that names the ops.
+
+    Args:
+        graph: a forward pass of which TensorFlow gave no gradient.
+        name: the model, for messages.
+    """
+    path = _path(graph)
+    if not path:
+        return ExportError(
+            f"the class scores of {name} do not depend on its input",
+            hint="is the right output exported? See --output",
+        )
+    missing = [node for node in path if not _has_gradient(node)]
+    ends = [] if missing else _ends(graph, path)
+    if missing:
+        return ExportError(
+            f"TensorFlow has no gradient for {_named(missing)} of {name}",
+            hint="export the network without that op; what stands in front of the network can be its "
+            "preprocessing (--preprocessing module:function), since gradients are taken behind it",
+        )
+    return ExportError(
+        f"the class scores of {name} have no gradient with respect to its input"
+        + (f": it ends at {_named(ends)}" if ends else ""),
+        hint="export the network without what is not differentiable; the scores have to be computed from "
+        "the input by ops on floats",
+    )
+
+
+def _path(graph: ForwardGraph) -> list[NodeDef]:
+    """The nodes between the input and the scores, in topological order."""
+    reached = {graph.input}
+    forward = []
+    for node in graph.nodes:
+        if node.op not in _SHAPES and any(node_name(i) in reached for i in node.input):
+            reached.add(node.name)
+            forward.append(node)
+    needed = {node_name(graph.scores)}
+    path = []
+    for node in reversed(forward):
+        if node.name in needed:
+            needed |= {node_name(i) for i in node.input}
+            path.append(node)
+    return path[::-1]
+
+
+def _has_gradient(node: NodeDef) -> bool:
+    if node.op in _PREVENTING:
+        return False
+    try:
+        ops.gradient_registry.lookup(node.op)
+    except LookupError:
+        return False
+    return True
+
+
+def _ends(graph: ForwardGraph, path: Sequence[NodeDef]) -> list[NodeDef]:
+    """The nodes on a path that read floats and pass no gradient on to them, though their readers had one."""
+    by_name = {node.name: node for node in path}
+    inside = {graph.input, *by_name}
+    with imported(graph) as tensors:
+        floats = {name for name, tensor in tensors.items() if tensor.dtype.is_floating}
+        names = [name for name in tensors if name in floats and node_name(name) in inside]
+        found = tf.gradients(tensors[graph.scores], [tensors[name] for name in names])
+    reached = {name for name, gradient in zip(names, found, strict=True) if gradient is not None}
+    reached.add(graph.scores)
+    reads = {
+        node.name: [
+            name for name in map(tensor_name, node.input) if node_name(name) in {graph.input, *by_name}
+        ]
+        for node in path
+    }
+    ends: dict[str, NodeDef] = {}
+    stack = [node for node in path if any(node_name(name) == node.name for name in reached)]
+    stack = [node for node in stack if not reached & set(reads[node.name])]
+    while stack:
+        node = stack.pop()
+        # What computes with whole numbers is no end: what made them of floats is.
+        if any(name in floats for name in reads[node.name]):
+            ends[node.name] = node
+        stack.extend(
+            by_name[node_name(name)]
+            for name in reads[node.name]
+            if name not in floats and node_name(name) not in ends
+        )
+    return [node for node in path if node.name in ends]
+
+
+def _named(nodes: Sequence[NodeDef]) -> str:
+    names = [f"{node.name} ({node.op})" for node in nodes[:_MOST_NAMED]]
+    return ", ".join(names) + (f" and {len(nodes) - _MOST_NAMED} more" if len(nodes) > _MOST_NAMED else "")

@@ -1,0 +1,186 @@
+"""The traced graph's gradient against the model's own: a GradientTape through it, before any rewriting.
+
+All else that an export is verified against comes from the traced graph, which cannot show what tracing lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from saliency_exporter.errors import ExportError
+from saliency_exporter.graph.differentiable import refuse_unsaved_gradients, without_gradient
+from saliency_exporter.graph.forward_graph import ForwardGraph
+from saliency_exporter.graph.replay import Forward
+from saliency_exporter.sources.source import Source
+
+_SMALLEST = 1e-30
+"""Below, the logarithm of a float32 probability has no gradient that can be trusted."""
+
+_SATURATED = 1e-4
+"""Nearer to 1, rounding p to float32 is more than a thousandth of 1 − p, which the logit is made of."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the traced gradient is from the model's own.
+
+    Attributes:
+        difference: the largest ‖traced − own‖₂ / ‖own‖₂ of an example.
+        examples: number of examples; 0 where the model's own gradient cannot be had.
+    """
+
+    difference: float
+    examples: int
+
+
+def hold_to_model(source: Source, forward: Forward, x: tf.Tensor, bound: float) -> Agreement:
+    """Holds the gradient of a traced graph against a GradientTape through the model itself.
+
+    What is differentiated is a logit, as far as the model's output shows it: of a softmax the difference of
+    the two largest, log p_c − log p_j; of sigmoids the one nearest to 0, log p − log(1 − p); else the largest
+    output.
+
+    Args:
+        source: the model.
+        forward: its forward pass as it was traced.
+        x: model input, float32 [B, …].
+        bound: of the difference.
+
+    Raises:
+        ExportError: the scores have no gradient, or another one than the model.
+    """
+    graph = forward.graph
+    refuse_unsaved_gradients(graph, source.name)
+    try:
+        seen, own = _own_gradient(source, graph, x)
+        traced = _traced_gradient(forward, x, seen)
+    except LookupError as error:
+        raise without_gradient(graph, source.name) from error
+    if traced is None:
+        raise without_gradient(graph, source.name)
+    if graph.input_dtype:  # the model's own ends in its cast to whole numbers
+        return Agreement(0.0, 0)
+    own = np.zeros_like(traced) if own is None else own
+    compared = [(t, o) for t, o, exact in zip(traced, own, seen.exact, strict=True) if exact]
+    differences = [_difference(t, o) for t, o in compared]
+    if not all(difference <= bound for difference in differences):
+        raise _disagreement(source.name, *compared[int(np.argmax(differences))], bound)
+    return Agreement(max(differences, default=0.0), len(compared))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a model's output shows of its logits.
+
+    Attributes:
+        outputs: number of outputs.
+        logits: output, float32 [B, outputs], to logits.
+        number: logits to the one number of each example that is differentiated.
+        exact: for which examples float32 holds what the logits are made of.
+    """
+
+    outputs: int
+    logits: Callable[[tf.Tensor], tf.Tensor]
+    number: Callable[[tf.Tensor], tf.Tensor]
+    exact: np.ndarray
+
+
+def _seen(graph: ForwardGraph, output: np.ndarray) -> _Seen:
+    rows, outputs = output.shape
+    head = "output" if graph.head_assumed else graph.head
+    is_log = bool(np.all(output <= 0))
+    if head == "softmax" and outputs > 1:
+        two = np.argsort(output, axis=-1)[:, ::-1][:, :2]
+        second = np.take_along_axis(output, two[:, 1:], 1)[:, 0]
+        exact = np.ones(rows, bool) if is_log else second > _SMALLEST
+        difference = _gathered(two)
+        return _Seen(
+            outputs,
+            tf.identity if is_log else tf.math.log,
+            lambda logits: tf.subtract(*tf.unstack(difference(logits), axis=-1)),
+            exact,
+        )
+    if head == "sigmoid":
+        p = np.exp(output) if is_log else output
+        nearest = np.abs(p - 0.5).argmin(axis=-1)
+        chosen = np.take_along_axis(p, nearest[:, None], 1)[:, 0]
+        return _Seen(
+            outputs,
+            _logit_of_log if is_log else _logit,
+            _gathered(nearest),
+            (chosen > _SMALLEST) & (chosen < 1 - _SATURATED),
+        )
+    return _Seen(outputs, tf.identity, _gathered(output.argmax(axis=-1)), np.ones(rows, bool))
+
+
+def _gathered(index: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    return lambda values: tf.gather(values, tf.constant(index, tf.int32), batch_dims=1)
+
+
+def _logit(p: tf.Tensor) -> tf.Tensor:
+    return tf.math.log(p) - tf.math.log1p(-p)
+
+
+def _logit_of_log(log_p: tf.Tensor) -> tf.Tensor:
+    return log_p - tf.math.log(-tf.math.expm1(log_p))
+
+
+def _own_gradient(source: Source, graph: ForwardGraph, x: tf.Tensor) -> tuple[_Seen, np.ndarray | None]:
+    """What the model shows of its logits, and its gradient, [B, …]; None where it has none."""
+    try:
+        return _taped(source.call, graph, x)
+    except LookupError:
+        raise
+    except Exception:
+        # Some models run in a graph alone.
+        return _taped(tf.function(source.call, autograph=False), graph, x)
+
+
+def _taped(
+    call: Callable[[tf.Tensor], tf.Tensor], graph: ForwardGraph, x: tf.Tensor
+) -> tuple[_Seen, np.ndarray | None]:
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        output = tf.cast(call(x), tf.float32)
+        seen = _seen(graph, output.numpy())
+        number = seen.number(seen.logits(output))
+    gradient = tape.gradient(number, x)
+    return seen, None if gradient is None else tf.convert_to_tensor(gradient).numpy()
+
+
+def _traced_gradient(forward: Forward, x: tf.Tensor, seen: _Seen) -> np.ndarray | None:
+    """The same of the traced graph's scores; of those alone that the model has an output for, the last."""
+    unconnected = []
+
+    @tf.function(autograph=False)
+    def gradient(x: tf.Tensor) -> tf.Tensor:
+        number = seen.number(forward.scores(x)[:, -seen.outputs :])
+        (found,) = tf.gradients(number, x)
+        unconnected.append(found is None)
+        return tf.zeros_like(x) if found is None else found
+
+    found = gradient(x)
+    return None if unconnected[0] else found.numpy()
+
+
+def _difference(traced: np.ndarray, own: np.ndarray) -> float:
+    if not np.any(traced) and not np.any(own):
+        return 0.0
+    return float(np.linalg.norm(traced - own) / max(np.linalg.norm(own), np.finfo(np.float32).tiny))
+
+
+def _disagreement(name: str, traced: np.ndarray, own: np.ndarray, bound: float) -> ExportError:
+    norms = float(np.linalg.norm(traced)), float(np.linalg.norm(own))
+    cosine = float((traced * own).sum() / max(norms[0] * norms[1], np.finfo(np.float32).tiny))
+    difference = _difference(traced, own)
+    return ExportError(
+        f"the gradient of {name} as a graph is not the model's own: it differs by {difference:.2g} of its "
+        f"norm (bound {bound:g}); the norms are {norms[0]:.4g} and {norms[1]:.4g}, "
+        f"their cosine is {cosine:.4f}",
+        hint="a part of the model computes something else when it is traced; export parts of it as "
+        "module:function to find which",
+    )
