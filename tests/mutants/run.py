@@ -270,8 +270,8 @@ MUTANTS = (
     Mutant(
         "a final softmax is explained",
         "graph/head.py",
-        '_HEADS: dict[str, Head] = {"Softmax": "softmax", "Sigmoid": "sigmoid"}',
-        '_HEADS: dict[str, Head] = {"Sigmoid": "sigmoid"}',
+        "if len(known) == len(ends) and len(kinds) == 1:",
+        "if False:",
         "test_signature_functions.py::test_a_model_that_ends_in_softmax_is_explained_by_its_logits_unless_told_otherwise",
     ),
     Mutant(

@@ -77,7 +77,8 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
     "--output",
     metavar="NAME",
     section="Model",
-    help="The output with the class scores, if the model has several.",
+    help="The output with the class scores, if the model has several. Of an output with several positions, "
+    "such as [batch, time, classes], 'NAME[3]' is one, 'NAME[-1]' the last, 'NAME[mean]' the mean of all.",
 )
 @option(
     "--score",
@@ -85,7 +86,8 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
     default="auto",
     show_default=True,
     section="Model",
-    help="auto explains the logits before a final softmax or sigmoid; output explains the output itself.",
+    help="auto explains the logits before a final softmax, log_softmax or sigmoid, and a mixture of "
+    "probabilities as it is; output explains the output itself.",
 )
 @option(
     "--signature",
@@ -306,15 +308,12 @@ def export(
 
 def closing_lines(manifest: Manifest) -> list[str]:
     """What to know of an export when it is done: the server that it needs, and what was taken for granted."""
+    from saliency_exporter.version.inspection import score_notes
     from saliency_exporter.version.server_needs import describe_server, newer_than_image
 
-    head, server = manifest.score, manifest.server
+    server = manifest.server
     lines = [f"to be served by {describe_server(server)}: {server.why[0]}"]
-    if head.head_assumed:
-        lines.append(
-            "note: the model ends in neither softmax nor sigmoid: its output is taken for logits, "
-            f"and probabilities are their {head.head}"
-        )
+    lines += [f"note: {note}" for note in score_notes(manifest.score, manifest.classes)]
     if note := newer_than_image(server):
         lines.append(f"note: {note}")
     return lines

@@ -103,6 +103,8 @@ class ForwardGraph:
             scores themselves were declared to be what the model gives.
         head_assumed: whether the model has no softmax or sigmoid of its own and its output is taken as
             logits.
+        is_probability: whether the head is "output" because the output is made of probabilities.
+        both_of_one: whether the two scores are of one: class 0 is what class 1 is not.
         input_shape: shape of one example, (H, W, C) for images.
         classes: number of class scores.
         variables: weight name to the model's own variable that the array is the value of.
@@ -125,6 +127,8 @@ class ForwardGraph:
     foldings: tuple[str, ...] = ()
     input_dtype: str = ""
     own_gradients: Mapping[str, OwnGradient] = field(default_factory=dict)
+    is_probability: bool = False
+    both_of_one: bool = False
 
     def node_map(self) -> dict[str, NodeDef]:
         """Nodes by name."""

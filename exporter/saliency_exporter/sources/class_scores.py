@@ -1,13 +1,21 @@
-"""What a model returns: one tensor of class scores, chosen by name where there are several."""
+"""What a model returns: one tensor of class scores, chosen by name and position where there are several."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError, brief
+
+MEAN_OF_POSITIONS = "mean_of_positions"
+"""Name of the op for the mean that `--output NAME[mean]` asks for. Where it is a mean of probabilities,
+`graph.head` makes it one of class scores."""
+
+_POSITION = re.compile(r"(?P<name>.*)\[(?P<position>[^\[\]]*)\]")
 
 
 def probe(name: str, forward: Callable[[tf.Tensor], Any], input_shape: tuple[int, ...]) -> Any:
@@ -40,42 +48,174 @@ def named_outputs(outputs: Any, names: Sequence[str] | None = None) -> dict[str,
     return dict(zip(names or map(str, range(len(leaves))), leaves, strict=True))
 
 
-def choose_scores(name: str, outputs: Mapping[str, Any], wanted: str | None) -> str:
-    """The name of the output that holds one score for each class.
+def positions_known(outputs: Any) -> bool:
+    """Whether symbolic outputs say how many positions they have; those of an input of any size do not."""
+    return all(None not in list(output.shape)[1:-1] for output in tf.nest.flatten(outputs) if _rank(output))
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Where the class scores are among a model's outputs.
+
+    Attributes:
+        name: of the output.
+        position: which position of an output [B, positions…, classes]: one index for each axis between the
+            batch and the classes, from the end where it is negative; or the mean over all of them.
+        rank: of the output; in a graph of TensorFlow 1 the tensor itself may not know it.
+    """
+
+    name: str
+    position: tuple[int, ...] | Literal["mean"] = ()
+    rank: int = 2
+
+    def of(self, outputs: Mapping[str, Any]) -> Any:
+        """The class scores, [B, classes], of a model's outputs by name."""
+        output = outputs[self.name]
+        if self.position == "mean":
+            return tf.reduce_mean(output, list(range(1, self.rank - 1)), name=MEAN_OF_POSITIONS)
+        if self.rank == 1:
+            return output[:, tf.newaxis]
+        one_position = (slice(None), *self.position)
+        return output[one_position] if self.position else output
+
+
+def choose_scores(name: str, outputs: Mapping[str, Any], wanted: str | None) -> ClassScores:
+    """Where the class scores are: the output that holds one score for each class.
+
+    An output [B, 1, 1, classes] has one position, which need not be chosen. One number for each example, [B],
+    is the score of one class.
 
     Args:
         name: the model, for messages.
         outputs: tensors, or their symbolic stand-ins, by name.
-        wanted: the user's choice.
+        wanted: the user's choice: NAME, NAME[1], NAME[-1], NAME[3,5] or NAME[mean]; the name may be left out
+            where there is one output.
 
     Raises:
-        ExportError: there is no such output, none that is float [B, classes], or several and no choice.
+        ExportError: there is no such output or position, none that is float [B, classes], or several and no
+            choice.
     """
-    if wanted is not None and wanted not in outputs:
-        raise ExportError(f"{name} has no output {wanted!r}", hint=f"it has {', '.join(outputs) or 'none'}")
-    asked = [wanted] if wanted is not None else list(outputs)
-    fitting = [key for key in asked if _holds_scores(outputs[key])]
+    if wanted is not None:
+        return _wanted(name, outputs, wanted)
+    fitting = [key for key, output in outputs.items() if _rank(output) == 2]
     if len(fitting) == 1:
-        return fitting[0]
+        return ClassScores(fitting[0])
     if fitting:
         raise ExportError(
-            f"{name} has several outputs: {', '.join(fitting)}", hint="choose one with --output NAME"
+            f"{name} has several outputs: {', '.join(fitting)}",
+            hint=f"choose one with --output NAME: {_listed(outputs, fitting)}",
         )
-    each = [f"{key}, {_described(outputs[key])}" for key in asked]
-    described = _described(outputs[asked[0]]) if len(outputs) == 1 else "; ".join(each) or "nothing"
+    if len(outputs) == 1:
+        return _wanted(name, outputs, next(iter(outputs)))
+    with_positions = [key for key, output in outputs.items() if _rank(output) > 2]
     raise ExportError(
-        f"{name} returns {described}; a classifier returns float [B, classes]",
-        hint="export the model with its classification head",
+        f"{name} returns {_listed(outputs, outputs) or 'nothing'}; a classifier returns float [B, classes]",
+        hint=_by_position(with_positions[0], outputs[with_positions[0]])
+        if with_positions
+        else "export the model with its classification head",
     )
 
 
-def _holds_scores(output: Any) -> bool:
+def _wanted(name: str, outputs: Mapping[str, Any], wanted: str) -> ClassScores:
+    key, position = wanted, None
+    match = _POSITION.fullmatch(wanted)
+    # An output may have brackets in its name.
+    if wanted not in outputs and match is not None:
+        key, position = match["name"], match["position"]
+        if not key and len(outputs) == 1:
+            key = next(iter(outputs))
+    if key not in outputs:
+        raise ExportError(
+            f"{name} has no output {key!r}", hint=f"it has {_listed(outputs, outputs) or 'none'}"
+        )
+    output, rank = outputs[key], _rank(outputs[key])
+    returned = f"{name} returns {_described(output) if len(outputs) == 1 else _listed(outputs, [key])}"
+    if rank == 0:
+        raise ExportError(
+            f"{returned}; a classifier returns float [B, classes]",
+            hint="keep the batch as the first axis: tf.squeeze without an axis drops a batch of one"
+            if _has_no_batch(output)
+            else "export the model with its classification head",
+        )
+    if position is None:
+        sizes = list(output.shape)[1:-1]
+        if any(size != 1 for size in sizes):
+            raise ExportError(
+                f"{returned}; class scores are float [B, classes], and this output has several positions",
+                hint=_by_position(key, output),
+            )
+        return ClassScores(key, (0,) * len(sizes), rank)
+    if rank < 3:
+        raise ExportError(
+            f"{returned}, which has no positions to choose from: --output {wanted}",
+            hint=f"give --output {key}",
+        )
+    return ClassScores(key, _position(returned, key, output, position), rank)
+
+
+def _position(returned: str, key: str, output: Any, text: str) -> tuple[int, ...] | Literal["mean"]:
+    """A position that an output has.
+
+    Raises:
+        ExportError: the text is none, or the output has no such position.
+    """
+    if text.strip() == "mean":
+        return "mean"
+    sizes = list(output.shape)[1:-1]
+    try:
+        indices = tuple(int(index) for index in text.split(","))
+    except ValueError:
+        indices = ()
+    if len(indices) != len(sizes):
+        one = "one index" if len(sizes) == 1 else f"{len(sizes)} indices with commas between"
+        raise ExportError(
+            f"{returned}; a position of it is {one}, or mean, and not {text!r}",
+            hint=_by_position(key, output),
+        )
+    for index, size in zip(indices, sizes, strict=True):
+        if size is not None and not -size <= index < size:
+            raise ExportError(
+                f"{returned}; index {index} of --output {key}[{text}] is not from {-size} to {size - 1}",
+                hint=_by_position(key, output),
+            )
+    return indices
+
+
+def _by_position(key: str, output: Any) -> str:
+    sizes = list(output.shape)[1:-1]
+    first = ",".join("0" for _ in sizes)
+    last = ",".join("-1" if size is None else str(size - 1) for size in sizes)
+    return (
+        f"explain one position, --output '{key}[{first}]' to '{key}[{last}]', or the mean over all of them, "
+        f"--output '{key}[mean]'"
+    )
+
+
+def _rank(output: Any) -> int:
+    """The number of axes of a tensor of floats with a batch; 0 for anything else."""
     if not hasattr(output, "shape") or not hasattr(output, "dtype"):
-        return False
-    return tf.as_dtype(output.dtype).is_floating and len(output.shape) == 2
+        return 0
+    if not tf.as_dtype(output.dtype).is_floating or getattr(output.shape, "rank", 0) is None:
+        return 0
+    return 0 if _has_no_batch(output) else len(output.shape)
+
+
+def _has_no_batch(output: Any) -> bool:
+    """Whether a model gave something else than one row for one example: its batch was squeezed or merged."""
+    return isinstance(output, tf.Tensor) and output.shape.rank != 0 and output.shape[0] not in (None, 1)
+
+
+def _listed(outputs: Mapping[str, Any], keys: Iterable[str]) -> str:
+    return "; ".join(f"{key}, {_described(outputs[key])}" for key in keys)
 
 
 def _described(output: Any) -> str:
     if not hasattr(output, "shape") or not hasattr(output, "dtype"):
         return f"a {type(output).__name__}"
-    return f"{tf.as_dtype(output.dtype).name} of shape {list(output.shape)}"
+    dtype = tf.as_dtype(output.dtype).name
+    if getattr(output.shape, "rank", 0) is None:
+        return f"{dtype} of unknown shape"
+    sizes = ["any" if size is None else str(size) for size in output.shape]
+    if sizes and not _has_no_batch(output):
+        sizes[0] = "B"
+    return f"{dtype} [{', '.join(sizes)}]" + (" for one example" if _has_no_batch(output) else "")

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
-from saliency_exporter.sources.class_scores import choose_scores, named_outputs, probe
+from saliency_exporter.sources.class_scores import choose_scores, named_outputs, positions_known, probe
 from saliency_exporter.sources.held_inputs import describe, explained_input, for_batch_of, held_inputs
 from saliency_exporter.sources.input_shape import check_numbers, fixed_shape
 from saliency_exporter.sources.preprocessing import Preprocessing
@@ -49,17 +49,20 @@ def source_from_keras(
         model.build((None, *input_shape))
     forward = _inference(model, specs, explained, held)
     if getattr(model, "outputs", None):
-        output_names, outputs = getattr(model, "output_names", None), _structure(model, "output")
+        # A Sequential model has no names of its outputs.
+        output_names = getattr(model, "output_names", None) or [model.layers[-1].name]
+        outputs = _structure(model, "output")
     else:
         # A subclassed model makes its variables, and says what it returns, only when it is called.
         output_names, outputs = None, probe(name, forward, input_shape)
+    outputs = outputs if positions_known(outputs) else probe(name, forward, input_shape)
     scores = choose_scores(name, named_outputs(outputs, output_names), choices.output)
     return Source(
         name=name,
         origin=origin
         + describe(choices, explained)
         + (f", output {choices.output}" if choices.output is not None else ""),
-        call=lambda x: named_outputs(forward(x), output_names)[scores],
+        call=lambda x: scores.of(named_outputs(forward(x), output_names)),
         input_shape=input_shape,
         # The raw variables: Keras's own wrappers are not restored by TensorFlow Serving's V1 session.
         variables=tuple(v if isinstance(v, tf.Variable) else v.value for v in model.variables),

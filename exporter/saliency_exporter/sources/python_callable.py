@@ -140,7 +140,7 @@ def _source_from_callable(model: Callable[..., Any], name: str, origin: str, cho
         origin=origin
         + describe(choices, explained)
         + (f", output {choices.output}" if choices.output is not None else ""),
-        call=lambda x: named_outputs(graph(x))[scores],
+        call=lambda x: scores.of(named_outputs(graph(x))),
         input_shape=input_shape,
         variables=_variables(name, model, graph, input_shape),
     )

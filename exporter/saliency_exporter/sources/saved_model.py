@@ -71,13 +71,14 @@ def load(path: Path, choices: Choices = NO_CHOICES) -> Source:
         return loaded.signatures[key](**values, **{explained: tf.cast(x, specs[explained].dtype)})
 
     outputs = dict(sorted(named_outputs(probe(name, run, input_shape)).items()))
-    output = choose_scores(name, outputs, choices.output)
-    classes = int(outputs[output].shape[-1])
+    scores = choose_scores(name, outputs, choices.output)
+    classes = int(scores.of(outputs).shape[-1])
     return Source(
         name=path.name,
-        origin=f"SavedModel {path.name}, signature {key}, output {output}{describe(choices, explained)}",
+        origin=f"SavedModel {path.name}, signature {key}, output {choices.output or scores.name}"
+        + describe(choices, explained),
         # A graph of TensorFlow 1 often does not know the number of its classes.
-        call=lambda x: tf.ensure_shape(run(x)[output], [None, classes]),
+        call=lambda x: tf.ensure_shape(scores.of(run(x)), [None, classes]),
         input_shape=input_shape,
         variables=tuple(function.variables),
         kept=_kept(loaded),

@@ -12,6 +12,7 @@ from saliency_exporter.version.manifest import (
     MethodEntry,
     ParameterEntry,
     PreprocessingSteps,
+    Score,
 )
 from saliency_exporter.version.server_needs import describe_server
 
@@ -34,11 +35,7 @@ def summary(version_dir: Path, manifest: Manifest) -> list[tuple[str, str]]:
         ("images", f"{manifest.input.dtype} [batch, {shape}]"),
         ("preprocessing", preprocessing_in_words(manifest.preprocessing)),
         ("classes", f"{manifest.classes}" + (f", from {labels[0]} to {labels[-1]}" if labels else "")),
-        (
-            "score",
-            f"{score.tensor.removesuffix(':0').rpartition('Call/')[2]}, probabilities by {score.head}"
-            + (" (assumed: the model ends in neither softmax nor sigmoid)" if score.head_assumed else ""),
-        ),
+        ("score", f"{score.tensor.removesuffix(':0').rpartition('Call/')[2]}, {score_in_words(score)}"),
         ("compile", f"{manifest.compile} for {target_in_words(manifest)}, batch sizes {batch_sizes}"),
         *(("without XLA", line) for line in _describe_choices(manifest.compile_choices)),
         ("foldings", ", ".join(manifest.foldings) or "none"),
@@ -55,6 +52,48 @@ def summary(version_dir: Path, manifest: Manifest) -> list[tuple[str, str]]:
         ("made by", f"saliency-serving {manifest.exporter}, TensorFlow {manifest.tensorflow}"),
         ("size", f"{size / 2**20:.1f} MiB"),
     ]
+
+
+def score_notes(score: Score, classes: int) -> list[str]:
+    """What to know of the class scores where they are not simply the logits before a softmax or sigmoid."""
+    notes = []
+    if score.head_assumed:
+        notes.append(
+            "the model ends in neither softmax nor sigmoid: its output is taken for logits, "
+            f"and probabilities are their {score.head}"
+        )
+    if score.is_probability:
+        notes.append(
+            "the model's output is made of probabilities and is not one softmax or sigmoid of scores: "
+            "the output is explained as it is, as with --score output"
+        )
+    if score.both_of_one and score.head == "sigmoid":
+        notes.append(
+            "the model gives one number for the two names: class 1 has its logit and its probability p, "
+            "class 0 the negative logit and 1 - p"
+        )
+    elif score.both_of_one:
+        notes.append("the model gives one number p for the two names: class 1 has p, class 0 has 1 - p")
+    if (score.head, classes, score.head_assumed) == ("softmax", 1, False):
+        notes.append(
+            "the model ends in a softmax of one class, whose probability is always 1; a sigmoid may be meant"
+        )
+    return notes
+
+
+def score_in_words(score: Score) -> str:
+    """Which function of the scores the probabilities are."""
+    if score.is_probability:
+        words = "made of probabilities: explained as it is"
+    elif score.head == "output":
+        words = "the output as it is"
+    else:
+        words = f"probabilities by {score.head}"
+    if score.both_of_one:
+        words += ", both classes of one number"
+    if score.head_assumed:
+        words += " (assumed: the model ends in neither softmax nor sigmoid)"
+    return words
 
 
 def target_in_words(manifest: Manifest) -> str:

@@ -47,11 +47,21 @@ class PreprocessingSteps:
 
 @dataclass(frozen=True)
 class Score:
-    """What is explained: the tensor of class scores, and which function of them the probabilities are."""
+    """What is explained: the tensor of class scores, and which function of them the probabilities are.
+
+    Attributes:
+        tensor: its name in the traced graph.
+        head: "softmax" or "sigmoid"; "output" where the model's output is explained as it is.
+        head_assumed: whether the model has neither, and its output was taken for logits.
+        is_probability: whether that is so because the output is made of probabilities.
+        both_of_one: whether the scores are those of both classes of a model that gives one number for two.
+    """
 
     tensor: str
     head: Literal["softmax", "sigmoid", "output"]
     head_assumed: bool
+    is_probability: bool = False
+    both_of_one: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from saliency_exporter.errors import ExportError, NotWritten
 from saliency_exporter.graph.activations.find import find_activations
 from saliency_exporter.graph.folding import fold
 from saliency_exporter.graph.forward_graph import ForwardGraph
+from saliency_exporter.graph.head import two_classes
 from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
 from saliency_exporter.runtime.functions import Function
@@ -140,6 +141,7 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
     """Writes everything of a version but its manifest, which is returned."""
     progress("tracing the forward pass")
     graph = trace(job.source, score=job.score)
+    graph = two_classes(graph) if len(job.settings.labels or ()) == 2 else graph
     _check_labels(job.settings, graph)
     kept = job.source.kept
     predictions = predictions_signature(kept.signatures if kept else ())
@@ -177,7 +179,7 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
         source=job.source.origin,
         input=Images("images", (None, *graph.input_shape), job.preprocessing.image_dtype),
         preprocessing=describe_preprocessing(job.preprocessing),
-        score=Score(graph.scores, graph.head, graph.head_assumed),
+        score=Score(graph.scores, graph.head, graph.head_assumed, graph.is_probability, graph.both_of_one),
         classes=graph.classes,
         labels=job.settings.labels,
         batch_sizes=job.settings.batch_sizes,

@@ -335,6 +335,51 @@ def test_export_says_where_it_takes_an_output_for_logits(tmp_path, monkeypatch, 
     assert f"probabilities are their {head}\n" in done.stderr
 
 
+HEADS = """
+import keras
+
+layers = keras.layers
+
+def one():
+    return keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(1, activation="sigmoid")])
+
+def average():
+    x = keras.Input((4, 4, 3))
+    y = layers.Flatten()(x)
+    return keras.Model(x, layers.Average()([layers.Dense(3, activation="softmax")(y) for _ in range(2)]))
+
+def frames():
+    return keras.Sequential([keras.Input((4, 4, 3)), layers.Conv2D(3, 3), layers.Softmax(name="p")])
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "note", "score"),
+    [
+        ("one", ["--labels", "two.txt"], "class 0 the negative logit and 1 - p", ("sigmoid", False, True)),
+        ("average", [], "is explained as it is, as with --score output", ("output", True, False)),
+        (
+            "frames",
+            ["--output", "[-1,mean]"],
+            "hint: explain one position, --output 'p[0,0]' to 'p[1,1]'",
+            None,
+        ),
+        ("frames", ["--output", "p[mean]"], "to be served by", ("softmax", False, False)),
+    ],
+)
+def test_export_says_what_the_score_is(tmp_path, monkeypatch, model, options, note, score):
+    (tmp_path / "plain.py").write_text(HEADS)
+    (tmp_path / "two.txt").write_text("cat\ndog\n")
+    options += ["--preprocessing", "none", "--compile", "none", "--batch-sizes", "1", "--no-verify"]
+    done = here(tmp_path, monkeypatch, "export", f"plain:{model}", "m", *options, "--methods", "gradients")
+    assert note in done.stderr
+    assert done.exit_code == (score is None)
+    if score is not None:
+        found = read_manifest(tmp_path / "m" / "1").score
+        assert (found.head, found.is_probability, found.both_of_one) == score
+        assert not found.head_assumed
+
+
 def test_export_ends_with_the_server_that_it_needs_and_what_a_newer_tensorflow_means():
     def of(**changes: object) -> list[str]:
         return closing_lines(replace(EXPORT, server=replace(EXPORT.server, **changes)))

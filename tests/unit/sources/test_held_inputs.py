@@ -121,7 +121,7 @@ def test_a_signature_of_several_inputs(tmp_path: Path) -> None:
         ({"input_name": "image"}, "has no input 'image'", "it has photo, gain, step"),
         ({"held": {"image": np.array(1)}}, "has no input 'image'", "it has photo, gain, step"),
         ({**CHOICES, "input_name": "gain"}, "input gain .* is both explained and held", "hold the others"),
-        ({**CHOICES, "output_name": "label"}, "has no output 'label'", "it has scores, chosen"),
+        ({**CHOICES, "output_name": "label"}, "has no output 'label'", "it has scores, float32 [B, 3]; cho"),
         (
             {**CHOICES, "held": {"gain": np.zeros(4, np.float32), "step": np.array(0)}},
             r"input gain of make takes \[3\] for one example; the value has shape \[4\]",

@@ -132,9 +132,9 @@ def test_the_variables_live_as_long_as_the_source(module, images) -> None:
         ("def make(): raise OSError('no disk')", "make", r"make\(\) failed: OSError: no disk"),
         ("def f(x, y): return x", "f", r"f has 2 inputs \(x, y\)"),
         ("import tensorflow as tf\ndef make(): return lambda x, y: x", "make", r"make has 2 inputs \(x, y\)"),
-        ("def f(x): return {'a': x, 'b': x}", "f", r"returns a, float32 of .*; b, float32"),
+        ("def f(x): return {'a': x, 'b': x}", "f", r"returns a, float32 \[B, .*; b, float32"),
         ("def f(x): return 'cat'", "f", "f returns a str; a classifier returns"),
-        ("def f(x): return x", "f", r"float32 of shape \[1, 8, 8, 3\]; a classifier"),
+        ("def f(x): return x", "f", r"returns float32 \[B, 8, 8, 3\]; class scores are"),
         ("def f(x): return x @ x", "f", r"failed on one example of shape \[1, 8, 8, 3\]"),
         (
             "import tensorflow as tf\ndef f(x): return tf.constant(x.numpy().max((1, 2)))",

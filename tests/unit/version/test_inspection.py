@@ -3,8 +3,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from saliency_exporter.version.inspection import activations_in_words, preprocessing_in_words
-from saliency_exporter.version.manifest import ActivationCount, Activations, PreprocessingSteps
+from saliency_exporter.version.inspection import activations_in_words, preprocessing_in_words, score_notes
+from saliency_exporter.version.manifest import ActivationCount, Activations, PreprocessingSteps, Score
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,22 @@ def test_activations_name_what_has_no_rule():
         "Minimum of net/hard_tanh/Minimum: no guided rule",
     ]
     assert activations_in_words(Activations((), ())) == ["none that rectifies"]
+
+
+@pytest.mark.parametrize(
+    ("score", "classes", "note"),
+    [
+        (Score("x:0", "softmax", False), 3, None),
+        (Score("x:0", "sigmoid", False), 1, None),
+        (Score("x:0", "output", False), 3, None),
+        (Score("x:0", "softmax", True), 3, "taken for logits, and probabilities are their softmax"),
+        (Score("x:0", "output", False, is_probability=True), 3, "as it is, as with --score output"),
+        (Score("x:0", "sigmoid", False, both_of_one=True), 2, "class 0 the negative logit and 1 - p"),
+        (Score("x:0", "output", False, both_of_one=True), 2, "class 1 has p, class 0 has 1 - p"),
+        (Score("x:0", "softmax", False), 1, "a softmax of one class, whose probability is always 1"),
+    ],
+)
+def test_what_the_score_is_is_said_where_it_is_not_plain(score, classes, note):
+    notes = score_notes(score, classes)
+    assert len(notes) == (note is not None)
+    assert note is None or note in notes[0]
