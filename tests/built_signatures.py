@@ -11,6 +11,7 @@ from callables import source_of
 
 from saliency_exporter.contract.build import build_signatures
 from saliency_exporter.contract.settings import Settings
+from saliency_exporter.graph.forward_graph import ForwardGraph
 from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
 from saliency_exporter.methods.registry import OWN, find_methods
@@ -18,10 +19,10 @@ from saliency_exporter.sources.preprocessing import builtin
 
 
 class Signatures:
-    """The signatures of a callable, called with NumPy arrays."""
+    """The signatures of a traced model, called with NumPy arrays."""
 
-    def __init__(self, call: Callable, input_shape: tuple[int, ...], score: str, **settings: Any) -> None:
-        self.graph = trace(source_of(call, input_shape), score=score)
+    def __init__(self, graph: ForwardGraph, **settings: Any) -> None:
+        self.graph = graph
         settings = {"compile": "none", "batch_sizes": (1, 4), "target": "cpu", **settings}
         settings["methods"] = find_methods(settings.get("methods", OWN))
         self.functions = build_signatures(Forward(self.graph), builtin("none"), Settings(**settings), "model")
@@ -36,4 +37,4 @@ class Signatures:
 def signatures_of(
     call: Callable, input_shape: tuple[int, ...], *, score: str = "auto", **settings: Any
 ) -> Signatures:
-    return Signatures(call, input_shape, score, **settings)
+    return Signatures(trace(source_of(call, input_shape), score=score), **settings)

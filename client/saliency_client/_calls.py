@@ -175,6 +175,7 @@ class Calls:
             model=self.model.name,
             version=answer.version or None,
             offered=answer.signature.outputs,
+            channels=answer.signature.has_channels,
         )
 
     def explain_items(

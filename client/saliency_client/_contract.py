@@ -16,6 +16,9 @@ PARAMETER_DEFAULTS = "parameter_defaults"
 SIGNED_MAPS = ("gradients", "attributions")
 """What a method's own signed map is called: a derivative of the score, or shares of the score."""
 
+SALIENCY = "saliency"
+"""How much each pixel counts: what every method gives."""
+
 INTERNAL_PREFIX = "__saved_model_"
 """Of TensorFlow's own signatures, which every SavedModel has; nobody calls them."""
 
@@ -29,11 +32,13 @@ def large_outputs(images: int | None, outputs: Mapping[str, int | None]) -> set[
     """The outputs of an explain signature that are as large as its images.
 
     They have as many dimensions as the images: a map of [B, H, W, C] beside one of [B, H, W] and numbers of
-    [B]. A client asks for them by name alone, and an export warms a server up for that.
+    [B]. A client asks for them by name alone, and an export warms a server up for that. `saliency` is none of
+    them, although it has as many dimensions as images without channels, [B, H, W].
 
     Args:
         images: how many dimensions the input `images` has; None where it does not say.
         outputs: the same of each output.
     """
     known = {name: rank for name, rank in outputs.items() if rank is not None}
-    return set() if images is None else {name for name, rank in known.items() if rank >= images}
+    large = set() if images is None else {name for name, rank in known.items() if rank >= images}
+    return large - {SALIENCY}

@@ -55,14 +55,25 @@ class Explanation(Sequence["Explanation"]):
         model: str,
         version: int | None = None,
         offered: Iterable[str] | None = None,
+        channels: bool = True,
     ) -> None:
-        """Arrays by name, each with B first; `offered`: all outputs that the method has, if that is known."""
+        """Arrays by name, each with B first.
+
+        Args:
+            outputs: the arrays.
+            method: what computed them.
+            model: of which model.
+            version: and version; None: the server did not say.
+            offered: all outputs that the method has, if that is known.
+            channels: whether the last axis of the method's map holds channels; images [B, H, W] have none.
+        """
         self._arrays = dict(outputs)
         self._offered = None if offered is None else tuple(offered)
         self.outputs: Mapping[str, Array] = _Outputs(self._arrays)
         self.method = method
         self.model = model
         self.version = version
+        self._channels = channels
 
     @property
     def saliency(self) -> FloatArray:
@@ -75,7 +86,7 @@ class Explanation(Sequence["Explanation"]):
 
     @property
     def gradients(self) -> FloatArray:
-        """[B, H, W, C] float32, signed: derivative of the score by the model's input, or a like signal."""
+        """As the images, float32, signed: derivative of the score by the model's input, or a like signal."""
         return self["gradients"]
 
     @property
@@ -281,8 +292,9 @@ class Explanation(Sequence["Explanation"]):
             raise InputError(f"{target} ends in neither .npz (all outputs) nor .npy (saliency)")
 
     def _signed_map(self) -> Array:
-        """The method's own map, with signs."""
-        return self[next((name for name in SIGNED_MAPS if name in self._arrays), self._offered_map())]
+        """The method's own map, with signs, [B, H, W, C]; of images without channels, C is 1."""
+        own = self[next((name for name in SIGNED_MAPS if name in self._arrays), self._offered_map())]
+        return own if self._channels else own[..., np.newaxis]
 
     def _offered_map(self) -> str:
         return next((name for name in SIGNED_MAPS if name in (self._offered or ())), SIGNED_MAPS[0])
@@ -305,7 +317,12 @@ class Explanation(Sequence["Explanation"]):
     def _taken(self, some: slice) -> Explanation:
         arrays = {name: value[some] if value.ndim else value for name, value in self._arrays.items()}
         return Explanation(
-            arrays, method=self.method, model=self.model, version=self.version, offered=self._offered
+            arrays,
+            method=self.method,
+            model=self.model,
+            version=self.version,
+            offered=self._offered,
+            channels=self._channels,
         )
 
 

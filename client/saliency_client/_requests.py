@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from saliency_client._errors import AnswerError, InputError
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
+from saliency_client._shapes import shape_hint
 from saliency_client._signatures import Signature, TensorSpec
 from saliency_client._tensors import Array, decode, serialized
 from saliency_client._wire import join_request, split_answer
@@ -237,7 +238,7 @@ def _images(value: ArrayLike, spec: TensorSpec) -> Array:
     if not _fits(array.shape, spec.shape):
         raise InputError(
             f"{spec.name} is {_size(array.shape)}; the model takes {_size(spec.shape)}",
-            hint=_shape_hint(array.shape, spec.shape),
+            hint=shape_hint(spec.name, array.shape, spec.shape),
         )
     if array.ndim and array.shape[0] == 0:
         raise InputError(f"{spec.name} holds no image: its shape is {_size(array.shape)}")
@@ -278,14 +279,6 @@ def _fits(have: tuple[int, ...], want: tuple[int | None, ...]) -> bool:
 
 def _size(shape: Iterable[int | None]) -> str:
     return "[" + ",".join("B" if size is None else str(size) for size in shape) + "]"
-
-
-def _shape_hint(have: tuple[int, ...], want: tuple[int | None, ...]) -> str | None:
-    if len(want) == 4 and len(have) == 4 and have[1] == want[3] != have[3]:
-        return "channels come last: images.transpose(0, 2, 3, 1)"
-    if len(want) == 4 and want[1] is not None:
-        return f"resize to height {want[1]}, width {want[2]}; saliency_client.images.load_image does it"
-    return None
 
 
 def _parameter(value: ArrayLike, spec: TensorSpec, batch: int) -> Array:

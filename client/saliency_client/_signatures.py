@@ -14,6 +14,7 @@ from saliency_client._contract import (
     IMAGES_SIGNATURE,
     INTERNAL_PREFIX,
     PARAMETER_DEFAULTS,
+    SALIENCY,
     SIGNED_MAPS,
     large_outputs,
 )
@@ -85,7 +86,7 @@ class Signature:
         """Height and width of the images that it takes.
 
         Raises:
-            InputError: its input is not images [B, H, W, C] of a fixed size.
+            InputError: its input is not images [B, H, W, C], or [B, H, W] without channels, of a fixed size.
 
         Example:
             >>> client.signatures()["explain_gradients"].image_size
@@ -93,12 +94,28 @@ class Signature:
         """
         spec = self.inputs.get("images")
         shape = spec.shape if spec is not None else None
-        if shape is None or len(shape) != 4 or shape[1] is None or shape[2] is None:
+        axes = 4 if self.has_channels else 3
+        if shape is None or len(shape) != axes or shape[1] is None or shape[2] is None:
             raise InputError(
                 f"{self.name} takes {spec or 'no images'}, not images [B, H, W, C] of a fixed size",
                 signature=self.name,
             )
         return shape[1], shape[2]
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether the last axis of its images holds channels, over which `saliency` is taken.
+
+        Images [B, H, W] without channels have a `saliency` and a map of their own size.
+
+        Example:
+            >>> client.signatures()["explain_gradients"].has_channels
+            True
+        """
+        images, saliency = self.inputs.get("images"), self.outputs.get(SALIENCY)
+        if images is None or saliency is None or images.rank is None:
+            return True
+        return images.rank != saliency.rank
 
     @property
     def signed_map(self) -> str | None:

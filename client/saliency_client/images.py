@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from saliency_client._errors import InputError, SaliencyError
+from saliency_client._shapes import shape_hint
 
 Resize = Literal["crop", "stretch", "pad"]
 Box = tuple[int, int, int, int]
@@ -47,7 +48,8 @@ class Photo:
     """One picture, as the model gets it and as people look at it.
 
     Attributes:
-        array: [H, W, C], the model input; uint8 0..255 for a picture, or what an `.npy` file holds.
+        array: [H, W, C], or [H, W] for a model whose images have no channels: the model input; uint8 0..255
+            for a picture, or what an `.npy` file holds.
         picture: the original, upright, RGB, at its own size.
         box: (left, top, right, bottom) of the part of `picture` that `array` shows, in its pixels. With
             padding it reaches beyond the picture.
@@ -121,12 +123,13 @@ def load_image(
     return Photo(array, _on_white(original), box, name, notes)
 
 
-def load_array(source: Source, shape: tuple[int, int, int], dtype: npt.DTypeLike) -> Photo:
+def load_array(source: Source, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Photo:
     """Read a model input from an `.npy` file.
 
     Args:
-        source: path, bytes, or a binary file in NumPy's format, holding [H, W, C] or [1, H, W, C].
-        shape: (H, W, C) that the model takes.
+        source: path, bytes, or a binary file in NumPy's format, holding [H, W, C] or [1, H, W, C]; where C
+            is 1, also without that axis.
+        shape: (H, W, C) that the model takes, or (H, W) where its images have no channels.
         dtype: what the model takes: uint8, or a float type, which any real array is converted to.
 
     Returns:
@@ -144,13 +147,14 @@ def load_array(source: Source, shape: tuple[int, int, int], dtype: npt.DTypeLike
     """
     name = source_name(source)
     array = _read_array(source, name)
-    if array.ndim == 4 and array.shape[0] == 1:
+    if array.ndim > 2 and array.shape[0] == 1:
         array = array[0]
-    if array.shape != tuple(shape):
+    if _without_one(array.shape) != _without_one(shape):
         raise ImageError(
             f"{name} has shape {list(array.shape)}, and the model takes {list(shape)}",
-            hint="save one model input, [height, width, channels], per file",
+            hint=_array_hint(array.shape, shape),
         )
+    array = array.reshape(shape)
     wanted = np.dtype(dtype)
     if array.dtype != wanted and not (wanted.kind == "f" and array.dtype.kind in "fiu"):
         raise ImageError(f"{name} holds {array.dtype}, and the model takes {wanted}")
@@ -160,16 +164,31 @@ def load_array(source: Source, shape: tuple[int, int, int], dtype: npt.DTypeLike
         converted = array.astype(wanted)
     if not np.isfinite(converted).all():
         raise ImageError(f"{name} holds values that do not fit in {wanted}")
-    height, width = converted.shape[:2]
+    height, width = shape[0], shape[1]
     return Photo(converted, array_picture(converted), (0, 0, width, height), name)
+
+
+def _without_one(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Height, width and channels, these only where there are several."""
+    return shape[:2] if len(shape) == 3 and shape[2] == 1 else tuple(shape)
+
+
+def _array_hint(have: tuple[int, ...], want: tuple[int, ...]) -> str:
+    axes = "[height, width, channels]" if len(want) == 3 else "[height, width]"
+    if len(have) == len(want) and have[:2] == want[:2]:
+        hint = shape_hint("array", (1, *have), (None, *want))
+        if hint is not None:
+            return hint
+    return f"save one model input, {axes}, per file"
 
 
 def array_picture(array: npt.NDArray[Any]) -> Image.Image:
     """Show a model input as a picture.
 
     Args:
-        array: [H, W, C]. uint8 is taken as it is, any other type is scaled from its minimum and maximum.
-            Of 1 channel a gray picture is made, of 3 RGB, of 4 RGBA over white, of any other the mean.
+        array: [H, W, C] or [H, W]. uint8 is taken as it is, any other type is scaled from its minimum and
+            maximum. Of 1 channel, or none, a gray picture is made, of 3 RGB, of 4 RGBA over white, of any
+            other the mean.
 
     Returns:
         An RGB picture of H x W.
@@ -181,7 +200,7 @@ def array_picture(array: npt.NDArray[Any]) -> Image.Image:
         >>> picture.getpixel((0, 0)), picture.getpixel((1, 0))
         ((0, 0, 0), (255, 255, 255))
     """
-    values = array
+    values = array[..., np.newaxis] if array.ndim == 2 else array
     if values.dtype != np.uint8:
         low, high = float(values.min()), float(values.max())
         values = np.rint(

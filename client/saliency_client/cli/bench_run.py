@@ -87,16 +87,15 @@ def _call(options: BenchOptions, client: SaliencyClient, photo: Input | None) ->
     else:
         signature = method_signature(options.method, signatures, beside=(PREDICT,))
     check(options.parameters, signature, signatures)
-    images = _images(options, model_input(signature), photo)
+    images = _images(options, model_input(signature, signatures), photo)
     if options.method == PREDICT:
         return lambda: client.predict(images)
     return lambda: client.explain(images, method=options.method, **options.parameters)
 
 
 def _images(options: BenchOptions, model: ModelInput, photo: Input | None) -> npt.NDArray[Any]:
-    shape = (model.height, model.width, model.channels)
     if photo is None:
-        noise = np.random.default_rng(0).integers(0, 256, shape)
+        noise = np.random.default_rng(0).integers(0, 256, model.shape)
         one = noise.astype(np.uint8) if model.dtype == "uint8" else (noise / 127.5 - 1).astype(model.dtype)
     else:
         bound = options.max_pixels or DEFAULT_MAX_PIXELS

@@ -88,7 +88,7 @@ class Explainer:
     def __post_init__(self) -> None:
         signatures = self.client.signatures()
         signature = method_signature(self.options.method, signatures)
-        self.signature, self.model = signature, model_input(signature)
+        self.signature, self.model = signature, model_input(signature, signatures)
         check(self.options.parameters, signature, signatures)
         for look in self.options.looks:
             if look.draws_signed_map(self.formats) and signature.signed_map is None:

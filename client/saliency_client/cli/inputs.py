@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,8 +152,13 @@ def read_photo(one: Input, model: ModelInput, *, resize: Resize, max_pixels: int
         if not source:
             raise ImageError("stdin is empty")
     if is_array:
-        return load_array(source, (model.height, model.width, model.channels), model.dtype)
+        return load_array(source, model.shape, model.dtype)
     model.check_takes_photos()
-    return load_image(
-        source, (model.height, model.width), channels=model.channels, resize=resize, max_pixels=max_pixels
+    photo = load_image(
+        source,
+        (model.height, model.width),
+        channels=model.channels or 1,
+        resize=resize,
+        max_pixels=max_pixels,
     )
+    return replace(photo, array=photo.array.reshape(model.shape))

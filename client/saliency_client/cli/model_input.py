@@ -22,13 +22,19 @@ _SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class ModelInput:
-    """The images that a signature takes: [H, W, C] of a dtype."""
+    """The images that a signature takes: [H, W, C] of a dtype; [H, W] where `channels` is None."""
 
     signature: str
     height: int
     width: int
-    channels: int
+    channels: int | None
     dtype: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image."""
+        size = self.height, self.width
+        return size if self.channels is None else (*size, self.channels)
 
     def check_takes_photos(self) -> None:
         """Raise ImageError unless a photo's bytes are what the model takes."""
@@ -36,8 +42,7 @@ class ModelInput:
             raise ImageError(
                 f"the model takes {self.dtype} values that its network has been fed with, not photos: "
                 "its preprocessing is not part of it",
-                hint="export it with --preprocessing, or give arrays "
-                f"[{self.height}, {self.width}, {self.channels}] as .npy files",
+                hint=f"export it with --preprocessing, or give arrays {list(self.shape)} as .npy files",
             )
 
 
@@ -53,21 +58,28 @@ def signature_of_predictions(signatures: Mapping[str, Signature]) -> Signature:
     return signatures[name]
 
 
-def model_input(signature: Signature) -> ModelInput:
+def model_input(signature: Signature, signatures: Mapping[str, Signature] | None = None) -> ModelInput:
     """The images that a signature takes, from the server's metadata.
+
+    Args:
+        signature: that takes them.
+        signatures: all of the model, which tell of images without channels; default this one.
 
     Raises:
         CommandError: its input is not one image of a fixed size.
     """
+    explaining = (signatures or {signature.name: signature}).values()
+    grey = any(one.method is not None and not one.has_channels for one in explaining)
+    axes = 3 if grey else 4
     spec = signature.inputs.get("images") or next(iter(signature.inputs.values()), None)
     shape = spec.shape if spec is not None else None
-    if spec is None or shape is None or len(shape) != 4 or None in shape[1:]:
+    if spec is None or shape is None or len(shape) != axes or None in shape[1:]:
         raise CommandError(
             f"signature {signature.name} takes {spec or 'nothing'}, not images [B, H, W, C] of a fixed size",
             hint="this command is for images; the Python library takes input of any shape",
         )
-    _, height, width, channels = (size or 0 for size in shape)
-    return ModelInput(signature.name, height, width, channels, spec.dtype)
+    height, width, *channels = (size or 0 for size in shape[1:])
+    return ModelInput(signature.name, height, width, channels[0] if channels else None, spec.dtype)
 
 
 def class_scores(

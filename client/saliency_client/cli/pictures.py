@@ -121,7 +121,7 @@ def draw(
     colored = {**scale, "colormap": look.colormap}
     try:
         if look.style == "panel":
-            signs = _only(explanation, signed_map)
+            signs = _signs(explanation, signed_map)
             title, subtitle = caption(facts)
             return render.panel(photo.picture, signs, photo.box, title=title, subtitle=subtitle, **colored)
         values = _values(explanation, signed_map, look)
@@ -155,8 +155,14 @@ def caption(facts: Mapping[str, Any]) -> tuple[str, str]:
 def _values(explanation: Explanation, signed_map: str | None, look: Look) -> maps.FloatArray:
     """The map [H, W] that is drawn: `saliency`, or the sum over channels of the map with signs."""
     if look.signed:
-        return maps.signed(_only(explanation, signed_map))
+        return maps.signed(_signs(explanation, signed_map))
     return _only(explanation, "saliency")
+
+
+def _signs(explanation: Explanation, signed_map: str | None) -> maps.FloatArray:
+    """The map with signs, [H, W, C]; of images without channels, C is 1."""
+    own = _only(explanation, signed_map)
+    return own[..., np.newaxis] if own.ndim == 2 else own
 
 
 def _only(explanation: Explanation, output: str | None) -> maps.FloatArray:

@@ -51,7 +51,8 @@ def run(options: PredictOptions, printer: Printer) -> int:
     if not there or (errors and options.fail_fast):
         return batch_exit_code(errors, len(inputs))
     with connect(options.connection) as client, allow_pixels(options.max_pixels):
-        model = model_input(signature_of_predictions(client.signatures()))
+        signatures = client.signatures()
+        model = model_input(signature_of_predictions(signatures), signatures)
         class_names = classes.class_names(options.labels, names, client)
 
         def predict_one(one: Input) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import click
 from saliency_client.cli.application import Application, application
 from saliency_client.cli.errors import CommandError
 from saliency_exporter.cli.interrupts import interrupts
+from saliency_exporter.cli.last_resort import last_resort
 
 _HOME = "saliency_exporter.cli"
 _COMMANDS = {
@@ -25,12 +26,17 @@ _OF_THE_EXTRA = ("tensorflow", "tensorflow_serving", "keras", "msgspec", "grpc_h
 """The packages that saliency-serving[exporter] brings, by the name that is imported."""
 
 
+def _command(context: click.Context) -> str:
+    return f"saliency-exporter {context.invoked_subcommand or ''}".rstrip()
+
+
 class _Exporter(Application):
     """Commands that run TensorFlow, which comes with an extra and handles interrupts in its own way."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            with interrupts():
+            # Inside, as an error that an interrupt came out as is none.
+            with interrupts(), last_resort(lambda: _command(context)):
                 return super().invoke(context)
         except ModuleNotFoundError as error:
             # The command comes with the plain install, as the client's does; what it runs on does not.

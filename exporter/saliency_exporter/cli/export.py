@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from saliency_exporter.methods.declarations import Method
-    from saliency_exporter.version.manifest import Manifest
+    from saliency_exporter.version.manifest import Images, Manifest
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 
@@ -57,6 +57,15 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
     type=SIZES,
     section="Model",
     help="The sizes of one example of other input, if the model leaves them open, such as 128,80.",
+)
+@option(
+    "--channels",
+    type=click.Choice(["auto", "first", "last", "none"]),
+    default="auto",
+    show_default=True,
+    section="Model",
+    help="Where the model has the channels of its input. first transposes inside, so that clients send them "
+    "last; none is for grey pictures [B, H, W]. auto sees it in the model, and refuses channels first.",
 )
 @option(
     "--input",
@@ -211,6 +220,7 @@ def export(
     version: int | None,
     image_size: tuple[int, int] | None,
     input_shape: tuple[int, ...] | None,
+    channels: Any,
     input_name: str | None,
     held: tuple[tuple[str, Any], ...],
     preprocessing: str,
@@ -277,6 +287,7 @@ def export(
             held=dict(held),
             output_name=output,
             signature=signature,
+            channels=channels,
         )
         job = Export(
             source=source,
@@ -316,7 +327,26 @@ def closing_lines(manifest: Manifest) -> list[str]:
     lines += [f"note: {note}" for note in score_notes(manifest.score, manifest.classes)]
     if note := newer_than_image(server):
         lines.append(f"note: {note}")
+    lines += [f"note: {note}" for note in [_about_channels(manifest.input)] if note]
     return lines
+
+
+def _about_channels(images: Images) -> str:
+    """What `saliency` is of input of two axes, whose last may be channels or part of a picture; else ""."""
+    if len(images.shape) != 3:
+        return ""
+    from saliency_exporter.sources.channels import shape_in_words
+
+    whole, reduced = shape_in_words(images.shape[1:]), shape_in_words(images.shape[1:-1])
+    if images.channels == "none":
+        return (
+            f"images {whole} are taken for pictures without channels: saliency is {whole}; if the last "
+            f"axis holds features, --channels last gives {reduced}"
+        )
+    return (
+        f"the last axis of images {whole} is taken for channels: saliency is {reduced}; if it is part "
+        f"of a picture, --channels none gives {whole}"
+    )
 
 
 def _load_methods(references: Sequence[str]) -> list[Method]:

@@ -11,12 +11,13 @@ import click
 
 from saliency_client.cli.console import console
 from saliency_client.cli.text import one_line
+from saliency_exporter.cli.last_resort import note_step
 
 
 class Steps:
     """Says each step; at a terminal, with a spinner while it lasts.
 
-    A step ends where the next one begins, or the block.
+    A step ends where the next one begins, or the block. An error takes its step along.
     """
 
     def __init__(self) -> None:
@@ -42,8 +43,10 @@ class Steps:
     ) -> None:
         if kind is None:
             self._end()
-        else:
-            self.leave_line()
+            return
+        self.leave_line()
+        if error is not None:
+            note_step(error, self._words)
 
     def leave_line(self) -> None:
         """Leave the step's line as it is: what follows is on lines of its own."""

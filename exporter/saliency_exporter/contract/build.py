@@ -29,6 +29,7 @@ from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.graph.forward_graph import Replacement
 from saliency_exporter.graph.replay import Forward, watched
 from saliency_exporter.methods.declarations import CLASS_INDEX, Explained, Method
+from saliency_exporter.methods.kinds import with_channel_axis
 from saliency_exporter.methods.model import (
     IMAGES_AT_ONCE,
     Gradients,
@@ -330,7 +331,7 @@ class _Builder:
         probabilities = probabilities_of(scores, self.graph.head)
         return {
             kind.output: explained.map,
-            "saliency": kind.saliency(explained.map),
+            "saliency": kind.saliency(with_channel_axis(explained.map, self.graph.channels)),
             CLASS_INDEX: class_index,
             "score": tf.gather(scores, class_index, batch_dims=1),
             "probability": tf.gather(probabilities, class_index, batch_dims=1),

@@ -111,6 +111,8 @@ class ForwardGraph:
         foldings: names of the foldings that made it what it is, in their order.
         input_dtype: the integers that the model makes of its input, where the graph takes it as it is; or "".
         own_gradients: by key, the gradients that the model's author gave some ops, see `own_gradients`.
+        channels: "last" where the last axis of the input holds channels, over which saliency is reduced, else
+            "none".
     """
 
     nodes: tuple[NodeDef, ...]
@@ -129,6 +131,7 @@ class ForwardGraph:
     own_gradients: Mapping[str, OwnGradient] = field(default_factory=dict)
     is_probability: bool = False
     both_of_one: bool = False
+    channels: Literal["last", "none"] = "last"
 
     def node_map(self) -> dict[str, NodeDef]:
         """Nodes by name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,16 @@ class Kind:
     rule: str
     saliency: Callable[[tf.Tensor], tf.Tensor]
     expected: Callable[[FloatArray], FloatArray]
+
+
+def with_channel_axis(values: Any, channels: str) -> Any:
+    """A map, or a batch of them, with an axis for channels, of size 1 where it has none.
+
+    Args:
+        values: a tensor or an array [B, …, C], or [B, …] where `channels` is "none".
+        channels: as in `ForwardGraph.channels`.
+    """
+    return values[..., None] if channels == "none" else values
 
 
 def channel_max(x: tf.Tensor) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -47,6 +48,21 @@ class ServableError(ExportError):
         super().__init__(message, hint=hint)
         self.code = code
         self.message = message
+
+    @property
+    def reason(self) -> str:
+        """The message for people: what failed, in one line, without TensorFlow's names for where."""
+        if match := _UNCOMPILED.search(self.message):
+            return f"XLA cannot compile the op {match['op']}"
+        lines = _PLACES.sub("", self.message).splitlines()
+        return next((line.strip() for line in lines if line.strip()), self.message)
+
+
+_UNCOMPILED = re.compile(
+    r"Detected unsupported operations when trying to compile .*?: (?P<op>\w+) \(", re.DOTALL
+)
+_PLACES = re.compile(r"\{\{(?:function_)?node [^}]*\}\} ?|\[\[.*?\]\]")
+"""Names of functions and nodes, as TensorFlow writes them into its messages."""
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from saliency_exporter.errors import ExportError
+
+Channels = Literal["auto", "first", "last", "none"]
+"""Where the channels of an input are: in its first axis behind the batch, in its last, or nowhere, as in grey
+pictures [B, H, W]; "auto" where that is left to what the model does with them."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class Choices:
         held: name of every other input to the value that it always has: one example's, without the batch.
         output: name of the output with the class scores, of a model with several.
         signature: which signature of a SavedModel is the forward pass.
+        channels: where the input's channels are.
     """
 
     image_size: tuple[int, int] | None = None
@@ -29,6 +35,7 @@ class Choices:
     held: Mapping[str, np.ndarray] = field(default_factory=dict)
     output: str | None = None
     signature: str | None = None
+    channels: Channels = "auto"
 
     def __post_init__(self) -> None:
         """Refuses sizes that no input has.
@@ -40,10 +47,18 @@ class Choices:
             raise ExportError("--image-size and --input-shape exclude one another", hint="give one of them")
         if self.image_size is not None and min(self.image_size) < 1:
             height, width = self.image_size
-            raise ExportError(f"--image-size {height} {width}: both must be at least 1")
+            raise ExportError(
+                f"--image-size {height} {width}: both must be at least 1",
+                hint="give the height and the width of the images in pixels, such as --image-size 224 224",
+            )
         if self.input_shape is not None and min(self.input_shape, default=0) < 1:
-            sizes = ",".join(map(str, self.input_shape))
-            raise ExportError(f"--input-shape {sizes}: every size must be at least 1")
+            sizes, rest = ",".join(map(str, self.input_shape)), self.input_shape[1:]
+            raise ExportError(
+                f"--input-shape {sizes}: every size must be at least 1",
+                hint=f"leave the batch out: --input-shape {','.join(map(str, rest))}"
+                if rest and min(rest) >= 1
+                else "give the sizes of one example, without the batch, such as --input-shape 128,80",
+            )
 
 
 NO_CHOICES = Choices()

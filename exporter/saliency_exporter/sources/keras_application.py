@@ -66,7 +66,8 @@ def load(name: str, choices: Choices = NO_CHOICES, *, weights: str | None = None
     weights = weights or "imagenet"
     if weights not in ("imagenet", "none") and not Path(weights).is_file():
         raise ExportError(f"there is no weights file {weights}", hint="--weights is imagenet, none or a file")
-    model = _build(name, choices.image_size, "imagenet" if weights == "imagenet" else None)
+    size = choices.image_size or _image_size(choices.input_shape)
+    model = _build(name, size, "imagenet" if weights == "imagenet" else None)
     if weights not in ("imagenet", "none"):
         _load_weights(model, name, weights)
     return source_from_keras(
@@ -90,6 +91,11 @@ def _preprocessing(name: str) -> Preprocessing | None:
     return builtin(known) if known else None
 
 
+def _image_size(input_shape: tuple[int, ...] | None) -> tuple[int, int] | None:
+    """The height and width that an input shape (H, W, C) says."""
+    return None if input_shape is None or len(input_shape) != 3 else (input_shape[0], input_shape[1])
+
+
 def _build(name: str, image_size: tuple[int, int] | None, weights: str | None) -> keras.Model:
     shape = (*image_size, 3) if image_size else None
     try:
@@ -99,7 +105,7 @@ def _build(name: str, image_size: tuple[int, int] | None, weights: str | None) -
     except ValueError as error:
         raise ExportError(
             f"{name} cannot be built for --image-size {shape and shape[:2]}: {error}",
-            hint="leave --image-size out for the size that the model was trained with",
+            hint="leave the size out for the one that the model was trained with",
         ) from error
     except Exception as error:
         if weights is None:

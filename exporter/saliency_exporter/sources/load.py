@@ -11,7 +11,8 @@ import numpy as np
 from saliency_exporter.errors import ExportError
 from saliency_exporter.runtime.version_directories import version_directories
 from saliency_exporter.sources import keras_application, keras_file, python_callable, saved_model, zoo
-from saliency_exporter.sources.choices import Choices
+from saliency_exporter.sources.channels import with_channels
+from saliency_exporter.sources.choices import Channels, Choices
 from saliency_exporter.sources.source import Source
 
 
@@ -26,6 +27,7 @@ def load_source(
     held: Mapping[str, np.ndarray] | None = None,
     output_name: str | None = None,
     signature: str | None = None,
+    channels: Channels = "auto",
 ) -> Source:
     """Loads the model that the command line names.
 
@@ -41,11 +43,17 @@ def load_source(
         held: the value of one example for every other input, by name; a number is for all elements.
         output_name: which output holds the class scores, where several could.
         signature: for a SavedModel: which of its signatures is the forward pass.
+        channels: where the model has the channels of its input; of "first" a source is made that has them
+            last.
 
     Raises:
         ExportError: there is no such model, it cannot be loaded, or it is not of a supported form.
     """
-    choices = Choices(image_size, input_shape, input_name, held or {}, output_name, signature)
+    choices = Choices(image_size, input_shape, input_name, held or {}, output_name, signature, channels)
+    return with_channels(_load(model, choices, weights=weights, unsafe=unsafe), channels)
+
+
+def _load(model: str, choices: Choices, *, weights: str | None, unsafe: bool) -> Source:
     if model in keras_application.names():
         return keras_application.load(model, choices, weights=weights)
     if weights is not None:
@@ -55,7 +63,7 @@ def load_source(
         )
     if saved_model.is_saved_model(Path(model)):
         return saved_model.load(Path(model), choices)
-    if signature is not None:
+    if choices.signature is not None:
         raise ExportError(f"--signature is for SavedModel directories; {model!r} is none")
     if model in zoo.NAMES:
         return zoo.load(model, choices)

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from saliency_exporter.runtime.functions import ConcreteFunction
+from saliency_exporter.sources.choices import Channels
 from saliency_exporter.sources.preprocessing import Preprocessing
 
 
@@ -40,6 +41,8 @@ class Source:
         preprocessing: what the model is known to need, or None.
         labels: names of the classes in order, where the source knows them.
         kept: what a SavedModel brings along; None for every other source.
+        channels: what is said about the input's channels: "first" where `call` transposes to a model that
+            takes them first, so that ``input_shape`` has them last all the same.
     """
 
     name: str
@@ -50,3 +53,4 @@ class Source:
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None
     kept: Kept | None = None
+    channels: Channels = "auto"

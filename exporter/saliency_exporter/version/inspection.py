@@ -32,7 +32,11 @@ def summary(version_dir: Path, manifest: Manifest) -> list[tuple[str, str]]:
     size = sum(path.stat().st_size for path in version_dir.rglob("*") if path.is_file())
     return [
         ("model", f"{manifest.model}, from {manifest.source}"),
-        ("images", f"{manifest.input.dtype} [batch, {shape}]"),
+        (
+            "images",
+            f"{manifest.input.dtype} [batch, {shape}]"
+            + (", without channels" if manifest.input.channels == "none" else ""),
+        ),
         ("preprocessing", preprocessing_in_words(manifest.preprocessing)),
         ("classes", f"{manifest.classes}" + (f", from {labels[0]} to {labels[-1]}" if labels else "")),
         ("score", f"{score.tensor.removesuffix(':0').rpartition('Call/')[2]}, {score_in_words(score)}"),

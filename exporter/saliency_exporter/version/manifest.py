@@ -28,11 +28,19 @@ Step = dict[Literal["divide", "subtract", "reverse_channels"], Number | tuple[Nu
 
 @dataclass(frozen=True)
 class Images:
-    """The input `images` of the export's own signatures: its name, shape (None: any batch) and dtype."""
+    """The input `images` of the export's own signatures.
+
+    Attributes:
+        name: of the input.
+        shape: of a batch; None: any size.
+        dtype: of the images.
+        channels: "last" where saliency is reduced over the last axis, "none" where images have no channels.
+    """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: Literal["uint8", "float32"]
+    channels: Literal["last", "none"] = "last"
 
 
 @dataclass(frozen=True)

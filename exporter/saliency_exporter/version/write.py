@@ -21,6 +21,7 @@ from saliency_exporter.contract.settings import Settings, predictions_signature
 from saliency_exporter.contract.tables import class_labels, parameter_defaults
 from saliency_exporter.errors import ExportError, NotWritten
 from saliency_exporter.graph.activations.find import find_activations
+from saliency_exporter.graph.channels import with_channels_found
 from saliency_exporter.graph.folding import fold
 from saliency_exporter.graph.forward_graph import ForwardGraph
 from saliency_exporter.graph.head import two_classes
@@ -28,6 +29,7 @@ from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
 from saliency_exporter.runtime.functions import Function
 from saliency_exporter.runtime.memory import enough_memory
+from saliency_exporter.sources.channels import own_shape
 from saliency_exporter.sources.preprocessing import Preprocessing
 from saliency_exporter.sources.source import Kept, Source
 from saliency_exporter.version.agreement import hold_to_model
@@ -140,7 +142,7 @@ def export(
 def write_version(job: Export, directory: Path, *, progress: Progress = lambda message: None) -> Manifest:
     """Writes everything of a version but its manifest, which is returned."""
     progress("tracing the forward pass")
-    graph = trace(job.source, score=job.score)
+    graph = with_channels_found(trace(job.source, score=job.score), job.source)
     graph = two_classes(graph) if len(job.settings.labels or ()) == 2 else graph
     _check_labels(job.settings, graph)
     kept = job.source.kept
@@ -160,7 +162,7 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
     spec = signatures[predictions].input_signature[0]
     # Tracing leaves the other cores idle: there the reference runs meanwhile.
     with started_reference(plain_signatures, spec, graph.classes, job.settings.methods) as finished_reference:
-        kept_calls = kept_references(kept.signatures, graph.input_shape) if kept else {}
+        kept_calls = kept_references(kept.signatures, own_shape(job.source)) if kept else {}
         progress("saving")
         with _writing(directory.parent):
             _save(forward, {**signatures, **_tables(signatures, job.settings)}, kept, directory)
@@ -177,7 +179,7 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
     return Manifest(
         model=job.name,
         source=job.source.origin,
-        input=Images("images", (None, *graph.input_shape), job.preprocessing.image_dtype),
+        input=Images("images", (None, *graph.input_shape), job.preprocessing.image_dtype, graph.channels),
         preprocessing=describe_preprocessing(job.preprocessing),
         score=Score(graph.scores, graph.head, graph.head_assumed, graph.is_probability, graph.both_of_one),
         classes=graph.classes,

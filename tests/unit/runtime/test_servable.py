@@ -127,3 +127,26 @@ def test_the_model_can_be_moved_away_once_it_is_loaded(model_dir):
     logits = servable.predict("", {"images": IMAGES})["logits"]
     servable.close()
     np.testing.assert_array_equal(logits, IMAGES @ WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (
+            "Detected unsupported operations when trying to compile graph f[_XlaMustCompile=true] "
+            "on XLA_CPU_JIT: AsString (No registered 'AsString' OpKernel for XLA_CPU_JIT devices compatible "
+            "with node {{function_node __inference_f_1}}{{node AsString}}){{function_node __inference_f_1}}"
+            "{{node AsString}}\n"
+            "The op is created at:\n",
+            "XLA cannot compile the op AsString",
+        ),
+        (
+            "{{function_node f}} {{node g/h}} assertion failed: [no]\n\t [[{{node g/h}}]]",
+            "assertion failed: [no]",
+        ),
+        ("class_index is 9; it must be at most 4", "class_index is 9; it must be at most 4"),
+        ("", ""),
+    ],
+)
+def test_a_reason_is_one_line_without_names_of_nodes(message: str, reason: str) -> None:
+    assert ServableError(3, message).reason == reason
