@@ -12,7 +12,7 @@ MAX_BYTES = 16 << 20
 """Of a file of class names."""
 
 _FORMS = (
-    "a labels file is UTF-8: one name a line, a JSON list of names, "
+    "a labels file is UTF-8: one name a line, or 0 name, 1 name, …, a JSON list of names, "
     'or a JSON object {"0": "name", …}, {"0": ["n01440764", "name"], …} or {"name": 0, …}'
 )
 _LINE_BREAK = re.compile(r"\r\n|\n|\r")
@@ -22,6 +22,8 @@ _JSON_BEGINS = re.compile(r"""\s*(\[\s*(["\[\]]|\Z)|\{\s*(["}]|\Z))""")
 
 _INDEX = re.compile(r"[0-9]{1,9}", re.ASCII)
 """A class index as a key of JSON."""
+_NUMBERED = re.compile(r"(0|[1-9][0-9]{0,8})\s+(\S.*)", re.ASCII)
+"""A line as Teachable Machine writes it: the class index, and the name."""
 _SHOWN = 40
 """How many characters of a key an error shows."""
 
@@ -36,7 +38,8 @@ def read_class_names(path: Path, classes: int | None = None, *, error: ErrorType
     """Read one name for each class, in class order.
 
     Args:
-        path: a UTF-8 file: one name a line, a JSON list of names or of ``[WordNet id, name]``, a JSON object
+        path: a UTF-8 file: one name a line, with or without the class index before every name (``0 Cat``, as
+            Teachable Machine writes it), a JSON list of names or of ``[WordNet id, name]``, a JSON object
             from class index to either of them (as ImageNet's names are commonly given), or one from name to
             class index (Keras's ``class_indices``). Blank lines at the end do not count.
         classes: how many classes the model has, if that is known yet.
@@ -94,7 +97,8 @@ def _read(path: Path) -> str:
 def _parsed(text: str) -> tuple[str, ...]:
     data = _json(text)
     if data is None:
-        names = [line.strip() for line in _LINE_BREAK.split(text.rstrip())] if text.strip() else []
+        lines = [line.strip() for line in _LINE_BREAK.split(text.rstrip())] if text.strip() else []
+        names = _without_indices(lines)
     else:
         entries = _in_class_order(data) if isinstance(data, dict) else data
         names = [_name(index, entry) for index, entry in enumerate(entries)]
@@ -103,6 +107,13 @@ def _parsed(text: str) -> tuple[str, ...]:
     if "" in names:
         raise _Unusable(f"has an empty name for class {names.index('')}")
     return tuple(names)
+
+
+def _without_indices(lines: list[str]) -> list[str]:
+    """The names of lines that begin with their class index, each of them; else the lines as they are."""
+    numbered = [_NUMBERED.fullmatch(line) for line in lines]
+    names = [line[2] for index, line in enumerate(numbered) if line is not None and line[1] == str(index)]
+    return names if len(names) == len(lines) else lines
 
 
 def _json(text: str) -> list[Any] | dict[str, Any] | None:

@@ -104,7 +104,20 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
     section="Model",
     help="The signature of a SavedModel that is the forward pass.  [default: serving_default]",
 )
-@option("--unsafe", is_flag=True, section="Model", help="Run Python code in a model file (Lambda layers).")
+@option(
+    "--import",
+    "imports",
+    multiple=True,
+    metavar="MODULE[:NAME]",
+    section="Model",
+    help="A Python module whose classes a model file needs, or one class or function of it. Repeatable.",
+)
+@option(
+    "--unsafe",
+    is_flag=True,
+    section="Model",
+    help="Run the code that a model file holds or names (Lambda layers, SavedModels).",
+)
 @option(
     "--preprocessing",
     type=PREPROCESSING,
@@ -119,7 +132,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
     "--labels",
     type=PATH,
     section="Input",
-    help="A file with the names of the classes: one on each line, or JSON.",
+    help="A file with the names of the classes: one on each line, with or without its index, or JSON.",
 )
 @option(
     "--methods",
@@ -237,6 +250,7 @@ def export(
     score: str,
     signature: str | None,
     output: str | None,
+    imports: tuple[str, ...],
     unsafe: bool,
     verify_: bool,
     xla_cache: Path | None,
@@ -281,6 +295,7 @@ def export(
             model,
             weights=weights,
             unsafe=unsafe,
+            imports=imports,
             image_size=image_size or None,
             input_shape=input_shape,
             input_name=input_name,
@@ -312,7 +327,7 @@ def export(
                 checking = verifier(xla_cache, at_once=compile_ != "auto", before=say.leave_line)
                 verify = stack.enter_context(checking)
             final = export_version(job, model_dir, version=version, verify=verify, progress=say)
-    for line in closing_lines(read_manifest(final)):
+    for line in (*closing_lines(read_manifest(final)), *(f"note: {note}" for note in source.notes)):
         click.echo(line, err=True)
     click.echo(str(final))
 

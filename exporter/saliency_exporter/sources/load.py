@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from saliency_exporter.runtime.version_directories import version_directories
 from saliency_exporter.sources import keras_application, keras_file, python_callable, saved_model, zoo
 from saliency_exporter.sources.channels import with_channels
 from saliency_exporter.sources.choices import Channels, Choices
+from saliency_exporter.sources.custom_objects import import_objects
 from saliency_exporter.sources.source import Source
 
 
@@ -21,6 +22,7 @@ def load_source(
     *,
     weights: str | None = None,
     unsafe: bool = False,
+    imports: Sequence[str] = (),
     image_size: tuple[int, int] | None = None,
     input_shape: tuple[int, ...] | None = None,
     input_name: str | None = None,
@@ -37,6 +39,7 @@ def load_source(
             model (``MobileNetV2``).
         weights: for keras.applications ``imagenet`` (the default), ``none`` for random ones, or a file.
         unsafe: load Python code that the model file itself holds (Lambda layers).
+        imports: ``module``, or ``module:name`` of a class or function, that a model file needs.
         image_size: (H, W), needed where an image model does not fix its input size.
         input_shape: shape of one example without the batch, where a model of any rank leaves it open.
         input_name: which input is explained, of a model with several.
@@ -50,10 +53,13 @@ def load_source(
         ExportError: there is no such model, it cannot be loaded, or it is not of a supported form.
     """
     choices = Choices(image_size, input_shape, input_name, held or {}, output_name, signature, channels)
-    return with_channels(_load(model, choices, weights=weights, unsafe=unsafe), channels)
+    objects = import_objects(imports)
+    return with_channels(_load(model, choices, objects, weights=weights, unsafe=unsafe), channels)
 
 
-def _load(model: str, choices: Choices, *, weights: str | None, unsafe: bool) -> Source:
+def _load(
+    model: str, choices: Choices, objects: Mapping[str, object], *, weights: str | None, unsafe: bool
+) -> Source:
     if model in keras_application.names():
         return keras_application.load(model, choices, weights=weights)
     if weights is not None:
@@ -68,7 +74,7 @@ def _load(model: str, choices: Choices, *, weights: str | None, unsafe: bool) ->
     if model in zoo.NAMES:
         return zoo.load(model, choices)
     if Path(model).suffix.lower() in keras_file.SUFFIXES:
-        return keras_file.load(Path(model), choices, unsafe=unsafe)
+        return keras_file.load(Path(model), choices, unsafe=unsafe, objects=objects)
     if ":" in model:
         return python_callable.load(model, choices)
     raise _unknown(model)

@@ -24,7 +24,7 @@ def load_reference(reference: str) -> object:
             f"{reference!r} is not of the form module:name",
             hint="write for example my_package.my_module:make_model",
         )
-    target: object = _import(module_name)
+    target: object = import_module(module_name)
     for name in path.split("."):
         if not hasattr(target, name):
             raise ExportError(
@@ -35,7 +35,12 @@ def load_reference(reference: str) -> object:
     return target
 
 
-def _import(module_name: str) -> object:
+def import_module(module_name: str) -> object:
+    """Imports a module by its dotted name; the current directory is importable.
+
+    Raises:
+        ExportError: there is no such module, or it fails while it is imported.
+    """
     directory = os.getcwd()
     # As `python -m` does. It stays: what is imported may itself import more when it is called.
     if directory not in sys.path:
@@ -51,7 +56,10 @@ def _import(module_name: str) -> object:
             ) from error
         raise ExportError(
             f"module {module_name!r} needs {error.name!r}, which is not installed",
-            hint=f"install {error.name!r} in this Python environment",
+            # It is a part of setuptools, up to 80; tensorflow-hub asks for it.
+            hint="pip install 'setuptools<81'"
+            if error.name == "pkg_resources"
+            else f"install {error.name!r} in this Python environment",
         ) from error
     except Exception as error:
         raise ExportError(

@@ -43,6 +43,7 @@ class Source:
         kept: what a SavedModel brings along; None for every other source.
         channels: what is said about the input's channels: "first" where `call` transposes to a model that
             takes them first, so that ``input_shape`` has them last all the same.
+        notes: what a user should know of how the model was loaded, a sentence each.
     """
 
     name: str
@@ -54,3 +55,4 @@ class Source:
     labels: tuple[str, ...] | None = None
     kept: Kept | None = None
     channels: Channels = "auto"
+    notes: tuple[str, ...] = ()

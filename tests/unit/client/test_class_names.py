@@ -26,6 +26,8 @@ def read_labels(path: str | Path, classes: int | None = None) -> tuple[str, ...]
         "tench\r\nPersian cat\r\nZürich\r\n\r\n",
         "\ufefftench\nPersian cat\nZürich\n",
         "tench\rPersian cat\rZürich\r",
+        "0 tench\n1 Persian cat\n2 Zürich\n",
+        "0\ttench\r\n1\tPersian cat\r\n2\tZürich\r\n",
         json.dumps(NAMES),
         "\ufeff" + json.dumps(NAMES, indent=2),
         json.dumps([["n01", "tench"], ["n02", "Persian cat"], ["n03", "Zürich"]]),
@@ -38,6 +40,8 @@ def read_labels(path: str | Path, classes: int | None = None) -> tuple[str, ...]
         "windows lines",
         "byte order mark",
         "old Mac lines",
+        "Teachable Machine's lines",
+        "lines with an index and a tab",
         "list",
         "list with a mark",
         "list of pairs",
@@ -50,6 +54,33 @@ def test_every_common_form_is_read_in_class_order(tmp_path: Path, content: str) 
     path = tmp_path / "labels"
     path.write_bytes(content.encode())
     assert read_labels(path, 3) == NAMES
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["1 Cat", "2 Dog"],  # not from 0
+        ["0 Cat", "Dog"],  # not on every line
+        ["0 Cat", "2 Dog"],  # not running
+        ["1 Dog", "0 Cat"],
+        ["00 Cat", "01 Dog"],
+        ["0", "1", "2"],  # digits are names
+        ["0Cat", "1Dog"],
+        ["0.5 mm", "1.5 mm"],
+        ["٠ Cat", "١ Dog"],
+        ["747", "0 Cat"],
+    ],
+)
+def test_a_number_that_is_no_running_index_is_part_of_the_name(tmp_path: Path, names: list[str]) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text("\n".join(names), encoding="utf-8")
+    assert read_labels(path) == tuple(names)
+
+
+def test_an_index_is_dropped_from_lines_alone(tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(["0 degrees", "1 degree"]))
+    assert read_labels(path) == ("0 degrees", "1 degree")
 
 
 @pytest.mark.parametrize(

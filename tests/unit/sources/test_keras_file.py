@@ -105,9 +105,11 @@ def test_code_that_is_not_importable_is_named_with_the_way_out(images, tmp_path)
     model = Unregistered()
     model(tf.constant(images))
     model.save(tmp_path / "my.keras")
-    with pytest.raises(ExportError, match="Unregistered") as error:
+    with pytest.raises(ExportError, match="needs Unregistered, which is neither in the file") as error:
         load_source(str(tmp_path / "my.keras"))
-    assert "module:function" in error.value.hint
+    reference = error.value.hint.removeprefix("pass --import ")
+    source = load_source(str(tmp_path / "my.keras"), imports=[reference])
+    np.testing.assert_allclose(source.call(tf.constant(images)), model(tf.constant(images)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
@@ -200,11 +202,28 @@ def test_a_file_without_all_weights_is_refused_and_not_filled_with_random_ones(i
         load_source(str(path))
 
 
-def test_weights_without_a_model_are_refused(small_model, tmp_path) -> None:
-    path = tmp_path / "my.weights.h5"
-    small_model.save_weights(path)
-    with pytest.raises(ExportError, match="weights alone"):
-        load_source(str(path))
+@pytest.mark.parametrize("name", ["my.weights.h5", "my.h5"])
+def test_weights_without_a_model_are_refused(small_model, tmp_path, name) -> None:
+    small_model.save_weights(tmp_path / "my.weights.h5")
+    (tmp_path / "my.weights.h5").rename(tmp_path / name)
+    with pytest.raises(ExportError, match="weights alone") as error:
+        load_source(str(tmp_path / name))
+    assert "load_weights" in error.value.hint
+
+
+def test_a_class_of_a_package_that_is_not_installed_is_named_with_the_package(small_model, tmp_path) -> None:
+    small_model.save(tmp_path / "good.keras")
+    with zipfile.ZipFile(tmp_path / "good.keras") as good, zipfile.ZipFile(tmp_path / "my.keras", "w") as bad:
+        for member in good.namelist():
+            content = good.read(member)
+            if member == "config.json":
+                dense = b'"module": "keras.layers", "class_name": "Dense"'
+                assert dense in content
+                content = content.replace(dense, b'"module": "keras_nlp.src.head", "class_name": "Head"')
+            bad.writestr(member, content)
+    with pytest.raises(ExportError, match="needs Head of the Python package 'keras_nlp'") as error:
+        load_source(str(tmp_path / "my.keras"))
+    assert error.value.hint.startswith("pip install keras-nlp")
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
