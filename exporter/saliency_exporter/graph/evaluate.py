@@ -16,17 +16,24 @@ from saliency_exporter.graph.forward_graph import (
     node_name,
     tensor_name,
 )
+from saliency_exporter.graph.nodes import gives_arrays
 
 # Ops whose output may be far larger than their inputs, or differs from run to run.
 _NEVER_FOLDED = frozenset({"BroadcastTo", "Fill", "Placeholder", "Range", "Tile"})
 
 
 def independent_of_input(graph: ForwardGraph) -> dict[str, NodeDef]:
-    """Nodes that are a deterministic function of weights and constants, by name, in topological order."""
+    """Nodes that are a deterministic function of weights and constants, by name, in topological order.
+
+    What gives a list of tensors, as loops over time have them, a resource or a string is none: no array can
+    stand for it.
+    """
     known = set(graph.weights)
     independent: dict[str, NodeDef] = {}
     for node in graph.nodes:
         if node.op in _NEVER_FOLDED or "Random" in node.op or calls_functions(node):
+            continue
+        if not gives_arrays(node):
             continue
         if (node.input or node.op == "Const") and all(node_name(i) in known for i in node.input):
             known.add(node.name)
@@ -56,8 +63,12 @@ def evaluate(graph: ForwardGraph, nodes: Sequence[NodeDef], fetches: Sequence[st
 
 
 @contextmanager
-def imported(graph: ForwardGraph) -> Iterator[dict[str, tf.Tensor]]:
+def imported(graph: ForwardGraph, batch: int | None = None) -> Iterator[dict[str, tf.Tensor]]:
     """The graph in a TensorFlow graph of its own, the default one in the block, with open inputs and weights.
+
+    Args:
+        graph: what to import.
+        batch: the number of examples, where it is given.
 
     Yields:
         every tensor by its name; of input and weights too.
@@ -67,7 +78,7 @@ def imported(graph: ForwardGraph) -> Iterator[dict[str, tf.Tensor]]:
     kept.library.CopyFrom(graph.library.library)
     names = [node.name for node in kept.node]
     with tf.Graph().as_default():
-        given = {f"{graph.input}:0": tf.compat.v1.placeholder(tf.float32, (None, *graph.input_shape))}
+        given = {f"{graph.input}:0": tf.compat.v1.placeholder(tf.float32, (batch, *graph.input_shape))}
         for name, weight in graph.weights.items():
             given[f"{name}:0"] = tf.compat.v1.placeholder(weight.dtype, weight.shape)
         read = {tensor_name(name) for node in kept.node for name in node.input}
@@ -83,11 +94,11 @@ def imported(graph: ForwardGraph) -> Iterator[dict[str, tf.Tensor]]:
         yield tensors
 
 
-def static_shapes(graph: ForwardGraph) -> dict[str, list[int | None]]:
+def static_shapes(graph: ForwardGraph, batch: int | None = None) -> dict[str, list[int | None]]:
     """The shape of every tensor whose rank is known without running, by its name; of input and weights too.
 
-    A size that is not known is None.
+    A size that is not known is None; so is what grows with the batch, where no size of it is given.
     """
-    with imported(graph) as tensors:
+    with imported(graph, batch) as tensors:
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
     return {name: shape.as_list() for name, shape in shapes.items() if shape.rank is not None}

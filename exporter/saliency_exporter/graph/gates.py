@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from saliency_exporter.graph.forward_graph import ForwardGraph, OwnGradient, node_name, tensor_name
+from saliency_exporter.graph.library import with_own_functions
 
 GATE = "_saliency_gradient"
 """Attribute of a gate: the key of its gradient; "" where the gradient was not saved with the model."""
@@ -121,11 +122,13 @@ def arguments_of(gate: NodeDef, graph: ForwardGraph) -> list[str]:
 
 def results_of(own: OwnGradient, given: Mapping[str, tf.Tensor]) -> list[tf.Tensor | None]:
     """A gradient's results, in the function that is being traced, from its inputs by name."""
-    used = {tensor_name(name) for node in own.graph_def.node for name in node.input}
+    graph_def = with_own_functions(own.graph_def.node, own.graph_def)
+    graph_def.versions.CopyFrom(own.graph_def.versions)
+    used = {tensor_name(name) for node in graph_def.node for name in node.input}
     # A gradient that passes its signal on has a result that is an input.
     made = [name for name in own.results if name is not None and name not in given]
     tensors = tf.graph_util.import_graph_def(
-        own.graph_def,
+        graph_def,
         input_map={name: tensor for name, tensor in given.items() if name in used},
         return_elements=made,
         name="gradient",

@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
 from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tensorflow.core.framework.op_def_pb2 import OpDef
+from tensorflow.python.framework import op_def_registry
 
 _SOURCES = frozenset({"ReadVariableOp", "Const"})
 _PASSED_ON = frozenset({"Cast", "Identity", "Reshape"})
@@ -16,6 +18,48 @@ _PASSED_ON = frozenset({"Cast", "Identity", "Reshape"})
 def attribute(node: NodeDef, name: str) -> AttrValue:
     """An attribute of a node, empty where the node has none; `node.attr[name]` would add it to the node."""
     return node.attr[name] if name in node.attr else AttrValue()
+
+
+def output_types(node: NodeDef) -> list[tf.DType] | None:
+    """The dtypes of a node's outputs, by the definition of its op; None where the process has none of it."""
+    definition = op_def_registry.get(node.op)
+    if definition is None:
+        return None
+    types: list[int] = []
+    for output in definition.output_arg:
+        if output.type_list_attr:
+            types.extend(attribute(node, output.type_list_attr).list.type)
+            continue
+        number = attribute(node, output.number_attr).i if output.number_attr else 1
+        own = output.type or attribute(node, output.type_attr).type or _default(definition, output.type_attr)
+        types.extend([own] * number)
+    return [tf.as_dtype(value) for value in types]
+
+
+def _default(definition: OpDef, name: str) -> int:
+    """The type that an attribute of a type is where a node does not say it."""
+    return next(attr.default_value.type for attr in definition.attr if attr.name == name)
+
+
+_MANTISSA_BITS = {tf.bfloat16: 8, tf.float16: 11, tf.float32: 24, tf.float64: 53}
+
+
+def unit_roundoff(dtype: tf.DType) -> float:
+    """2⁻ᵖ for a float of p bits of mantissa, the hidden one included; 0 for what is no float.
+
+    Rounding to the nearest number changes a number by at most that part of it (Higham, Accuracy and
+    Stability of Numerical Algorithms, 2002, theorem 2.2).
+    """
+    bits = _MANTISSA_BITS.get(tf.as_dtype(dtype))
+    return 0.0 if bits is None else 2.0**-bits
+
+
+def gives_arrays(node: NodeDef) -> bool:
+    """Whether every output is numbers or truth values, and the op keeps nothing between runs."""
+    definition, types = op_def_registry.get(node.op), output_types(node)
+    if definition is None or types is None or definition.is_stateful:
+        return False
+    return not any(dtype in (tf.variant, tf.resource, tf.string) for dtype in types)
 
 
 def is_weight(tensor: tf.Tensor) -> bool:

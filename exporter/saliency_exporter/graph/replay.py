@@ -14,19 +14,18 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import tensorflow as tf
-from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from saliency_exporter.graph.forward_graph import (
     ForwardGraph,
     Replacement,
     Rule,
-    calls_functions,
     node_name,
     tensor_name,
 )
 from saliency_exporter.graph.fusions import portable_graph
 from saliency_exporter.graph.gates import differentiated, is_gate, key_of
+from saliency_exporter.graph.library import with_own_functions
 from saliency_exporter.graph.portable import portable_rules
 
 
@@ -183,10 +182,8 @@ class _Replay:
         outputs = sorted(name for name in wanted if node_name(name) in own)
         inputs = {tensor_name(i) for node in nodes for i in node.input if node_name(i) not in own}
         given = given or {}
-        graph_def = GraphDef(node=nodes)
+        graph_def = with_own_functions(nodes, self.graph.library)
         graph_def.versions.producer = self.graph.producer
-        if any(calls_functions(node) for node in nodes):
-            graph_def.library.CopyFrom(self.graph.library.library)
         tensors = tf.graph_util.import_graph_def(
             graph_def,
             input_map={name: given[name] if name in given else self.tensor(name) for name in sorted(inputs)},

@@ -21,10 +21,13 @@ from saliency_exporter.graph.forward_graph import (
     prune,
     with_inputs,
 )
+from saliency_exporter.graph.freezing import freezable
 from saliency_exporter.graph.gates import is_gate
 from saliency_exporter.graph.head import find_head
 from saliency_exporter.graph.inlining import inline_calls, topological
 from saliency_exporter.graph.integer_input import without_cast_to_integers
+from saliency_exporter.graph.library import with_calls_inlined
+from saliency_exporter.graph.loops import with_known_lengths
 from saliency_exporter.graph.own_gradients import (
     OwnGradients,
     find_own_gradients,
@@ -68,7 +71,9 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
     own = find_own_gradients(function.graph)
     if own.gated:
         function = _with_gates(function, own, spec)
+    function, assigned = freezable(function, source.name)
     captures = {node_name(placeholder.name): handle for handle, placeholder in function.graph.captures}
+    unchanged = {name: handle for name, handle in captures.items() if name not in assigned}
     frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
     graph_def = frozen.graph.as_graph_def()
     nodes, weights = _lift_weights(topological(inline_calls(graph_def)), set(captures))
@@ -86,10 +91,10 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
         head_assumed=True,
         input_shape=tuple(source.input_shape),
         classes=int(output.shape[-1]),
-        variables=_variables_of(source, captures),
+        variables=_variables_of(source, unchanged),
         own_gradients=own.gradients,
     )
-    graph = without_cast_to_integers(without_decided_branches(prune(graph)))
+    graph = with_known_lengths(without_cast_to_integers(without_decided_branches(prune(graph))))
     as_it_is = replace(graph, head="output", head_assumed=False)
     graph = prune(as_it_is if score == "output" else find_head(graph))
     _refuse_resources(graph, source.name)
@@ -177,9 +182,7 @@ def _library_of(graph_def: GraphDef, name: str) -> GraphDef:
     Raises:
         ExportError: an op in one of them has a gradient that the model's author gave it.
     """
-    library = GraphDef()
-    library.library.CopyFrom(graph_def.library)
-    for function in library.library.function:
+    for function in graph_def.library.function:
         for node in own_gradients_inside(function):
             raise ExportError(
                 f"{node.name} ({node.op}) of {name} has a gradient of its own (tf.custom_gradient) inside a "
@@ -187,7 +190,7 @@ def _library_of(graph_def: GraphDef, name: str) -> GraphDef:
                 hint="unroll the loop (unroll=True of a recurrent layer), or write the op without a gradient "
                 "of its own",
             )
-    return library
+    return with_calls_inlined(graph_def)
 
 
 def _with_gates(function: Any, own: OwnGradients, spec: tf.TensorSpec) -> Any:

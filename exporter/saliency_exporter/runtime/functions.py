@@ -24,6 +24,18 @@ class ConcreteFunction(Protocol):
         """What it reads beside its inputs: constants, handles of variables and tables."""
 
     @property
+    def graph(self) -> Any:
+        """Its graph: a FuncGraph, of which TensorFlow has no types either."""
+
+    @property
+    def inputs(self) -> Sequence[tf.Tensor]:
+        """The placeholders in its graph, those of what it captured included."""
+
+    @property
+    def outputs(self) -> Sequence[tf.Tensor]:
+        """Its outputs in its graph, flat."""
+
+    @property
     def variables(self) -> Sequence[tf.Variable]:
         """The variables that it reads."""
 

@@ -25,6 +25,7 @@ from saliency_exporter.graph.channels import with_channels_found
 from saliency_exporter.graph.folding import fold
 from saliency_exporter.graph.forward_graph import ForwardGraph
 from saliency_exporter.graph.head import two_classes
+from saliency_exporter.graph.loops import beyond_xla
 from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
 from saliency_exporter.runtime.functions import Function
@@ -249,6 +250,9 @@ def _with_choices(
     """The job with what `--compile auto` chose by measuring, and what was measured."""
     if job.settings.compile != "auto":
         return job, []
+    if beyond_xla(forward.graph):
+        progress("chose no XLA, which cannot compile the gradient of a loop of this model")
+        return replace(job, settings=replace(job.settings, compile="none")), []
     if job.settings.target != "cpu":
         # The exporting machine's processor says nothing about the server's GPU; there XLA it is.
         return replace(job, settings=replace(job.settings, compile="xla")), []

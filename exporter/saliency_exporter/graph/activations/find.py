@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tensorflow.python.framework.function_def_to_graph import function_def_to_graph_def
 
 from saliency_exporter.graph.activations.elementwise import BENDS, ELEMENTWISE, WITH_ATTRIBUTES, Array, apply
 from saliency_exporter.graph.activations.identify import identify, identify_learned
-from saliency_exporter.graph.forward_graph import ForwardGraph, called_functions, node_name, tensor_name
+from saliency_exporter.graph.forward_graph import ForwardGraph, node_name, tensor_name
 from saliency_exporter.graph.gates import arguments_of, is_gate, on_the_way_back
+from saliency_exporter.graph.inlining import topological
+from saliency_exporter.graph.library import functions_of
+from saliency_exporter.graph.nodes import attribute, unit_roundoff
 
 # Bends that rectify, or only ever occur in what does: left unrecognized, they must not pass as plain
 # gradients. A lone Sigmoid, Tanh or Exp is a smooth gate or a squashing function, which guided
@@ -24,6 +28,15 @@ _RECTIFYING = frozenset(
     | {"Maximum", "Minimum", "ClipByValue", "Abs", "Select", "SelectV2"}
 )
 _MAX_ROOTS = 12
+# Of those, what also bounds a number that is no feature: a norm, a divisor, the operand of a logarithm.
+_BOUNDING = frozenset({"Maximum", "Minimum", "ClipByValue", "Abs"})
+_SELECTIONS = frozenset({"Select", "SelectV2"})
+_ORDERINGS = frozenset({"Greater", "GreaterEqual", "Less", "LessEqual"})
+_REDUCTIONS = frozenset({"Sum", "Mean", "Max", "Min", "Prod", "EuclideanNorm"})
+_OF_ONE_SIGN = frozenset({"Square", "Abs", "SquaredDifference", "Sqrt"})
+_PASSING_ON = frozenset({"Reshape", "ExpandDims", "Squeeze", "Cast", "EnsureShape"})
+_WITH_A_DOMAIN = frozenset({"Log", "Sqrt", "Rsqrt", "Acos", "Asin", "Acosh", "Atanh", "Reciprocal", "Inv"})
+_DIVISIONS = frozenset({"Div", "RealDiv", "DivNoNan", "Xdivy"})
 
 
 @dataclass(frozen=True)
@@ -91,21 +104,27 @@ class Coverage:
 def find_activations(graph: ForwardGraph) -> Coverage:
     """Recognizes the activations of a forward graph and lists the rectifying ops that remain."""
     analysis = _Analysis(graph)
+    found = _activations(analysis)
+    owner = {name: activation for activation in found for name in activation.nodes}
+    # What the gradient of a gate stands for is on no way back, and needs no rule.
+    skipped = {node.name for node in graph.nodes} - on_the_way_back(graph)
+    passed = tuple(a for a in reversed(found) if node_name(a.output) not in skipped)
+    uncovered = [(op, name) for op, name in analysis.uncovered(owner) if name not in skipped]
+    return Coverage(passed, (*uncovered, *_with_own_gradient(graph, found)))
+
+
+def _activations(analysis: _Analysis) -> list[Activation]:
+    """The activations, the last one first."""
     claimed: set[str] = set()
     found: list[Activation] = []
-    for node in reversed(graph.nodes):
+    for node in reversed(analysis.graph.nodes):
         if node.name in claimed:
             continue
         activation = analysis.activation_ending_at(node.name, claimed)
         if activation is not None:
             found.append(activation)
             claimed |= activation.nodes
-    owner = {name: activation for activation in found for name in activation.nodes}
-    # What the gradient of a gate stands for is on no way back, and needs no rule.
-    way_back = on_the_way_back(graph)
-    passed = tuple(a for a in reversed(found) if node_name(a.output) in way_back)
-    uncovered = [(op, name) for op, name in analysis.uncovered(owner) if name in way_back]
-    return Coverage(passed, (*uncovered, *_with_own_gradient(graph, found)))
+    return found
 
 
 def _with_own_gradient(graph: ForwardGraph, found: Sequence[Activation]) -> Iterator[tuple[str, str]]:
@@ -120,8 +139,9 @@ def _with_own_gradient(graph: ForwardGraph, found: Sequence[Activation]) -> Iter
 class _Analysis:
     """What of each tensor's computation is elementwise, and from where."""
 
-    def __init__(self, graph: ForwardGraph) -> None:
+    def __init__(self, graph: ForwardGraph, sources: Collection[str] = ()) -> None:
         self.graph = graph
+        self.sources = {graph.input, *sources}
         self.nodes = graph.node_map()
         self.readers = graph.consumers()
         self.constants = {
@@ -129,6 +149,10 @@ class _Analysis:
             for node in graph.nodes
             if node.op == "Const" and not node.attr["value"].tensor.tensor_shape.dim
         }
+        for node in graph.nodes:
+            # A constant that is cast to the model's dtype is one as well.
+            if node.op == "Cast" and (value := self.constants.get(tensor_name(node.input[0]))) is not None:
+                self.constants[f"{node.name}:0"] = value
         self.variable = self._depending_on_input()
         self.roots: dict[str, tuple[str, ...]] = {}
         for node in graph.nodes:
@@ -136,7 +160,7 @@ class _Analysis:
         self.identified: dict[object, tuple[str, float, float] | None] = {}
 
     def _depending_on_input(self) -> set[str]:
-        names = {self.graph.input}
+        names = set(self.sources)
         for node in self.graph.nodes:
             if any(node_name(i) in names for i in node.input):
                 names.add(node.name)
@@ -183,6 +207,8 @@ class _Analysis:
             names = frozenset(node.name for node in part)
             if names & claimed or not self._is_closed(names, end):
                 continue
+            if any(self._is_no_rectifier(node) for node in part):
+                continue
             identity = self._identify(root, part)
             if identity is not None:
                 kind, *region = identity
@@ -214,13 +240,16 @@ class _Analysis:
             return None
         key = self._structure(root, part)
         if key not in self.identified:
+            rounding = max(
+                unit_roundoff(tf.as_dtype(attribute(node, "T").type or tf.float32)) for node in part
+            )
             if learned:
                 (slopes,) = learned
                 known = identify_learned(
-                    lambda x, slope: self._evaluate(root, part, x, {slopes: np.float64(slope)})
+                    lambda x, slope: self._evaluate(root, part, x, {slopes: np.float64(slope)}), rounding
                 )
             else:
-                known = identify(lambda x: self._evaluate(root, part, x))
+                known = identify(lambda x: self._evaluate(root, part, x), rounding)
             self.identified[key] = known
         return self.identified[key]
 
@@ -265,12 +294,115 @@ class _Analysis:
                 continue
             activation = owner.get(node.name)
             if node.op in _RECTIFYING and (activation is None or self._is_reflected(node, activation)):
-                yield node.op, node.name
+                if not self._is_no_rectifier(node):
+                    yield node.op, node.name
             elif activation is None and node.op == "Mul" and self._gates_itself(node):
                 yield "self-gated product", node.name
             else:
                 for op in sorted(self._rectifying_in_functions(node)):
                     yield f"{op} inside {node.op}", node.name
+
+    def _is_no_rectifier(self, node: NodeDef) -> bool:
+        """Whether an op that rectifies in other places bounds or selects what is no feature here.
+
+        A selection rectifies where it asks for the sign of features, not where it asks for equality with a
+        mask's value, or for places. Maximum and its like bound a norm before something is divided by it, and
+        what a logarithm, a root or an arc cosine takes.
+        """
+        if node.op not in _BOUNDING | _SELECTIONS | {"Relu"}:
+            return False
+        if node.op in _SELECTIONS:
+            return not self._orders_features(tensor_name(node.input[0]))
+        if not tf.as_dtype(node.attr["T"].type).is_floating:
+            return True
+        read = self.inputs(node)
+        if read and all(self._is_statistic(name) for name in read):
+            return True
+        return node.op in _BOUNDING - {"Abs"} and (self._guards_a_domain(node) or self._bounds_a_cosine(node))
+
+    def _orders_features(self, condition: str) -> bool:
+        """Whether a condition is made of comparisons by order of floats that are features."""
+        stack, seen = [condition], set()
+        while stack:
+            name = stack.pop()
+            node = self.nodes.get(node_name(name))
+            if node is None or name in seen or node.name not in self.variable:
+                continue
+            seen.add(name)
+            if node.op in _ORDERINGS:
+                floating = tf.as_dtype(node.attr["T"].type).is_floating
+                if floating and not all(self._is_statistic(i) for i in self.inputs(node)):
+                    return True
+            elif node.op in ELEMENTWISE or node.op in _PASSING_ON:
+                stack.extend(tensor_name(i) for i in node.input)
+        return False
+
+    def _is_statistic(self, name: str) -> bool:
+        """Whether a tensor is a norm or a moment of features, or elementwise of such.
+
+        That is a sum, mean or maximum of what has one sign, or one over the channels whose axis is kept.
+        """
+        node = self.nodes.get(node_name(name))
+        if node is None:
+            return False
+        if node.op in _REDUCTIONS:
+            if node.op == "EuclideanNorm" or self._has_one_sign(tensor_name(node.input[0])):
+                return True
+            return attribute(node, "keep_dims").b and self._reduces_channels(node)
+        if node.op in ELEMENTWISE or node.op in _PASSING_ON | {"Sqrt", "Rsqrt"}:
+            read = self.inputs(node)
+            return bool(read) and all(self._is_statistic(i) for i in read)
+        return False
+
+    def _has_one_sign(self, name: str) -> bool:
+        node = self.nodes.get(node_name(name))
+        if node is None:
+            return False
+        if node.op == "Mul":
+            return tensor_name(node.input[0]) == tensor_name(node.input[1])
+        if node.op in _PASSING_ON | _REDUCTIONS:
+            return self._has_one_sign(tensor_name(node.input[0]))
+        return node.op in _OF_ONE_SIGN
+
+    def _reduces_channels(self, node: NodeDef) -> bool:
+        axes = self.nodes.get(node_name(node.input[1]))
+        if axes is None or axes.op != "Const":
+            return False
+        # Which axis is the last one its input's rank would say; channels are the last of four at most.
+        return bool(np.max(tf.make_ndarray(axes.attr["value"].tensor)) >= 3) or bool(
+            np.any(tf.make_ndarray(axes.attr["value"].tensor) == -1)
+        )
+
+    def _guards_a_domain(self, node: NodeDef) -> bool:
+        """Whether what a bounded number goes to is not defined, or not finite, beyond the bounds."""
+        readers = self.readers.get(f"{node.name}:0", [])
+        return bool(readers) and all(
+            reader.op in _WITH_A_DOMAIN
+            or (reader.op in _DIVISIONS and node_name(reader.input[0]) != node.name)
+            or (reader.op in _BOUNDING and self._guards_a_domain(reader))
+            for reader in readers
+        )
+
+    def _bounds_a_cosine(self, node: NodeDef) -> bool:
+        """Whether it bounds the product of features of norm 1 with weights, as ArcFace does, to about ±1."""
+        name = tensor_name(node.input[0])
+        while (
+            source := self.nodes.get(node_name(name))
+        ) is not None and source.op in _BOUNDING | _PASSING_ON:
+            name = tensor_name(source.input[0])
+        bounds = [self.constants[n] for n in map(tensor_name, node.input) if n in self.constants]
+        if source is None or source.op != "MatMul" or not bounds:
+            return False
+        near_one = all(0.99 <= abs(float(bound)) <= 1 for bound in bounds)
+        return near_one and self._has_norm_one(tensor_name(source.input[0]))
+
+    def _has_norm_one(self, name: str) -> bool:
+        node = self.nodes.get(node_name(name))
+        return (
+            node is not None
+            and node.op in {"Mul"} | _DIVISIONS
+            and any(self._is_statistic(tensor_name(i)) for i in node.input)
+        )
 
     def _is_reflected(self, node: NodeDef, activation: Activation) -> bool:
         """A rectifier of −x: one half of an activation such as PReLU, whose other half rectifies x."""
@@ -299,17 +431,17 @@ class _Analysis:
         return False
 
     def _rectifying_in_functions(self, node: NodeDef) -> set[str]:
-        """Rectifying ops in the functions that a control flow op runs."""
-        library = {f.signature.name: f for f in self.graph.library.library.function}
-        pending = called_functions(node)
-        seen: set[str] = set()
+        """Rectifying ops in the functions that a control flow op runs, gates aside."""
         ops: set[str] = set()
-        while pending:
-            name = pending.pop()
-            if name in seen or name not in library:
-                continue
-            seen.add(name)
-            for inner in library[name].node_def:
-                ops |= {inner.op} & _RECTIFYING
-                pending.extend(called_functions(inner))
+        for function in functions_of([node], self.graph.library).values():
+            arguments = [argument.name for argument in function.signature.input_arg]
+            graph_def, _ = function_def_to_graph_def(function)
+            nodes = tuple(topological(graph_def.node))
+            body = replace(self.graph, nodes=nodes, weights={}, input="", scores="")
+            analysis = _Analysis(body, arguments)
+            found = _activations(analysis)
+            owner = {name: activation for activation in found for name in activation.nodes}
+            rectifiers = (activation for activation in found if not activation.is_gate)
+            ops |= {analysis.nodes[node_name(activation.output)].op for activation in rectifiers}
+            ops |= {op for op, name in analysis.uncovered(owner) if "inside" not in op}
         return ops

@@ -13,8 +13,17 @@ _GRID = np.concatenate([np.linspace(-12, 12, 4801), [-900.0, -60.0, 60.0, 900.0]
 _FAR = 1e5
 
 
-def identify(function: Callable[[Array], Array]) -> tuple[str, float, float] | None:
+_FLOAT32 = 2.0**-24
+
+
+def identify(
+    function: Callable[[Array], Array], rounding: float = _FLOAT32
+) -> tuple[str, float, float] | None:
     """Names the activation that a function of one number is.
+
+    Args:
+        function: of arrays, in float64; its constants are rounded as the graph has them.
+        rounding: the unit roundoff of those constants.
 
     Returns:
         (kind, threshold, upper) as in `Activation`, or None where it is none that is known.
@@ -24,15 +33,21 @@ def identify(function: Callable[[Array], Array]) -> tuple[str, float, float] | N
         if not np.all(np.isfinite(values)):
             return None
         for kind, reference, is_gate in _SMOOTH:
-            if _same(values, reference(_GRID)):
+            if _same(values, reference(_GRID), rounding):
                 return (kind, math.nan, math.inf) if is_gate else (kind, 0.0, math.inf)
-        return _swish(function, values) or _elu_with_alpha(function, values) or _rectifier(function, values)
+        return (
+            _swish(function, values, rounding)
+            or _elu_with_alpha(function, values, rounding)
+            or _rectifier(function, values, rounding)
+        )
 
 
 _SLOPES = (-0.5, 0.0, 0.01, 0.25, 0.75, 1.5)
 
 
-def identify_learned(function: Callable[[Array, float], Array]) -> tuple[str, float, float] | None:
+def identify_learned(
+    function: Callable[[Array, float], Array], rounding: float = _FLOAT32
+) -> tuple[str, float, float] | None:
     """Names the activation that a function of one number and one learned number is.
 
     The one that is known is PReLU (He et al. 2015, arXiv 1502.01852): x above 0, slope · x below. Whatever
@@ -44,16 +59,19 @@ def identify_learned(function: Callable[[Array, float], Array]) -> tuple[str, fl
     with np.errstate(all="ignore"):
         for sign in (1.0, -1.0):
             if all(
-                _same(function(_GRID, sign * slope), np.where(_GRID > 0, _GRID, slope * _GRID))
+                _same(function(_GRID, sign * slope), np.where(_GRID > 0, _GRID, slope * _GRID), rounding)
                 for slope in _SLOPES
             ):
                 return ("prelu", 0.0, math.inf)
     return None
 
 
-def _same(values: Array, reference: Array) -> bool:
-    # Constants of a graph are float32, whose rounding is 6e-8 of a value.
-    return bool(np.allclose(values, reference, rtol=2e-6, atol=2e-6))
+def _same(values: Array, reference: Array, rounding: float) -> bool:
+    # A definition has a handful of constants, each rounded: in float32 6e-8 of a value. Of a tolerance of 2e-6
+    # GELU and its approximation by tanh, 5e-4 apart, are two; with the constants of bfloat16 they are one, and
+    # their rule is.
+    tolerance = max(2e-6, 4 * rounding)
+    return bool(np.allclose(values, reference, rtol=tolerance, atol=tolerance))
 
 
 def _gelu_tanh(x: Array) -> Array:
@@ -73,24 +91,32 @@ _SMOOTH: tuple[tuple[str, Callable[[Array], Array], bool], ...] = (
 )
 
 
-def _swish(function: Callable[[Array], Array], values: Array) -> tuple[str, float, float] | None:
+def _swish(
+    function: Callable[[Array], Array], values: Array, rounding: float
+) -> tuple[str, float, float] | None:
     at_one = float(function(np.array([1.0]))[0])
     if not 0.5 < at_one < 1.0:
         return None
     beta = math.log(at_one / (1 - at_one))
-    if not _same(values, _GRID * sigmoid(beta * _GRID)):
+    if not _same(values, _GRID * sigmoid(beta * _GRID), rounding):
         return None
     return ("swish" if abs(beta - 1) < 1e-6 else f"swish(beta={beta:.4g})", 0.0, math.inf)
 
 
-def _elu_with_alpha(function: Callable[[Array], Array], values: Array) -> tuple[str, float, float] | None:
+def _elu_with_alpha(
+    function: Callable[[Array], Array], values: Array, rounding: float
+) -> tuple[str, float, float] | None:
     alpha = -float(function(np.array([-900.0]))[0])
-    if alpha <= 0 or not _same(values, np.where(_GRID > 0, _GRID, alpha * np.expm1(np.minimum(_GRID, 0)))):
+    if alpha <= 0 or not _same(
+        values, np.where(_GRID > 0, _GRID, alpha * np.expm1(np.minimum(_GRID, 0))), rounding
+    ):
         return None
     return (f"elu(alpha={alpha:.4g})", 0.0, math.inf)
 
 
-def _rectifier(function: Callable[[Array], Array], values: Array) -> tuple[str, float, float] | None:
+def _rectifier(
+    function: Callable[[Array], Array], values: Array, rounding: float
+) -> tuple[str, float, float] | None:
     """ReLU(x; slope a, max m, threshold t): m for x ≥ m, x for t ≤ x < m, a·(x − t) below t."""
     low, lower, high, higher = (float(v) for v in function(np.array([-_FAR, -2 * _FAR, _FAR, 2 * _FAR])))
     slope = (low - lower) / _FAR
@@ -109,7 +135,7 @@ def _rectifier(function: Callable[[Array], Array], values: Array) -> tuple[str, 
     grid = _GRID[np.abs(_GRID - threshold) > 1e-4]
     kept = values[np.abs(_GRID - threshold) > 1e-4]
     expected = np.where(grid >= threshold, np.minimum(grid, upper), slope * (grid - threshold))
-    if not _same(kept, expected):
+    if not _same(kept, expected, rounding):
         return None
     return (_rectifier_name(slope, upper, threshold), threshold, upper)
 
