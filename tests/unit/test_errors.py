@@ -16,6 +16,13 @@ from saliency_exporter.errors import brief
             ValueError("Exception encountered when calling M.call().\n\n\x1b[1mno bool\x1b[0m\n\nArguments"),
             "ValueError: no bool",
         ),
+        (
+            ValueError(
+                "Graph execution error:\n\nDetected at node a/MatMul defined at (most recent "
+                "call last):\n<stack traces unavailable>\nMatrix size-incompatible: In[0]: [1,3]\n\t [[a]]"
+            ),
+            "ValueError: Matrix size-incompatible: In[0]: [1,3]",
+        ),
         (KeyError(), "KeyError"),
         (RuntimeError("\n  \n"), "RuntimeError"),
     ],

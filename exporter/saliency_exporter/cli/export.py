@@ -72,7 +72,8 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
     "input_name",
     metavar="NAME",
     section="Model",
-    help="The input to explain, if the model has several.",
+    help="The input to explain, if the model has several; of a SavedModel or a frozen graph also a tensor of "
+    "its graph, such as the image behind the decoding.",
 )
 @option(
     "--hold",
@@ -87,7 +88,8 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
     metavar="NAME",
     section="Model",
     help="The output with the class scores, if the model has several. Of an output with several positions, "
-    "such as [batch, time, classes], 'NAME[3]' is one, 'NAME[-1]' the last, 'NAME[mean]' the mean of all.",
+    "such as [batch, time, classes], 'NAME[3]' is one, 'NAME[-1]' the last, 'NAME[mean]' the mean of all. "
+    "Of a frozen graph NAME is a tensor's.",
 )
 @option(
     "--score",
@@ -257,8 +259,8 @@ def export(
 ) -> None:
     """Export MODEL to the next version of the model base path MODEL_DIR.
 
-    MODEL is a .keras or .h5 file, a SavedModel directory, module:callable, the name of a
-    keras.applications model, or efficientnet-lite0, whose trained weights saliency-serving[demo] brings.
+    MODEL is a .keras or .h5 file, a SavedModel directory, a frozen graph (.pb), module:callable, the name
+    of a keras.applications model, or efficientnet-lite0, whose trained weights saliency-serving[demo] brings.
 
     \b
     saliency-exporter export efficientnet-lite0 models/lite0
@@ -394,8 +396,11 @@ def _class_names(labels: Path) -> tuple[str, ...]:
 
 def _check_without_tensorflow(model: str, model_dir: Path, version: int | None, weights: str | None) -> None:
     """Finds the mistakes that can be found before TensorFlow is imported, which takes seconds."""
+    from saliency_exporter.sources.other_files import refuse_address, refuse_other_file
     from saliency_exporter.version.base_path import refuse_existing
 
+    refuse_address(model)
+    refuse_other_file(Path(model))
     # Names of models have no dot.
     if ":" not in model and (Path(model).suffix or os.sep in model):
         _check_exists(Path(model), "model")

@@ -31,7 +31,7 @@ def independent_of_input(graph: ForwardGraph) -> dict[str, NodeDef]:
     known = set(graph.weights)
     independent: dict[str, NodeDef] = {}
     for node in graph.nodes:
-        if node.op in _NEVER_FOLDED or "Random" in node.op or calls_functions(node):
+        if node.op in _NEVER_FOLDED or _is_drawn(node.op) or calls_functions(node):
             continue
         if not gives_arrays(node):
             continue
@@ -39,6 +39,11 @@ def independent_of_input(graph: ForwardGraph) -> dict[str, NodeDef]:
             known.add(node.name)
             independent[node.name] = node
     return independent
+
+
+def _is_drawn(op: str) -> bool:
+    """Whether an op's numbers are others at every run; a stateless one gives what its seed says."""
+    return "Random" in op and not op.startswith("StatelessRandom")
 
 
 def evaluate(graph: ForwardGraph, nodes: Sequence[NodeDef], fetches: Sequence[str]) -> list[np.ndarray]:

@@ -34,6 +34,7 @@ from saliency_exporter.graph.own_gradients import (
     own_gradients_inside,
     without_gates_of_tensorflow,
 )
+from saliency_exporter.graph.unservable import refuse_unservable, without_state
 
 if TYPE_CHECKING:
     from saliency_exporter.sources.source import Source
@@ -71,7 +72,7 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
     own = find_own_gradients(function.graph)
     if own.gated:
         function = _with_gates(function, own, spec)
-    function, assigned = freezable(function, source.name)
+    function, assigned = freezable(without_state(function, source.name), source.name)
     captures = {node_name(placeholder.name): handle for handle, placeholder in function.graph.captures}
     unchanged = {name: handle for name, handle in captures.items() if name not in assigned}
     frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
@@ -97,6 +98,7 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
     graph = with_known_lengths(without_cast_to_integers(without_decided_branches(prune(graph))))
     as_it_is = replace(graph, head="output", head_assumed=False)
     graph = prune(as_it_is if score == "output" else find_head(graph))
+    refuse_unservable(graph, source.name, captures)
     _refuse_resources(graph, source.name)
     return graph
 

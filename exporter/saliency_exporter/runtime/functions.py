@@ -20,20 +20,20 @@ class ConcreteFunction(Protocol):
         """Its outputs by name, each with dtype and shape."""
 
     @property
-    def captured_inputs(self) -> Sequence[tf.Tensor]:
-        """What it reads beside its inputs: constants, handles of variables and tables."""
-
-    @property
     def graph(self) -> Any:
-        """Its graph: a FuncGraph, of which TensorFlow has no types either."""
+        """Its `tf.Graph`, with what it captures."""
 
     @property
     def inputs(self) -> Sequence[tf.Tensor]:
-        """The placeholders in its graph, those of what it captured included."""
+        """The placeholders of its graph, those of what it captures last."""
 
     @property
     def outputs(self) -> Sequence[tf.Tensor]:
-        """Its outputs in its graph, flat."""
+        """The tensors of its graph that it returns, in order."""
+
+    @property
+    def captured_inputs(self) -> Sequence[tf.Tensor]:
+        """What it reads beside its inputs: constants, handles of variables and tables."""
 
     @property
     def variables(self) -> Sequence[tf.Variable]:

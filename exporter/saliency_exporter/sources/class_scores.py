@@ -10,6 +10,9 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError, brief
+from saliency_exporter.runtime.inlined import read_only
+
+_NOT_OF_A_GRAPH = (AttributeError, NotImplementedError, TypeError)
 
 MEAN_OF_POSITIONS = "mean_of_positions"
 """Name of the op for the mean that `--output NAME[mean]` asks for. Where it is a mean of probabilities,
@@ -18,20 +21,56 @@ MEAN_OF_POSITIONS = "mean_of_positions"
 _POSITION = re.compile(r"(?P<name>.*)\[(?P<position>[^\[\]]*)\]")
 
 
-def probe(name: str, forward: Callable[[tf.Tensor], Any], input_shape: tuple[int, ...]) -> Any:
-    """Runs a model once on an example of zeros, so that it makes its variables and shows its output.
+def probe(
+    name: str, forward: Callable[[tf.Tensor], Any], input_shape: tuple[int, ...], *, batch: int = 1
+) -> Any:
+    """Traces a model on examples of zeros, so that it makes its variables and shows its output, and runs it.
+
+    What assigns variables while it runs is traced alone, so that they stay as they are. Where a model cannot
+    be traced, whether it runs eagerly says why.
+
+    Args:
+        name: the model, for messages.
+        forward: float32 [batch, *input_shape] to the model's output.
+        input_shape: shape of one example.
+        batch: number of examples.
+
+    Returns:
+        The output in its nest: tensors that have run, or those of the traced graph.
 
     Raises:
-        ExportError: the model fails on one example of its input shape.
+        ExportError: the model fails on such examples, or runs eagerly alone.
     """
-    shape = [1, *input_shape]
+    shape = [batch, *input_shape]
+    traced: list[Any] = []
+
+    def tensors_of(x: tf.Tensor) -> list[tf.Tensor]:
+        traced.append(forward(x))
+        return [leaf for leaf in tf.nest.flatten(traced[-1]) if tf.is_tensor(leaf)]
+
     try:
-        return forward(tf.zeros(shape))
+        function = tf.function(tensors_of).get_concrete_function(tf.TensorSpec(shape, tf.float32))
+        output = traced[-1]
+        if read_only(function) is not function:
+            return output
+        values = iter(function(tf.zeros(shape)))
+        return tf.nest.map_structure(lambda leaf: next(values) if tf.is_tensor(leaf) else leaf, output)
     except Exception as error:
+        failure = error
+    try:
+        forward(tf.zeros(shape))
+    except Exception as error:
+        # What is no TensorFlow operation fails in a trace before it fails for its own reason.
+        told = error if isinstance(failure, _NOT_OF_A_GRAPH) else failure
         raise ExportError(
-            f"{name} failed on one example of shape {shape}: {brief(error)}",
+            f"{name} failed on one example of shape {shape}: {brief(told)}",
             hint="is the size right? See --image-size and --input-shape",
         ) from error
+    raise ExportError(
+        f"{name} cannot be traced into a TensorFlow graph: {brief(failure)}",
+        hint="it must be made of TensorFlow operations, not of NumPy calls; an `if` on a tensor has to be "
+        "tf.cond, or in a @tf.function",
+    ) from failure
 
 
 def named_outputs(outputs: Any, names: Sequence[str] | None = None) -> dict[str, Any]:

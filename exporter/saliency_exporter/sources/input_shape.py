@@ -65,32 +65,30 @@ def shape_of_spec(name: str, spec: tf.TensorSpec, choices: Choices) -> tuple[int
     """The shape of one example of a traced function's input.
 
     Raises:
-        ExportError: as `fixed_shape` and `check_numbers`, and where the batch is fixed.
+        ExportError: as `fixed_shape` and `check_numbers`.
     """
-    check_numbers(name, spec.dtype)
-    if spec.shape.rank and spec.shape[0] is not None:
-        raise ExportError(
-            f"{name} is traced for a batch of {spec.shape[0]}; it must take batches of any size",
-            hint="give None as the first size in its input_signature",
-        )
+    check_numbers(name, spec)
     return fixed_shape(name, None if spec.shape.rank is None else spec.shape[1:].as_list(), choices)
 
 
-def check_numbers(name: str, dtype: tf.DType) -> None:
+def check_numbers(name: str, spec: tf.TensorSpec) -> None:
     """Refuses an input that has no gradient, and is no pixel either.
 
-    Whole numbers are taken: a model that makes floats of them is cut there (`graph.integer_input`).
+    Pixels that are whole numbers are taken: a model that makes floats of them is cut there
+    (`graph.integer_input`).
 
     Raises:
-        ExportError: the input is of strings, truth values or complex numbers.
+        ExportError: the input is of strings, truth values or complex numbers, or one whole number for each
+            example.
     """
+    dtype, rank = spec.dtype, spec.shape.rank
     if dtype == tf.string:
         raise ExportError(
             f"{name} takes string input, which has no gradient",
             hint="name a signature that takes decoded images with --signature, or export the network behind "
             "the decoding as module:callable",
         )
-    if not (dtype.is_floating or dtype.is_integer):
+    if not (dtype.is_floating or (dtype.is_integer and (rank is None or rank > 1))):
         raise ExportError(
             f"{name} takes {dtype.name} input, which has no gradient",
             hint="export the network behind it, as module:callable",

@@ -105,6 +105,8 @@ def _load(
             ) from error
     try:
         model = load_keras_2(path, config, objects, unsafe=unsafe)
+        if not is_hdf5(path):  # tf-keras's own format has the gap of Keras before 3.15
+            _check_nothing_is_random(model, load_keras_2(path, config, objects, unsafe=unsafe))
     except ExportError:
         raise
     except Exception:
@@ -164,7 +166,7 @@ def _leaves_weights_random() -> bool:
     return tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15)
 
 
-def _check_nothing_is_random(model: keras.Model, again: keras.Model) -> None:
+def _check_nothing_is_random(model: Any, again: Any) -> None:
     """Holds two loads of a file against each other: what differs was drawn and not read.
 
     Raises:
@@ -172,7 +174,7 @@ def _check_nothing_is_random(model: keras.Model, again: keras.Model) -> None:
     """
     for first, second in zip(model.weights, again.weights, strict=True):
         if not np.array_equal(first.numpy(), second.numpy(), equal_nan=first.numpy().dtype.kind == "f"):
-            raise ValueError(f"some weights are not in the file: {first.path}")
+            raise ValueError(f"some weights are not in the file: {getattr(first, 'path', first.name)}")
 
 
 def _check_file(path: Path) -> None:
@@ -266,4 +268,6 @@ def _explain(
         if any(isinstance(value, type) and issubclass(value, keras.Layer) for value in objects.values()):
             by += ", since what was imported is a layer of Keras 3"
             hint = "set TF_USE_LEGACY_KERAS=1 if it was made from tf.keras; else make it from tf_keras"
+    if "SavedModel file does not exist" in message:
+        hint = "its path is in the file; a relative one is seen from the current directory"
     return ExportError(f"{path} cannot be loaded by {by}: {brief(error)}", hint=hint)

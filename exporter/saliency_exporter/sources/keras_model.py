@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
+from saliency_exporter.sources.any_batch import fixed_batch, for_any_batch
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
 from saliency_exporter.sources.class_scores import choose_scores, named_outputs, positions_known, probe
 from saliency_exporter.sources.held_inputs import describe, explained_input, for_batch_of, held_inputs
@@ -42,7 +43,7 @@ def source_from_keras(
     explained = explained_input(name, specs, choices)
     held = held_inputs(name, specs, choices)
     spec = specs[explained]
-    check_numbers(name, spec.dtype)
+    check_numbers(name, spec)
     declared = None if spec.shape.rank is None else spec.shape[1:].as_list()
     input_shape = fixed_shape(name, declared, choices)
     if isinstance(model, keras.Sequential) and not model.built:
@@ -62,7 +63,9 @@ def source_from_keras(
         origin=origin
         + describe(choices, explained)
         + (f", output {choices.output}" if choices.output is not None else ""),
-        call=lambda x: scores.of(named_outputs(forward(x), output_names)),
+        call=for_any_batch(
+            name, lambda x: scores.of(named_outputs(forward(x), output_names)), fixed_batch(spec), input_shape
+        ),
         input_shape=input_shape,
         # The raw variables: Keras's own wrappers are not restored by TensorFlow Serving's V1 session.
         variables=tuple(v if isinstance(v, tf.Variable) else v.value for v in model.variables),

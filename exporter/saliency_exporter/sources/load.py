@@ -10,10 +10,23 @@ import numpy as np
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.runtime.version_directories import version_directories
-from saliency_exporter.sources import keras_application, keras_file, python_callable, saved_model, zoo
+from saliency_exporter.sources import (
+    frozen_graph,
+    keras_application,
+    keras_file,
+    python_callable,
+    saved_model,
+    zoo,
+)
 from saliency_exporter.sources.channels import with_channels
 from saliency_exporter.sources.choices import Channels, Choices
 from saliency_exporter.sources.custom_objects import import_objects
+from saliency_exporter.sources.other_files import (
+    SAVED_MODEL_FILES,
+    model_inside,
+    refuse_address,
+    refuse_other_file,
+)
 from saliency_exporter.sources.source import Source
 
 
@@ -34,15 +47,16 @@ def load_source(
     """Loads the model that the command line names.
 
     Args:
-        model: a ``.keras`` or ``.h5`` file, the directory of a SavedModel, ``module:callable``, the name
-            of a model of the bundled zoo (``efficientnet-lite0``), or the name of a keras.applications
-            model (``MobileNetV2``).
+        model: a ``.keras`` or ``.h5`` file, the directory of a SavedModel, a frozen graph (``.pb``),
+            ``module:callable``, the name of a model of the bundled zoo (``efficientnet-lite0``), or the name
+            of a keras.applications model (``MobileNetV2``).
         weights: for keras.applications ``imagenet`` (the default), ``none`` for random ones, or a file.
         unsafe: load Python code that the model file itself holds (Lambda layers).
         imports: ``module``, or ``module:name`` of a class or function, that a model file needs.
         image_size: (H, W), needed where an image model does not fix its input size.
         input_shape: shape of one example without the batch, where a model of any rank leaves it open.
-        input_name: which input is explained, of a model with several.
+        input_name: which input is explained, of a model with several; for a SavedModel or a frozen graph
+            also any tensor of its graph.
         held: the value of one example for every other input, by name; a number is for all elements.
         output_name: which output holds the class scores, where several could.
         signature: for a SavedModel: which of its signatures is the forward pass.
@@ -60,6 +74,9 @@ def load_source(
 def _load(
     model: str, choices: Choices, objects: Mapping[str, object], *, weights: str | None, unsafe: bool
 ) -> Source:
+    refuse_address(model)
+    if Path(model).name in SAVED_MODEL_FILES and Path(model).is_file():
+        model = str(Path(model).parent)
     if model in keras_application.names():
         return keras_application.load(model, choices, weights=weights)
     if weights is not None:
@@ -75,6 +92,9 @@ def _load(
         return zoo.load(model, choices)
     if Path(model).suffix.lower() in keras_file.SUFFIXES:
         return keras_file.load(Path(model), choices, unsafe=unsafe, objects=objects)
+    if Path(model).suffix.lower() in frozen_graph.SUFFIXES and Path(model).is_file():
+        return frozen_graph.load(Path(model), choices)
+    refuse_other_file(Path(model))
     if ":" in model:
         return python_callable.load(model, choices)
     raise _unknown(model)
@@ -86,6 +106,9 @@ def _unknown(model: str) -> ExportError:
         return ExportError(
             f"{model!r} is a model base path", hint=f"name one of its versions, such as {versions[-1]}"
         )
+    inside = model_inside(Path(model))
+    if inside is not None:
+        return ExportError(f"{model!r} is a directory with a model inside", hint=f"export {inside}")
     if Path(model).exists():
         return ExportError(
             f"{model!r} is not a kind of model that can be exported",
@@ -98,6 +121,6 @@ def _unknown(model: str) -> ExportError:
         f"there is no model {model!r}: no such file, zoo name or keras.applications name",
         hint=f"did you mean {' or '.join(near)}?"
         if near
-        else "MODEL is file.keras, file.h5, module:callable, a name of the zoo "
-        f"({', '.join(zoo.NAMES)}) or of keras.applications (for example MobileNetV2)",
+        else "MODEL is file.keras, file.h5, file.pb, a SavedModel directory, module:callable, a name of the "
+        f"zoo ({', '.join(zoo.NAMES)}) or of keras.applications (for example MobileNetV2)",
     )

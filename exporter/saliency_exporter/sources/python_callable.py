@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError, brief
+from saliency_exporter.sources.any_batch import fixed_batch, for_any_batch
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
 from saliency_exporter.sources.class_scores import choose_scores, named_outputs, probe
 from saliency_exporter.sources.held_inputs import describe, explained_input, for_batch_of, held_inputs
@@ -93,14 +94,24 @@ def _required_parameters(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.kind in kinds and p.default is p.empty]
 
 
-def _specs(function: Any) -> tuple[tf.TensorSpec, ...] | None:
+def _specs(function: Any) -> dict[str, tf.TensorSpec] | None:
+    """What a function declares of its inputs, by name and in order; None where it declares nothing."""
     if isinstance(function, tf.types.experimental.ConcreteFunction):
-        return tuple(function.structured_input_signature[0])
+        if function.structured_input_signature is None:
+            # One that was cut out of a graph of TensorFlow 1: wrap_function(…).prune(…).
+            inputs = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
+            return {tensor.op.name: tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in inputs}
+        positional, keyword = function.structured_input_signature
+        return {**_named(positional), **keyword}
     for candidate in (function, getattr(function, "__call__", None)):  # noqa: B004
         specs = getattr(candidate, "input_signature", None)
         if specs is not None:
-            return tuple(specs)
+            return _named(specs)
     return None
+
+
+def _named(specs: Sequence[tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
+    return {spec.name or f"input_{index}": spec for index, spec in enumerate(specs)}
 
 
 def _named_specs(model: Callable[..., Any]) -> dict[str, tf.TensorSpec]:
@@ -108,7 +119,13 @@ def _named_specs(model: Callable[..., Any]) -> dict[str, tf.TensorSpec]:
     specs = _specs(model)
     if specs is None:
         return {name: tf.TensorSpec(None, tf.float32) for name in _required_parameters(model)}
-    return {spec.name or f"input_{index}": spec for index, spec in enumerate(specs)}
+    return specs
+
+
+def _keywords(model: Any) -> frozenset[str]:
+    """Names of the inputs that are given by name, as those of a signature of a SavedModel are."""
+    signature = getattr(model, "structured_input_signature", None)
+    return frozenset(signature[1] if signature else ())
 
 
 def _source_from_callable(model: Callable[..., Any], name: str, origin: str, choices: Choices) -> Source:
@@ -126,13 +143,17 @@ def _source_from_callable(model: Callable[..., Any], name: str, origin: str, cho
     held = held_inputs(name, specs, choices)
     input_shape = shape_of_spec(name, specs[explained], choices)
     options = {"training": False} if _takes_training(model) else {}
+    keywords = _keywords(model)
 
     def forward(x: tf.Tensor) -> Any:
         values = {key: for_batch_of(x, value, specs[key]) for key, value in held.items()}
         values[explained] = tf.cast(x, specs[explained].dtype)
-        return model(*(values[key] for key in specs), **options)
+        positional = [values[key] for key in specs if key not in keywords]
+        return model(*positional, **{key: values[key] for key in keywords}, **options)
 
-    scores = choose_scores(name, named_outputs(probe(name, forward, input_shape)), choices.output)
+    batch = fixed_batch(specs[explained])
+    probed = probe(name, forward, input_shape, batch=batch or 1)
+    scores = choose_scores(name, named_outputs(probed), choices.output)
     # Whoever traces a source leaves AutoGraph out; a user's own function may need it for its ifs and loops.
     graph = tf.function(forward)
     return Source(
@@ -140,9 +161,9 @@ def _source_from_callable(model: Callable[..., Any], name: str, origin: str, cho
         origin=origin
         + describe(choices, explained)
         + (f", output {choices.output}" if choices.output is not None else ""),
-        call=lambda x: scores.of(named_outputs(graph(x))),
+        call=for_any_batch(name, lambda x: scores.of(named_outputs(graph(x))), batch, input_shape),
         input_shape=input_shape,
-        variables=_variables(name, model, graph, input_shape),
+        variables=_variables(name, model, graph, [batch, *input_shape]),
     )
 
 
@@ -158,10 +179,10 @@ def _takes_training(model: Callable[..., Any]) -> bool:
 
 
 def _variables(
-    name: str, model: Callable[..., Any], graph: Any, input_shape: tuple[int, ...]
+    name: str, model: Callable[..., Any], graph: Any, shape: Sequence[int | None]
 ) -> tuple[tf.Variable, ...]:
     try:
-        traced = graph.get_concrete_function(tf.TensorSpec([None, *input_shape], tf.float32))
+        traced = graph.get_concrete_function(tf.TensorSpec(shape, tf.float32))
     except Exception as error:
         raise ExportError(
             f"{name} cannot be traced into a TensorFlow graph: {brief(error)}",

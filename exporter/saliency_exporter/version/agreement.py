@@ -78,15 +78,29 @@ class _Seen:
 
     Attributes:
         outputs: number of outputs.
-        logits: output, float32 [B, outputs], to logits.
-        number: logits to the one number of each example that is differentiated.
+        chosen: values, [B, outputs], to those of the classes that are looked at, [B, k].
+        logits: the chosen outputs to their logits.
         exact: for which examples float32 holds what the logits are made of.
     """
 
     outputs: int
+    chosen: Callable[[tf.Tensor], tf.Tensor]
     logits: Callable[[tf.Tensor], tf.Tensor]
-    number: Callable[[tf.Tensor], tf.Tensor]
     exact: np.ndarray
+
+    def of_output(self, output: tf.Tensor) -> tf.Tensor:
+        """What is differentiated, [B], from the model's output: a logit, or the difference of two."""
+        # Chosen first: the logarithm of another probability, which may be 0, has no finite gradient.
+        return _difference_of(self.logits(self.chosen(output)))
+
+    def of_scores(self, scores: tf.Tensor) -> tf.Tensor:
+        """The same from the scores of the traced graph, of which the last are those of the outputs."""
+        return _difference_of(self.chosen(scores[:, -self.outputs :]))
+
+
+def _difference_of(logits: tf.Tensor) -> tf.Tensor:
+    first, *rest = tf.unstack(logits, axis=-1)
+    return first - rest[0] if rest else first
 
 
 def _seen(graph: ForwardGraph, output: np.ndarray) -> _Seen:
@@ -97,24 +111,18 @@ def _seen(graph: ForwardGraph, output: np.ndarray) -> _Seen:
         two = np.argsort(output, axis=-1)[:, ::-1][:, :2]
         second = np.take_along_axis(output, two[:, 1:], 1)[:, 0]
         exact = np.ones(rows, bool) if is_log else second > _SMALLEST
-        difference = _gathered(two)
-        return _Seen(
-            outputs,
-            tf.identity if is_log else tf.math.log,
-            lambda logits: tf.subtract(*tf.unstack(difference(logits), axis=-1)),
-            exact,
-        )
+        return _Seen(outputs, _gathered(two), tf.identity if is_log else tf.math.log, exact)
     if head == "sigmoid":
         p = np.exp(output) if is_log else output
         nearest = np.abs(p - 0.5).argmin(axis=-1)
         chosen = np.take_along_axis(p, nearest[:, None], 1)[:, 0]
         return _Seen(
             outputs,
+            _gathered(nearest[:, None]),
             _logit_of_log if is_log else _logit,
-            _gathered(nearest),
             (chosen > _SMALLEST) & (chosen < 1 - _SATURATED),
         )
-    return _Seen(outputs, tf.identity, _gathered(output.argmax(axis=-1)), np.ones(rows, bool))
+    return _Seen(outputs, _gathered(output.argmax(axis=-1)[:, None]), tf.identity, np.ones(rows, bool))
 
 
 def _gathered(index: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -147,18 +155,18 @@ def _taped(
         tape.watch(x)
         output = tf.cast(call(x), tf.float32)
         seen = _seen(graph, output.numpy())
-        number = seen.number(seen.logits(output))
+        number = seen.of_output(output)
     gradient = tape.gradient(number, x)
     return seen, None if gradient is None else tf.convert_to_tensor(gradient).numpy()
 
 
 def _traced_gradient(forward: Forward, x: tf.Tensor, seen: _Seen) -> np.ndarray | None:
-    """The same of the traced graph's scores; of those alone that the model has an output for, the last."""
+    """The gradient of the same by the traced graph; None where it has none."""
     unconnected = []
 
     @tf.function(autograph=False)
     def gradient(x: tf.Tensor) -> tf.Tensor:
-        number = seen.number(forward.scores(x)[:, -seen.outputs :])
+        number = seen.of_scores(forward.scores(x))
         (found,) = tf.gradients(number, x)
         unconnected.append(found is None)
         return tf.zeros_like(x) if found is None else found

@@ -156,11 +156,23 @@ def test_folding_leaves_the_nodes_of_the_traced_graph_as_they_are():
 
 
 def test_a_random_op_is_never_frozen_into_a_number():
+    def dropped_at_rate_0(x: tf.Tensor) -> tf.Tensor:
+        return x * tf.cast(tf.random.uniform((3,)) >= 0.0, tf.float32)
+
+    graph = trace(source_of(dropped_at_rate_0, (3,)))
+    assert "RandomUniform" in ops(fold(graph))
+
+
+def test_what_a_constant_seed_decides_is_computed_once():
+    # XLA draws other numbers from the same seed (README, independence): a server would add other ones.
     def noisy(x: tf.Tensor) -> tf.Tensor:
         return x + tf.random.stateless_uniform((3,), tf.constant([1, 2]))
 
-    graph = trace(source_of(noisy, (3,)))
-    assert any("Random" in op for op in ops(fold(graph)))
+    folded = fold(trace(source_of(noisy, (3,))))
+    assert not any("Random" in op for op in ops(folded))
+    x = np.zeros((1, 3), np.float32)
+    want = tf.random.stateless_uniform((3,), tf.constant([1, 2]))
+    np.testing.assert_allclose(scores_and_gradient(folded, x)[0][0], want, rtol=1e-6)
 
 
 def test_several_outputs_of_one_op_on_weights_keep_their_places():

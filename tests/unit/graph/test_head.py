@@ -226,6 +226,12 @@ PROBABILITIES = {
     "classes over positions": lambda x: tf.reshape(
         tf.nn.softmax(tf.reshape(maps(x), [-1, 4 * CLASSES])), [-1, 4, CLASSES]
     )[:, 0],
+    "each class of another position": lambda x: tf.gather(
+        tf.reshape(tf.nn.softmax(maps(x)), [-1, 4 * CLASSES]), [0, 6, 12, 18, 4], axis=1
+    ),
+    "classes that the image chooses": lambda x: tf.gather(
+        tf.nn.softmax(logits(x)), tf.range(CLASSES) * tf.cast(x[:, 0, 0, :1] <= 0, tf.int32), batch_dims=1
+    ),
     "two softmaxes": lambda x: tf.concat([tf.nn.softmax(logits(x)), tf.nn.softmax(other_logits(x))], 1),
     "without the background": lambda x: tf.nn.softmax(logits(x))[:, 1:],
     "groups of classes": lambda x: tf.nn.softmax(logits(x)) @ tf.one_hot([0, 0, 1, 1, 2], 3),
@@ -255,6 +261,9 @@ LOGITS = {
     "logits": logits,
     "average of logits": lambda x: tf.reduce_mean(maps(x), [1, 2]),
     "a layer of sigmoids before the last": lambda x: tf.sigmoid(logits(x)) @ tf.transpose(OTHER),
+    "a layer of large positive constants": lambda x: (
+        tf.sigmoid(logits(x)) @ np.full((CLASSES, 3), 0.7, np.float32)
+    ),
     "attention": lambda x: tf.reduce_sum(tf.nn.softmax(maps(x)) * maps(x), [1, 2]),
     "swish": lambda x: tf.nn.silu(logits(x)),
     "positive": lambda x: tf.exp(logits(x)),
@@ -268,6 +277,18 @@ def test_anything_else_is_taken_for_logits_and_it_is_said(model):
     assert_explained_by(graph, model, model, lambda x: tf.nn.softmax(model(x)))
 
 
+def test_a_layer_of_small_positive_weights_is_no_average():
+    model = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.Flatten(),
+            layers.Dense(4, activation="sigmoid"),
+            layers.Dense(3, kernel_initializer=keras.initializers.Constant(0.2), use_bias=False),
+        ]
+    )
+    assert trace(source_of(model, SHAPE)).head_assumed
+
+
 def test_the_order_of_the_classes_is_that_of_the_output():
     order = [4, 2, 0, 1, 3]
     model = lambda x: tf.gather(tf.nn.softmax(logits(x)), order, axis=1)  # noqa: E731
@@ -278,13 +299,19 @@ def test_the_order_of_the_classes_is_that_of_the_output():
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_softmax_of_half_precision_behind_a_reshape_is_found(dtype):
+    # More classes than bfloat16 can count.
+    wide = tf.constant(RNG.normal(size=(CLASSES, 300)), tf.float32)
+
+    def halves(x):
+        return tf.cast(logits(x) @ wide, dtype)
+
     def model(x):
-        probabilities = tf.nn.softmax(tf.cast(on_4_axes(x), dtype))
-        return tf.cast(tf.reshape(probabilities, [-1, CLASSES]), tf.float32)
+        probabilities = tf.nn.softmax(halves(x)[:, None, None, :])
+        return tf.cast(tf.reshape(probabilities, [-1, 300]), tf.float32)
 
     graph = trace(source_of(model, SHAPE))
     assert (graph.head, graph.is_probability) == ("softmax", False)
-    np.testing.assert_array_equal(scores_of(graph), tf.cast(tf.cast(logits(IMAGES), dtype), tf.float32))
+    np.testing.assert_array_equal(scores_of(graph), tf.cast(halves(IMAGES), tf.float32))
 
 
 @pytest.mark.parametrize("softmax", [tf.nn.softmax, slim_softmax, lambda y: keras_softmax(y, -1)])
@@ -323,6 +350,18 @@ def test_of_one_of_several_softmaxes_the_scores_are_its_logits():
     assert graph.head == "softmax"
     of_logits = lambda x: tf.reduce_mean(maps(x), [1, 2])  # noqa: E731
     assert_explained_by(graph, of_logits, of_logits, lambda x: tf.nn.softmax(of_logits(x)))
+
+
+def test_a_mean_over_positions_whose_classes_are_in_different_orders_is_a_mixture():
+    mean = ClassScores("steps", "mean", rank=3)
+
+    def model(x):
+        first, second = tf.nn.softmax(maps(x)[:, 0, 0]), tf.nn.softmax(maps(x)[:, 1, 1])
+        return mean.of({"steps": tf.stack([first, tf.reverse(second, [1])], 1)})
+
+    graph = trace(source_of(model, SHAPE))
+    assert (graph.head, graph.is_probability) == ("output", True)
+    assert_explained_by(graph, model, model)
 
 
 @pytest.mark.parametrize(

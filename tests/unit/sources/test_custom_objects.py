@@ -150,6 +150,10 @@ def test_a_saved_model_as_a_layer_asks_for_unsafe(tmp_path: Path) -> None:
         right.watch(X)
         given, expected = source.call(X), inner(X)
     np.testing.assert_allclose(tape.gradient(given, X), right.gradient(expected, X), rtol=1e-5)
+    (tmp_path / "inner").rename(tmp_path / "elsewhere")
+    with pytest.raises(ExportError, match="SavedModel file does not exist") as error:
+        load_source(str(tmp_path / "my.keras"), unsafe=True)
+    assert "its path is in the file" in error.value.hint
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,9 @@ HEADS: dict[str, Callable] = {
     "logits": lambda x: tf.tanh(x) @ KERNEL,
     "softmax": lambda x: tf.nn.softmax(tf.tanh(x) @ KERNEL),
     "a sure softmax": lambda x: tf.nn.softmax(9.0 * tf.tanh(x) @ KERNEL),
+    "a softmax with a class of 0": lambda x: tf.nn.softmax(tf.tanh(x) @ KERNEL - [0.0, 0.0, 0.0, 200.0]),
+    "log_softmax": lambda x: tf.nn.log_softmax(tf.tanh(x) @ KERNEL),
+    "log_sigmoids": lambda x: tf.math.log_sigmoid(tf.tanh(x) @ KERNEL),
     "sigmoids": lambda x: tf.sigmoid(tf.tanh(x) @ KERNEL),
     "one sigmoid": lambda x: tf.sigmoid(tf.tanh(x) @ ONE),
 }
