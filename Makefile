@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
+HUB := .venv-hub
 BIN := $(VENV)/bin
 # Bytecode is written at the first import, of what is imported alone: a third of the time that an installation takes.
 PIP_INSTALL := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
@@ -10,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-all real-models coverage kernels soak mutants coverage-table methods-table tensorflow-matrix conformance docker-smoke lint audit bench bench-parts constraints clean
+.PHONY: help demo test test-fast test-all real-models coverage kernels soak mutants coverage-table families-table methods-table tensorflow-matrix conformance docker-smoke lint audit bench bench-parts constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +63,17 @@ mutants: $(VENV)/.installed-test ## Break the exporter on purpose and show that 
 coverage-table: $(VENV)/.installed-test ## Write exporter/COVERAGE.md: the activations of keras.applications
 	@$(BIN)/python tests/matrix/keras_applications.py
 
+families-table: $(HUB)/.installed ## Write tests/matrix/FAMILIES.md: families of keras.applications and keras-hub that export
+	@$(HUB)/bin/python tests/matrix/families.py
+
+# keras-hub needs packages that nothing else here does, so it has an environment of its own.
+$(HUB)/.installed: pyproject.toml constraints.txt
+	@echo "installing keras-hub into $(HUB) (the first time takes a minute) …"
+	@$(PYTHON) -m venv $(HUB)
+	@$(HUB)/bin/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt \
+	  --editable '.[exporter]' keras-hub==0.32.0
+	@touch $@
+
 methods-table: $(VENV)/.installed-test ## Write the tables of methods in exporter/README.md
 	@$(BIN)/python tests/matrix/methods_table.py
 
@@ -103,4 +115,4 @@ constraints: ## Resolve the newest versions that pyproject.toml allows (needs uv
 	  --no-annotate --no-header --constraint constraints.txt pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
 
 clean: ## Remove what make made
-	rm -rf $(VENV) $(PEERS) demo-output example-output bench-output
+	rm -rf $(VENV) $(PEERS) $(HUB) demo-output example-output bench-output

@@ -30,7 +30,7 @@ from saliency_exporter.graph.trace import trace
 from saliency_exporter.methods.registry import find_methods
 from saliency_exporter.sources.load import load_source
 from saliency_exporter.sources.preprocessing import builtin
-from saliency_exporter.version.verify import GRADIENT_TOLERANCE, SCORE_TOLERANCE
+from saliency_exporter.version.tolerances import GRADIENT_TOLERANCE, SCORE_TOLERANCE
 
 KERAS_2 = ("RegNetX002", "RegNetY002", "ResNetRS50")
 _SIZE = (96, 96)

@@ -44,14 +44,14 @@ MUTANTS = (
     Mutant(
         "a swish with another gradient loses it",
         "graph/own_gradients.py",
-        "return bool(np.allclose(found, expected, rtol=0, atol=16 * rounding))",
+        "return bool(np.allclose(found, expected, rtol=0, atol=32 * unit_roundoff(dtype)))",
         "return True",
         "test_own_gradients.py::test_a_swish_with_another_gradient_keeps_it",
     ),
     Mutant(
         "the traced gradient is not held to the model's own",
         "version/agreement.py",
-        "if not all(difference <= bound for difference in differences):",
+        "if compared and not differences[worst := int(kind(differences))] <= bound:",
         "if False:",
         "test_agreement.py::test_what_tracing_alone_loses_is_seen",
     ),
@@ -86,8 +86,8 @@ MUTANTS = (
     Mutant(
         "the forward mask is gone",
         "rules/guided.py",
-        "return _where_passing(activation, told_by, signal)",
-        "return signal",
+        "return tf.cast(_where_passing(activation, told_by, tf.cast(signal, told_by.dtype)), x.dtype)",
+        "return tf.cast(signal, x.dtype)",
         "test_activations.py::test_the_guided_rule_of_one_unit",
     ),
     Mutant(
@@ -228,8 +228,8 @@ MUTANTS = (
     Mutant(
         "verify takes any saliency",
         "version/verify.py",
-        'not _error("gradient", outputs["saliency"], kind.expected(outputs[method.map]))',
-        "not 0.0",
+        "return max(_map_errors(saliency, of_the_map)) <= SALIENCY_TOLERANCE",
+        "return True",
         "test_verify.py::test_an_answer_to_a_warmup_record_that_differs_is_found",
     ),
     Mutant(
@@ -277,8 +277,8 @@ MUTANTS = (
     Mutant(
         "a rectifier inside a gate is one of its own",
         "graph/activations/find.py",
-        "    for node in reversed(graph.nodes):",
-        "    for node in graph.nodes:",
+        "    for node in reversed(analysis.graph.nodes):",
+        "    for node in analysis.graph.nodes:",
         "test_activations.py::test_mobilenet_v3_has_no_rectifier_inside_its_gates",
     ),
     Mutant(
@@ -306,7 +306,7 @@ MUTANTS = (
     Mutant(
         "maps are not compared by verify",
         "version/verify.py",
-        'if not errors["gradient"] <= GRADIENT_TOLERANCE:',
+        "if not error <= bound:",
         "if False:",
         "test_verify.py::test_maps_that_differ_by_5_percent_and_logits_that_differ_are_found",
     ),

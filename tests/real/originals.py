@@ -7,6 +7,7 @@ gradient: a rectifier passes what is positive where its input is positive, and b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -36,7 +37,7 @@ def of_keras(model: keras.Model, x: np.ndarray, score: Callable[[tf.Tensor], tf.
     """Answers of a Keras model.
 
     Args:
-        model: anything whose activations are Keras's own relu, ReLU or PReLU, or no rectifiers.
+        model: anything whose activations are Keras's own relu, ReLU, PReLU or gelu, or no rectifiers.
         x: model input of one example, [1, …].
         score: the model's output to one number; takes it before the last softmax or sigmoid.
     """
@@ -81,6 +82,8 @@ def _guided(layers: Sequence[keras.Layer]) -> Iterator[None]:
             change(layer, "call", partial(_rectify, slope=0.0))
         elif getattr(layer, "activation", None) is keras.activations.relu:
             change(layer, "activation", partial(_rectify, slope=0.0))
+        elif getattr(layer, "activation", None) is keras.activations.gelu:
+            change(layer, "activation", _gelu)
     try:
         yield
     finally:
@@ -95,6 +98,14 @@ def _rectify(x: tf.Tensor, *, slope: np.ndarray | float) -> tf.Tensor:
         return value, lambda signal: tf.where((x > 0) & (signal > 0), signal, 0.0)
 
     return rectified(x)
+
+
+@tf.custom_gradient
+def _gelu(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """x·Φ(x); on the way back, what is positive where x is, by the derivative Φ(x) + x·φ(x)."""
+    below = 0.5 * tf.math.erfc(-x / math.sqrt(2))
+    slope = below + x * tf.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return x * below, lambda signal: tf.where((x > 0) & (signal > 0), slope * signal, 0.0)
 
 
 def of_frozen_graph(

@@ -329,7 +329,7 @@ def export(
                 checking = verifier(xla_cache, at_once=compile_ != "auto", before=say.leave_line)
                 verify = stack.enter_context(checking)
             final = export_version(job, model_dir, version=version, verify=verify, progress=say)
-    for line in (*closing_lines(read_manifest(final)), *(f"note: {note}" for note in source.notes)):
+    for line in closing_lines(read_manifest(final)):
         click.echo(line, err=True)
     click.echo(str(final))
 
@@ -344,7 +344,7 @@ def closing_lines(manifest: Manifest) -> list[str]:
     lines += [f"note: {note}" for note in score_notes(manifest.score, manifest.classes)]
     if note := newer_than_image(server):
         lines.append(f"note: {note}")
-    lines += [f"note: {note}" for note in [_about_channels(manifest.input)] if note]
+    lines += [f"note: {note}" for note in (_about_channels(manifest.input), *manifest.notes) if note]
     return lines
 
 

@@ -18,20 +18,24 @@ from saliency_exporter.graph.forward_graph import (
 )
 from saliency_exporter.graph.nodes import gives_arrays
 
-# Ops whose output may be far larger than their inputs, or differs from run to run.
-_NEVER_FOLDED = frozenset({"BroadcastTo", "Fill", "Placeholder", "Range", "Tile"})
+# Ops whose output may be far larger than their inputs.
+_NEVER_FOLDED = frozenset({"BroadcastTo", "Fill", "Range", "Tile"})
 
 
-def independent_of_input(graph: ForwardGraph) -> dict[str, NodeDef]:
+def independent_of_input(graph: ForwardGraph, *, of_any_size: bool = False) -> dict[str, NodeDef]:
     """Nodes that are a deterministic function of weights and constants, by name, in topological order.
 
     What gives a list of tensors, as loops over time have them, a resource or a string is none: no array can
     stand for it.
+
+    Args:
+        graph: the forward graph.
+        of_any_size: also those that may be far larger than what they are made of.
     """
     known = set(graph.weights)
     independent: dict[str, NodeDef] = {}
     for node in graph.nodes:
-        if node.op in _NEVER_FOLDED or _is_drawn(node.op) or calls_functions(node):
+        if (node.op in _NEVER_FOLDED and not of_any_size) or _is_drawn(node.op) or calls_functions(node):
             continue
         if not gives_arrays(node):
             continue
@@ -63,7 +67,9 @@ def evaluate(graph: ForwardGraph, nodes: Sequence[NodeDef], fetches: Sequence[st
         )
 
     with tf.device("/CPU:0"):
-        outputs = run(*(tf.constant(graph.weights[node_name(name)]) for name in inputs))
+        weights = [tf.constant(graph.weights[node_name(name)]) for name in inputs]
+        # Traced by hand: TensorFlow would warn of functions that are traced once and never again.
+        outputs = run.get_concrete_function(*weights)(*weights)
     return [output.numpy() for output in outputs]
 
 

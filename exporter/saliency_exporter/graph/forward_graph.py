@@ -110,6 +110,7 @@ class ForwardGraph:
         variables: weight name to the model's own variable that the array is the value of.
         foldings: names of the foldings that made it what it is, in their order.
         input_dtype: the integers that the model makes of its input, where the graph takes it as it is; or "".
+        assigns: whether the model itself changes variables while it runs, as the graph does not.
         own_gradients: by key, the gradients that the model's author gave some ops, see `own_gradients`.
         channels: "last" where the last axis of the input holds channels, over which saliency is reduced, else
             "none".
@@ -128,6 +129,7 @@ class ForwardGraph:
     variables: Mapping[str, tf.Variable] = field(default_factory=dict)
     foldings: tuple[str, ...] = ()
     input_dtype: str = ""
+    assigns: bool = False
     own_gradients: Mapping[str, OwnGradient] = field(default_factory=dict)
     is_probability: bool = False
     both_of_one: bool = False

@@ -64,9 +64,8 @@ def freezable(function: ConcreteFunction, name: str) -> tuple[ConcreteFunction, 
     found = _Analysis(functions).body(graph_def.node, list(handles), outputs)
     if stale := sorted(set().union(*found.stale)):
         by_handle = {id(variable.handle): variable.name for variable in function.graph.variables}
-        names = ", ".join(
-            repr(by_handle.get(id(handles.get(root)), root).removesuffix(":0")) for root in stale
-        )
+        named = (by_handle.get(id(handles.get(root)), root).removesuffix(":0") for root in stale)
+        names = ", ".join(map(repr, named))
         raise ExportError(
             f"the class scores of {name} depend on what its forward pass has just assigned to the variable "
             f"{names}; a served model keeps no state",

@@ -179,6 +179,12 @@ def moved_inputs(node: NodeDef) -> list[str]:
     )
 
 
+def is_mean_of_logits(graph: ForwardGraph) -> bool:
+    """Whether the scores are a mean over positions of logits, of which the model gives probabilities."""
+    means = any(_is_mean_of_positions(node) for node in graph.nodes)
+    return means and graph.head != "output" and not graph.head_assumed
+
+
 def _is_mean_of_positions(node: NodeDef) -> bool:
     """Whether a node is the mean that `--output NAME[mean]` asks for: of scores, not of probabilities."""
     return node.op == "Mean" and MEAN_OF_POSITIONS in node.name.rsplit("/", 1)[-1]

@@ -75,7 +75,7 @@ def with_calls_inlined(library: GraphDef) -> GraphDef:
         nodes = _inlined(copy, functions)
         del copy.node_def[:]
         copy.node_def.extend(nodes)
-        # Shapes of arguments are those that a caller gives. Freezing leaves "unknown" here, and that would win.
+        # An argument's shape is what a caller gives. Freezing leaves "unknown" here, and that would win.
         copy.attr.pop("_input_shapes", None)
         for argument in copy.arg_attr.values():
             argument.attr.pop("_output_shapes", None)

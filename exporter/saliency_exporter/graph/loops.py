@@ -1,8 +1,8 @@
 """How often the loops of a forward graph turn, where that is known before an image is seen.
 
-To differentiate a loop, TensorFlow keeps what each turn computed in a list. XLA has to know the length of that
-list, and takes it from the loop's maximum number of iterations: that a loop over five numbers ends after five
-turns it does not find out by itself.
+To differentiate a loop, TensorFlow keeps what each turn computed in a list. XLA has to know the length of
+that list, and takes it from the loop's maximum number of iterations: that a loop over five numbers ends after
+five turns it does not find out by itself.
 """
 
 from __future__ import annotations
@@ -55,11 +55,10 @@ def with_known_lengths(graph: ForwardGraph) -> ForwardGraph:
     known = _known_inputs(graph, callers)
     lengths: dict[str, int] = {}
     for node in callers:
-        given = {
-            place: known[name] for place, name in enumerate(map(tensor_name, node.input)) if name in known
-        }
-        if node.op in _LOOPS and _is_open(given.get(_MAXIMUM)):
-            turns = _turns(node, functions, given)
+        inputs = enumerate(map(tensor_name, node.input))
+        given = {place: known[name] for place, name in inputs if name in known}
+        if node.op in _LOOPS and (maximum := given.get(_MAXIMUM)) is not None:
+            turns = _turns(node, functions, given) if _is_open(maximum) else int(maximum)
             lengths |= {} if turns is None else {node.name: turns}
         _set_lengths_inside(node, functions, given)
     nodes: list[NodeDef] = []
@@ -98,7 +97,9 @@ def beyond_xla(graph: ForwardGraph) -> list[str]:
     that XLA could reserve; on one it ends the process (TensorFlow 2.20).
     """
     functions = {function.signature.name: function for function in graph.library.library.function}
-    known = _known_inputs(graph, [node for node in graph.nodes if node.op in _LOOPS])
+    maxima = {tensor_name(node.input[_MAXIMUM]) for node in graph.nodes if node.op in _LOOPS}
+    # One that grows with the batch is known to XLA, which compiles for one batch size.
+    known = _values(graph, maxima, batch=1) if maxima else {}
     variable = {graph.input}
     reasons: list[str] = []
     for node in graph.nodes:
@@ -160,7 +161,7 @@ def readable(name: str) -> str:
 
 def _is_open(maximum: np.ndarray | None) -> bool:
     """Whether a maximum is one that says that there is none."""
-    return maximum is not None and maximum.ndim == 0 and maximum < 0
+    return maximum is not None and maximum.ndim == 0 and bool(maximum < 0)
 
 
 def _value(node: NodeDef) -> np.ndarray:
@@ -173,12 +174,10 @@ def _known_inputs(graph: ForwardGraph, callers: Sequence[NodeDef]) -> dict[str, 
         return {}
     names = {tensor_name(name) for node in callers for name in node.input}
     of_one, of_two = (_values(graph, names, batch) for batch in (1, 2))
-    maxima = {tensor_name(node.input[_MAXIMUM]) for node in callers if node.op in _LOOPS}
-    # A maximum that grows with the batch is known to XLA, which compiles for one batch size.
     return {
         name: value
         for name, value in of_one.items()
-        if name in maxima or np.array_equal(value, of_two.get(name))
+        if name in of_two and np.array_equal(value, of_two[name])
     }
 
 
@@ -186,7 +185,7 @@ def _values(graph: ForwardGraph, names: set[str], batch: int) -> dict[str, np.nd
     shapes = static_shapes(graph, batch)
     nodes = tuple(_with_shapes_known(node, shapes) for node in graph.nodes)
     known = replace(graph, nodes=nodes)
-    independent = independent_of_input(known)
+    independent = independent_of_input(known, of_any_size=True)
     wanted = sorted(name for name in names if node_name(name) in independent)
     if not wanted:
         return {}

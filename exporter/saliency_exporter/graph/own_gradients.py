@@ -27,11 +27,11 @@ from saliency_exporter.graph.forward_graph import (
     OwnGradient,
     called_functions,
     node_name,
-    tensor_name,
 )
 from saliency_exporter.graph.gates import CALLS, Gated, is_gate, key_of, opened, results_of
 from saliency_exporter.graph.inlining import inline_calls, topological
-from saliency_exporter.graph.nodes import attribute, constant
+from saliency_exporter.graph.nodes import attribute, constant, unit_roundoff
+from saliency_exporter.runtime.swish import Swish, origin, swish_of
 
 _REGISTERED = "_gradient_op_type"
 
@@ -72,7 +72,7 @@ def find_own_gradients(graph: Any) -> OwnGradients:
         graph: the FuncGraph of the function.
 
     Raises:
-        ExportError: a gradient cannot be traced, or belongs to an op inside a loop or a branch.
+        ExportError: a gradient cannot be traced.
     """
     gated: dict[tuple[str, str], Gated] = {}
     gradients: dict[str, OwnGradient] = {}
@@ -85,13 +85,15 @@ def find_own_gradients(graph: Any) -> OwnGradients:
         dtypes = [tensor.dtype for tensor in (*operation.outputs, *operation.inputs)]
         registered = _registered(operation)
         if registered is not None:
-            key = f"{function.name}/{operation.name}"
-            gradients[key], captures = _traced(operation, registered)
-            for external in captures:
-                tensor, nodes, dtype = _in_function(external, function, operation)
-                read.append(tensor)
-                added += nodes
-                dtypes.append(dtype)
+            gradient, captures = _traced(operation, registered)
+            found = [_in_function(external, function, operation) for external in captures]
+            if None not in found:
+                key = f"{function.name}/{operation.name}"
+                gradients[key] = gradient
+                for tensor, nodes, dtype in filter(None, found):
+                    read.append(tensor)
+                    added += nodes
+                    dtypes.append(dtype)
         gated[function.name, operation.name] = Gated(
             key=key,
             read=tuple(read),
@@ -112,7 +114,7 @@ def own_gradients_inside(function: FunctionDef) -> list[NodeDef]:
     for node in function.node_def:
         if node.op in CALLS or not _registered_name(node) or called_functions(node):
             continue
-        if _swish(node, nodes) is not None:
+        if swish_of(node, nodes) is not None:
             del node.attr[_REGISTERED]
         else:
             found.append(node)
@@ -132,7 +134,7 @@ def without_gates_of_tensorflow(
     kept = []
     for node in nodes:
         if is_gate(node):
-            swish = _swish(by_name[node_name(node.input[0])], by_name)
+            swish = swish_of(by_name[node_name(node.input[0])], by_name)
             gradient = gradients.get(key_of(node))
             if swish is not None and gradient is None:
                 node = opened(node)
@@ -145,59 +147,13 @@ def without_gates_of_tensorflow(
     return kept
 
 
-@dataclass(frozen=True)
-class _Swish:
-    """x · sigmoid(beta · x): the tensor x, the constant, and the tensor that holds it, where one does."""
-
-    x: str
-    beta: float
-    held_by: str = ""
-
-
-def _swish(node: NodeDef, nodes: Mapping[str, NodeDef]) -> _Swish | None:
-    """The swish that an IdentityN passes on, as TensorFlow writes it: (y, x, …) with y = x · sigmoid(…)."""
-    if node.op != "IdentityN" or len(node.input) < 2:
-        return None
-    x = _origin(node.input[1], nodes)
-    gate = _other_factor(node.input[0], x, nodes)
-    sigmoid = nodes.get(node_name(gate))
-    if sigmoid is None or sigmoid.op != "Sigmoid":
-        return None
-    inside = _origin(sigmoid.input[0], nodes)
-    if inside == x:
-        return _Swish(x, 1.0)
-    beta = _other_factor(inside, x, nodes)
-    value = nodes.get(node_name(beta))
-    while value is not None and value.op == "Cast":
-        value = nodes.get(node_name(_origin(value.input[0], nodes)))
-    if value is None or value.op != "Const" or value.attr["value"].tensor.tensor_shape.dim:
-        return None
-    return _Swish(x, float(tf.make_ndarray(value.attr["value"].tensor)), beta)
-
-
-def _origin(name: str, nodes: Mapping[str, NodeDef]) -> str:
-    """The tensor that a name stands for, behind ops that only pass it on."""
-    while (node := nodes.get(node_name(name))) is not None and node.op == "Identity":
-        name = node.input[0]
-    return tensor_name(name)
-
-
-def _other_factor(product: str, factor: str, nodes: Mapping[str, NodeDef]) -> str:
-    """What a tensor is the product of beside one factor; "" where it is no such product."""
-    node = nodes.get(node_name(_origin(product, nodes)))
-    if node is None or node.op != "Mul":
-        return ""
-    first, second = (_origin(name, nodes) for name in node.input)
-    return second if first == factor else first if second == factor else ""
-
-
-def _is_gradient_of(swish: _Swish, gate: NodeDef, own: OwnGradient, nodes: Mapping[str, NodeDef]) -> bool:
+def _is_gradient_of(swish: Swish, gate: NodeDef, own: OwnGradient, nodes: Mapping[str, NodeDef]) -> bool:
     """Whether a gradient is the derivative of a swish, on a grid."""
     grid = np.concatenate([np.linspace(-12, 12, 193), [-60.0, 60.0]])
     dtype = tf.as_dtype(gate.attr["T"].list.type[0])
     x, beta = tf.constant(grid, dtype), tf.constant(swish.beta, dtype)
     values = {swish.x: x, swish.held_by: beta}
-    read = [_origin(name, nodes) for name in gate.input[own.outputs + len(own.results) :]]
+    read = [origin(name, nodes) for name in gate.input[own.outputs + len(own.results) :]]
     if not set(read) <= set(values) or len(own.results) < 2 or own.results[1] is None:
         return False
     # The op has the outputs (y, x, …); the signal comes in by the first.
@@ -214,8 +170,7 @@ def _is_gradient_of(swish: _Swish, gate: NodeDef, own: OwnGradient, nodes: Mappi
     with np.errstate(over="ignore"):
         sigmoid = 1 / (1 + np.exp(-swish.beta * grid))
     expected = sigmoid * (1 + swish.beta * grid * (1 - sigmoid))
-    rounding = 2.0 ** -np.finfo(dtype.as_numpy_dtype).nmant if dtype != tf.bfloat16 else 2.0**-7
-    return bool(np.allclose(found, expected, rtol=0, atol=16 * rounding))
+    return bool(np.allclose(found, expected, rtol=0, atol=32 * unit_roundoff(dtype)))
 
 
 def _needed_for(tensors: Sequence[str | None], graph_def: GraphDef) -> GraphDef:
@@ -325,26 +280,40 @@ def _traced(operation: tf.Operation, registered: Any) -> tuple[OwnGradient, list
 
 def _in_function(
     tensor: tf.Tensor, function: _Function, operation: tf.Operation
-) -> tuple[str, list[NodeDef], tf.DType]:
-    """What an op's gradient reads: its name in the op's function, nodes that make it, and its dtype."""
+) -> tuple[str, list[NodeDef], tf.DType] | None:
+    """What an op's gradient reads: its name in the op's function, nodes that make it, and its dtype.
+
+    None where it is not there: the op was copied into another function, without what its gradient reads.
+    """
     own = next((inner for outer, inner in function.graph.captures if outer is tensor), None)
-    if own is None and isinstance(tensor, ops.EagerTensor) and tensor.dtype != tf.resource:
+    if own is None and isinstance(tensor, ops.EagerTensor):
+        if tensor.dtype == tf.resource:
+            return None
         name = f"{operation.name}/constant_{id(tensor)}"
         return f"{name}:0", [constant(name, tensor.numpy())], tensor.dtype
-    if own is None:
-        try:
-            # The function may be another object than the one in which the gradient was written.
-            own = function.graph.get_tensor_by_name(tensor.name)
-        except (AttributeError, KeyError, ValueError):
-            raise ExportError(
-                f"the model's own gradient of {operation.name} ({operation.type}) reads "
-                f"{getattr(tensor, 'name', 'a variable')}, which its forward pass does not read",
-                hint="let the forward pass of that op read it too",
-            ) from None
-    if own.dtype != tf.resource:
-        return function.tensor(own), [], own.dtype
+    own = _by_name(tensor, function, operation) if own is None else own
+    if own is None or own.dtype != tf.resource:
+        return None if own is None else (function.tensor(own), [], own.dtype)
     dtype = tf.as_dtype(handle_data_util.get_resource_handle_data(own).shape_and_type[0].dtype)
     read = NodeDef(name=f"{operation.name}/read_{id(tensor)}", op="ReadVariableOp")
     read.input.append(function.tensor(own))
     read.attr["dtype"].type = dtype.as_datatype_enum
     return f"{read.name}:0", [read], dtype
+
+
+def _by_name(tensor: tf.Tensor, function: _Function, operation: tf.Operation) -> tf.Tensor | None:
+    """The tensor of that name in an op's function, or of that name behind what the op's name begins with.
+
+    The function may be another object than the one in which the gradient was written, and what is loaded from
+    a SavedModel may have been inlined since, under the names of its calls.
+    """
+    scopes = operation.name.split("/")
+    for depth in [0, *range(len(scopes) - 1, 0, -1)]:
+        name = "/".join([*scopes[:depth], tensor.name])
+        try:
+            found = function.graph.get_tensor_by_name(name)
+        except (KeyError, ValueError):
+            continue
+        if found.dtype == tensor.dtype and found.shape.is_compatible_with(tensor.shape):
+            return found
+    return None

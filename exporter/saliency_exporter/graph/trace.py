@@ -35,6 +35,7 @@ from saliency_exporter.graph.own_gradients import (
     without_gates_of_tensorflow,
 )
 from saliency_exporter.graph.unservable import refuse_unservable, without_state
+from saliency_exporter.runtime.inlined import assigns
 
 if TYPE_CHECKING:
     from saliency_exporter.sources.source import Source
@@ -69,6 +70,7 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
             "@tf.function",
         ) from error
     output = _single_output(function.structured_outputs, source.name)
+    changes_state = assigns(function)
     own = find_own_gradients(function.graph)
     if own.gated:
         function = _with_gates(function, own, spec)
@@ -94,6 +96,7 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
         classes=int(output.shape[-1]),
         variables=_variables_of(source, unchanged),
         own_gradients=own.gradients,
+        assigns=changes_state,
     )
     graph = with_known_lengths(without_cast_to_integers(without_decided_branches(prune(graph))))
     as_it_is = replace(graph, head="output", head_assumed=False)

@@ -18,6 +18,10 @@ from saliency_exporter.methods.gradients import explain
 from saliency_exporter.rules.guided import guided_replacements
 
 _MOST_NAMED = 5
+_IN_A_LOOP = (
+    "a rectifier inside a loop has no rule: build a recurrent layer with unroll=True, or export the other "
+    "methods: --methods gradients,smooth"
+)
 
 
 def replacements(graph: ForwardGraph, model: str) -> Sequence[Replacement]:
@@ -32,7 +36,8 @@ def replacements(graph: ForwardGraph, model: str) -> Sequence[Replacement]:
         more = f" and {len(parts) - _MOST_NAMED} more" if len(parts) > _MOST_NAMED else ""
         raise ExportError(
             f"guided backpropagation has no rule for activations of model {model}: "
-            f"{', '.join(dict.fromkeys(parts[:_MOST_NAMED]))}{more}"
+            f"{', '.join(dict.fromkeys(parts[:_MOST_NAMED]))}{more}",
+            hint=_IN_A_LOOP if any("inside" in op for op, _ in coverage.uncovered) else None,
         )
     if not coverage.rectifiers:
         raise ExportError(f"{model} has no rectifier, so guided backpropagation would be the plain gradient")

@@ -39,7 +39,7 @@ def guided_rule(activation: Activation) -> ReplacementRule:
                 # Nothing but the activation should read x where y tells the same: uncompiled, the convolution
                 # before a ReLU then computes both at once.
                 told_by = y if activation.kind in ("relu", "relu6") else x
-                # What a model of mixed precision sends back into an activation may have another dtype than it.
+                # Of a model of mixed precision the signal may have another dtype than the activation.
                 return tf.cast(_where_passing(activation, told_by, tf.cast(signal, told_by.dtype)), x.dtype)
 
             return y, backward

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tensorflow.python.eager import context
 
 # TensorFlow has no public way to inline a function's calls and leave its variables alone.
 from tensorflow.python.framework.convert_to_constants import _run_inline_graph_optimization
 
 from saliency_exporter.runtime.functions import ConcreteFunction
+from saliency_exporter.runtime.swish import swish_of
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 # Where a node was placed and which shapes it had when it was traced says nothing about where it runs now.
+_GRADIENT = "_gradient_op_type"
 _RECORDED = ("_output_shapes", "_class")
 _ASSIGNMENTS = {"AssignVariableOp": None, "AssignAddVariableOp": "AddV2", "AssignSubVariableOp": "Sub"}
 """Op that changes a variable, and the op that gives the new value from the old one; None: it is given."""
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,17 @@ def inlined(function: ConcreteFunction) -> Inlined:
 
 
 def without_records(graph_def: GraphDef) -> GraphDef:
-    """A copy in which nothing is left of devices, and of the shapes for which it was traced."""
+    """A copy in which nothing is left of devices, and of the shapes for which it was traced.
+
+    A swish has the gradient of its ops: TensorFlow's own reads tensors of the function that was inlined.
+    """
     copy = GraphDef()
     copy.CopyFrom(graph_def)
+    for nodes in (copy.node, *(function.node_def for function in copy.library.function)):
+        by_name = {node.name: node for node in nodes}
+        for node in nodes:
+            if _GRADIENT in node.attr and swish_of(node, by_name) is not None:
+                del node.attr[_GRADIENT]
     for function in copy.library.function:
         for argument in function.arg_attr.values():
             argument.attr.pop("_output_shapes", None)
@@ -103,6 +117,7 @@ def run(graph: Inlined, given: Mapping[str, tf.Tensor], fetches: Sequence[str]) 
         versions=graph.graph_def.versions,
         library=graph.graph_def.library,
     )
+    _give_functions_own_names(kept)
     inner = [name for name in fetches if name not in tensors]
     inputs = {full_name(name) for node in kept.node for name in node.input}
     outputs = tf.graph_util.import_graph_def(
@@ -138,6 +153,22 @@ def in_a_graph(call: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], 
     """What runs in a graph alone: as it is where a function is being traced, else as a function."""
     function = tf.function(call, autograph=False)
     return lambda x: function(x) if tf.executing_eagerly() else call(x)
+
+
+def assigns(function: ConcreteFunction) -> bool:
+    """Whether a function changes variables while it runs."""
+    return bool(ops_of(function) & set(_ASSIGNMENTS))
+
+
+@contextmanager
+def unchanged(variables: Sequence[tf.Variable]) -> Iterator[None]:
+    """Gives variables back the values that they had before the block."""
+    before = [variable.numpy() for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
 
 
 def read_only(function: ConcreteFunction) -> ConcreteFunction:
@@ -183,6 +214,31 @@ def full_name(name: str) -> str:
 def node_of(name: str) -> str:
     """The node of a tensor name or of a node's input."""
     return name.removeprefix("^").split(":")[0]
+
+
+def _give_functions_own_names(graph_def: GraphDef) -> None:
+    """Renames the functions of a graph's library, so that no other graph of this process has one of the name.
+
+    TensorFlow keeps functions by name: when it drops one graph, another one would lose its own of that name.
+    """
+    functions = graph_def.library.function
+    if not functions:
+        return
+    own = next(_numbers)
+    names = {function.signature.name: f"{function.signature.name}_run_{own}" for function in functions}
+    for function in functions:
+        function.signature.name = names[function.signature.name]
+    for gradient in graph_def.library.gradient:
+        gradient.function_name = names.get(gradient.function_name, gradient.function_name)
+        gradient.gradient_func = names.get(gradient.gradient_func, gradient.gradient_func)
+    for node in [*graph_def.node, *(node for function in functions for node in function.node_def)]:
+        node.op = names.get(node.op, node.op)
+        for value in node.attr.values():
+            for called in [value.func] if value.HasField("func") else value.list.func:
+                called.name = names.get(called.name, called.name)
+    for function in functions:
+        # An imported graph knows its functions; what runs it eagerly looks for them here.
+        context.context().add_function_def(function)
 
 
 def _is_assignment(name: str, nodes: Mapping[str, NodeDef]) -> bool:

@@ -53,7 +53,13 @@ def probe(
         output = traced[-1]
         if read_only(function) is not function:
             return output
-        values = iter(function(tf.zeros(shape)))
+        try:
+            values = iter(function(tf.zeros(shape)))
+        except tf.errors.OpError as error:
+            if not isinstance(error, tf.errors.UnimplementedError) and "No OpKernel" not in str(error):
+                raise
+            # This processor has no kernel, as some have none for channels first: what is exported has.
+            return output
         return tf.nest.map_structure(lambda leaf: next(values) if tf.is_tensor(leaf) else leaf, output)
     except Exception as error:
         failure = error
@@ -85,6 +91,16 @@ def named_outputs(outputs: Any, names: Sequence[str] | None = None) -> dict[str,
         return {str(key): outputs[key] for key in outputs}
     leaves = tf.nest.flatten(outputs)
     return dict(zip(names or map(str, range(len(leaves))), leaves, strict=True))
+
+
+def of_any_batch(outputs: Mapping[str, Any], batch: int) -> dict[str, Any]:
+    """The outputs of a model of a fixed batch with the batch left open, by dtype and shape."""
+    return {
+        key: tf.TensorSpec([None, *output.shape[1:]], output.dtype)
+        if tf.is_tensor(output) and output.shape.rank and output.shape[0] == batch
+        else output
+        for key, output in outputs.items()
+    }
 
 
 def positions_known(outputs: Any) -> bool:
@@ -181,7 +197,7 @@ def _wanted(name: str, outputs: Mapping[str, Any], wanted: str) -> ClassScores:
         if any(size != 1 for size in sizes):
             raise ExportError(
                 f"{returned}; class scores are float [B, classes], and this output has several positions",
-                hint=_by_position(key, output),
+                hint=f"{_by_position(key, output)}; or export the model with its classification head",
             )
         return ClassScores(key, (0,) * len(sizes), rank)
     if rank < 3:

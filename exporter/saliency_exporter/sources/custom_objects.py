@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.sources.python_object import import_module, load_reference
+
+
+def under_registered_names(objects: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Objects, and those whose name a file has as ``package>name`` under that one, too.
+
+    Args:
+        objects: as `import_objects` gives them.
+        names: the names of the file.
+    """
+    registered = {name: name.rpartition(">")[2] for name in names if ">" in name}
+    return {**objects, **{name: objects[own] for name, own in registered.items() if own in objects}}
 
 
 def import_objects(references: Sequence[str]) -> dict[str, Any]:

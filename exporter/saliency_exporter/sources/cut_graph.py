@@ -14,7 +14,7 @@ from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.runtime.inlined import Inlined, full_name, in_a_graph, node_of, run
 from saliency_exporter.sources.any_batch import fixed_batch, for_any_batch
 from saliency_exporter.sources.choices import Choices
-from saliency_exporter.sources.class_scores import choose_scores, probe
+from saliency_exporter.sources.class_scores import choose_scores, of_any_batch, probe
 from saliency_exporter.sources.held_inputs import for_batch_of, held_inputs
 from saliency_exporter.sources.input_shape import shape_of_spec
 
@@ -66,8 +66,8 @@ def cut(
     values = held_inputs(name, specs, Choices(held=held))
     given = {explained, *held}
     computed = {key: tensor for key, tensor in outputs.items() if not _open_inputs(graph, given, tensor)}
-    if not computed:
-        key, tensor = next(iter(outputs.items()))
+    if not computed or (choices.output in outputs and choices.output not in computed):
+        key, tensor = next((k, t) for k, t in outputs.items() if not computed or k == choices.output)
         missing = _open_inputs(graph, given, tensor)[0]
         raise ExportError(
             f"output {key} of {name} needs {described(missing, specs)}, which has no value",
@@ -90,7 +90,7 @@ def cut(
         return dict(zip(computed, run(graph, fed, list(computed.values())), strict=True))
 
     found: Mapping[str, Any] = probe(name, forward, input_shape, batch=batch or 1)
-    scores = choose_scores(name, found, choices.output)
+    scores = choose_scores(name, of_any_batch(found, batch or 1), choices.output)
     classes = int(scores.of(found).shape[-1])
     forward_pass = in_a_graph(lambda x: tf.ensure_shape(scores.of(forward(x)), [None, classes]))
     output = choices.output or scores.name
@@ -179,8 +179,7 @@ def _behind_cast(
     graph: Inlined, specs: Mapping[str, tf.TensorSpec], tensor: str, outputs: Iterable[str]
 ) -> str | None:
     """The float tensor that an input of whole numbers is at once cast to; clients send uint8 all the same."""
-    dtype = specs[tensor].dtype
-    if not dtype.is_integer:
+    if not specs[tensor].dtype.is_integer:
         return None
     behind = tensor_behind(graph, specs, tensor, outputs)
     nodes = {node.name: node for node in graph.graph_def.node}

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.runtime.versions import minor
@@ -214,13 +215,26 @@ def _check_runs_no_code(path: Path, config: FileConfig, objects: Mapping[str, An
         module, name = part.entry.get("module"), part.entry.get("registered_name")
         if isinstance(module, str) and _KERAS.match(module) is None and not {name, part.kind} & set(objects):
             raise unknown_code(path, config, part.kind)
-        calls = {"TFOpLambda", "SlicingOpLambda"} & _class_names(part)
-        symbol = part.config.get("function" if calls else "cls_symbol")
-        if isinstance(symbol, str) and (_OPS.fullmatch(symbol) is None or _NO_OPS.fullmatch(symbol)):
+        if (call := _call_beyond_the_model(part)) is not None:
             raise ExportError(
-                f"{path} calls tf.{symbol} ({part}), which may reach beyond the model",
+                f"{path} calls {call} ({part}), which may reach beyond the model",
                 hint="pass --unsafe if you trust where the file comes from",
             )
+
+
+def _call_beyond_the_model(part: Part) -> str | None:
+    """The TensorFlow function or op that a layer calls, if more than computing from tensors is possible."""
+    names = _class_names(part)
+    symbol = part.config.get("function" if {"TFOpLambda", "SlicingOpLambda"} & names else "cls_symbol")
+    if isinstance(symbol, str) and (_OPS.fullmatch(symbol) is None or _NO_OPS.fullmatch(symbol)):
+        return f"tf.{symbol}"
+    if "TensorFlowOpLayer" in names:  # of Keras up to 2.3
+        node = part.config.get("node_def")
+        op = str(node.get("op")) if isinstance(node, Mapping) else "that it does not name"
+        definition = op_def_registry.get(op)
+        if definition is None or definition.is_stateful or "File" in op or "PyFunc" in op:
+            return f"the op {op}"
+    return None
 
 
 def unknown_code(path: Path, config: FileConfig | None, name: str) -> ExportError:
@@ -237,16 +251,19 @@ def unknown_code(path: Path, config: FileConfig | None, name: str) -> ExportErro
             (text for p in found if p.kind == name and isinstance(text := p.entry["config"], str)), name
         )
     users = [p for p in found if name == p.kind or name in map(_function_name, p.config.values())]
+    own = name.rpartition(">")[2]
     where = f" ({users[0]})" if users and users[0].layer else ""
     module = users[0].entry.get("module") if users and users[0].kind == name else None
     if name == "KerasLayer":
         module = "tensorflow_hub"
-    known = isinstance(module, str) and module not in ("__main__", "builtins")
-    hint = (
-        f"pass --import {module}:{name}"
-        if known
-        else f"pass --import module:{name}, of the module that has it"
-    )
+    if ">" in name:  # the name under which a decorator registered the class: package>class
+        hint = (
+            f"pass --import module, of the module that registers {name}, or import {own} of it: module:{own}"
+        )
+    elif isinstance(module, str) and module not in ("__main__", "builtins"):
+        hint = f"pass --import {module}:{name}"
+    else:
+        hint = f"pass --import module:{name}, of the module that has it"
     if config is not None and config.keras_2:
         hint += "; it has to be made for tf-keras, since Keras 2 wrote the file"
         hint += "" if import_tf_keras() is not None else f": {install_hint()}"

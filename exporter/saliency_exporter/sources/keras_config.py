@@ -98,6 +98,12 @@ def parts(config: Any, layer: tuple[str, str] = ("", "")) -> Iterator[Part]:
             yield from parts(value, layer)
 
 
+def class_names(config: Any) -> set[str]:
+    """Every name of a class or registered object in a configuration."""
+    names = (name for part in parts(config) for name in (part.kind, part.entry.get("registered_name")))
+    return {name for name in names if isinstance(name, str)}
+
+
 def _of_hdf5(path: Path) -> FileConfig:
     with h5py.File(path) as file:
         version, backend = _text(file, "keras_version"), _text(file, "backend")

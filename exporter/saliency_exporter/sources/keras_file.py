@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
+from saliency_exporter.sources.custom_objects import under_registered_names
 from saliency_exporter.sources.keras_2 import (
     import_tf_keras,
     install_hint,
@@ -23,7 +24,7 @@ from saliency_exporter.sources.keras_2 import (
     other_meaning,
     unknown_code,
 )
-from saliency_exporter.sources.keras_config import FileConfig, is_hdf5, read_config
+from saliency_exporter.sources.keras_config import FileConfig, class_names, is_hdf5, read_config
 from saliency_exporter.sources.keras_lambda import provide_names, refuse_lost_code
 from saliency_exporter.sources.keras_model import require_tensorflow_backend, source_from_keras, whole_weights
 from saliency_exporter.sources.source import Source
@@ -68,6 +69,8 @@ def load(
     _check_file(path)
     config, objects = read_config(path), objects or {}
     try:
+        if config is not None:
+            objects = under_registered_names(objects, class_names(config.model))
         if not unsafe and is_hdf5(path):
             _check_stays_inside(path)
         if config is not None:
@@ -268,6 +271,8 @@ def _explain(
         if any(isinstance(value, type) and issubclass(value, keras.Layer) for value in objects.values()):
             by += ", since what was imported is a layer of Keras 3"
             hint = "set TF_USE_LEGACY_KERAS=1 if it was made from tf.keras; else make it from tf_keras"
+    if "some weights are not in the file" in message:
+        hint = "save it again with model.save('name.h5'), or with Keras 3.15 or newer"
     if "SavedModel file does not exist" in message:
         hint = "its path is in the file; a relative one is seen from the current directory"
     return ExportError(f"{path} cannot be loaded by {by}: {brief(error)}", hint=hint)

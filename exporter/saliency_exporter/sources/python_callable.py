@@ -13,7 +13,7 @@ import tensorflow as tf
 from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.sources.any_batch import fixed_batch, for_any_batch
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
-from saliency_exporter.sources.class_scores import choose_scores, named_outputs, probe
+from saliency_exporter.sources.class_scores import choose_scores, named_outputs, of_any_batch, probe
 from saliency_exporter.sources.held_inputs import describe, explained_input, for_batch_of, held_inputs
 from saliency_exporter.sources.input_shape import shape_of_spec
 from saliency_exporter.sources.keras_2 import is_keras_2_model
@@ -153,7 +153,7 @@ def _source_from_callable(model: Callable[..., Any], name: str, origin: str, cho
 
     batch = fixed_batch(specs[explained])
     probed = probe(name, forward, input_shape, batch=batch or 1)
-    scores = choose_scores(name, named_outputs(probed), choices.output)
+    scores = choose_scores(name, of_any_batch(named_outputs(probed), batch or 1), choices.output)
     # Whoever traces a source leaves AutoGraph out; a user's own function may need it for its ifs and loops.
     graph = tf.function(forward)
     return Source(

@@ -22,7 +22,7 @@ from saliency_exporter.runtime.inlined import inlined
 from saliency_exporter.sources import saved_model_v1
 from saliency_exporter.sources.any_batch import fixed_batch, for_any_batch
 from saliency_exporter.sources.choices import NO_CHOICES, Choices
-from saliency_exporter.sources.class_scores import choose_scores, named_outputs, probe
+from saliency_exporter.sources.class_scores import choose_scores, named_outputs, of_any_batch, probe
 from saliency_exporter.sources.cut_graph import cut
 from saliency_exporter.sources.held_inputs import describe, explained_input, for_batch_of, held_inputs
 from saliency_exporter.sources.input_shape import shape_of_spec
@@ -102,7 +102,7 @@ def load(path: Path, choices: Choices = NO_CHOICES) -> Source:
         return loaded.signatures[key](**values, **{explained: tf.cast(x, specs[explained].dtype)})
 
     outputs = dict(sorted(named_outputs(probe(name, run, input_shape, batch=batch or 1)).items()))
-    scores = choose_scores(name, outputs, choices.output)
+    scores = choose_scores(name, of_any_batch(outputs, batch or 1), choices.output)
     classes = int(scores.of(outputs).shape[-1])
     return Source(
         name=path.name,

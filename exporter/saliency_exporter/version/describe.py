@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from saliency_exporter.contract.checks import bounds_of
 from saliency_exporter.contract.compile_choice import Choice
 from saliency_exporter.graph.activations.find import Coverage
 from saliency_exporter.graph.forward_graph import ForwardGraph
+from saliency_exporter.graph.rounding import rounding_of
 from saliency_exporter.methods.declarations import Method, Parameter
 from saliency_exporter.sources.preprocessing import Preprocessing
 from saliency_exporter.version.manifest import (
@@ -16,6 +19,7 @@ from saliency_exporter.version.manifest import (
     OutputEntry,
     ParameterEntry,
     PreprocessingSteps,
+    Rounding,
 )
 
 
@@ -33,6 +37,12 @@ def describe_activations(coverage: Coverage) -> Activations:
     rules = {activation.kind: activation.guided for activation in coverage.activations}
     counts = (ActivationCount(kind, count, rules[kind]) for kind, count in coverage.count().items())
     return Activations(tuple(counts), coverage.uncovered)
+
+
+def describe_rounding(graph: ForwardGraph) -> Rounding:
+    """The rounding in a forward pass."""
+    found = rounding_of(graph)
+    return Rounding(cast(Any, found.dtype), found.depth, found.kinks)
 
 
 def describe_choice(choice: Choice) -> CompileChoice:

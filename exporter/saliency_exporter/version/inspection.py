@@ -8,6 +8,7 @@ from pathlib import Path
 from saliency_exporter.version.manifest import (
     Activations,
     CompileChoice,
+    GradientAgreement,
     Manifest,
     MethodEntry,
     ParameterEntry,
@@ -22,6 +23,12 @@ _WITHOUT_STEPS = {
     "none": "none: clients send float32 model input",
     "pixels": "pixels: as they are sent; the model rescales them itself",
 }
+
+
+def _describe_agreement(agreement: GradientAgreement) -> str:
+    if agreement.examples == 0:
+        return "not held to the model's own, which ends in a cast of its input"
+    return f"within {agreement.difference:.1g} of the model's own, in {agreement.examples} examples"
 
 
 def summary(version_dir: Path, manifest: Manifest) -> list[tuple[str, str]]:
@@ -51,6 +58,8 @@ def summary(version_dir: Path, manifest: Manifest) -> list[tuple[str, str]]:
         *([("signature", "class_labels, the names of all classes")] if labels else []),
         ("signature", "parameter_defaults, for clients of servers that do not return defaults"),
         ("verified", "no" if verification is None else f"{len(verification.rows)} calls within tolerance"),
+        ("gradient", _describe_agreement(manifest.gradient_agreement)),
+        *(("note", note) for note in manifest.notes),
         ("server", describe_server(manifest.server)),
         *(("server", reason) for reason in manifest.server.why),
         ("made by", f"saliency-serving {manifest.exporter}, TensorFlow {manifest.tensorflow}"),

@@ -73,6 +73,21 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """What the bounds of a verification are made of.
+
+    Attributes:
+        dtype: the one with the fewest bits that a linear op computes in.
+        depth: how many ops that round follow one another at most.
+        kinks: how many ops whose derivative jumps, such as rectifiers, follow one another at most.
+    """
+
+    dtype: Literal["float64", "float32", "float16", "bfloat16"] = "float32"
+    depth: int = 0
+    kinks: int = 0
+
+
+@dataclass(frozen=True)
 class ActivationCount:
     """How often an activation occurs, and what the guided rule lets pass."""
 
@@ -209,13 +224,23 @@ class VerifiedCall:
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of a verification, and the bounds that it was held to."""
+    """The outcome of a verification, and the bounds that it was held to.
+
+    Attributes:
+        passed: whether all was as it should be.
+        warmup_records: how many ran.
+        score_tolerance: of scores.
+        gradient_tolerance: of maps, of the example that agrees best.
+        rows: the calls.
+        outlier_tolerance: of maps, of any example.
+    """
 
     passed: bool
     warmup_records: int
     score_tolerance: float
     gradient_tolerance: float
     rows: tuple[VerifiedCall, ...]
+    outlier_tolerance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -244,11 +269,13 @@ class Manifest:
         methods: by name, in the order of their signatures.
         kept_signatures: those that the model brought along, by name.
         warmup_records: how many there are.
+        notes: what else a user should know, a sentence each.
         gradient_agreement: of the traced graph's gradient with the model's own.
         server: which servers can serve it.
         tensorflow: version that made it.
         exporter: version of this package that made it.
         verification: its outcome; None where it was not verified.
+        rounding: in the forward pass, which the bounds of a verification depend on.
     """
 
     model: str
@@ -275,7 +302,9 @@ class Manifest:
     server: ServerNeeds
     tensorflow: str
     exporter: str
+    notes: tuple[str, ...] = ()
     verification: Verification | None = None
+    rounding: Rounding = Rounding()
     contract_version: Literal[2] = CONTRACT_VERSION
 
     def __post_init__(self) -> None:

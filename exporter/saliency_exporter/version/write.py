@@ -24,11 +24,12 @@ from saliency_exporter.graph.activations.find import find_activations
 from saliency_exporter.graph.channels import with_channels_found
 from saliency_exporter.graph.folding import fold
 from saliency_exporter.graph.forward_graph import ForwardGraph
-from saliency_exporter.graph.head import two_classes
+from saliency_exporter.graph.head import is_mean_of_logits, two_classes
 from saliency_exporter.graph.loops import beyond_xla
 from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
 from saliency_exporter.runtime.functions import Function
+from saliency_exporter.runtime.inlined import assigns, unchanged
 from saliency_exporter.runtime.memory import enough_memory
 from saliency_exporter.sources.channels import own_shape
 from saliency_exporter.sources.preprocessing import Preprocessing
@@ -47,6 +48,7 @@ from saliency_exporter.version.describe import (
     describe_choice,
     describe_method,
     describe_preprocessing,
+    describe_rounding,
 )
 from saliency_exporter.version.kept import KeptCalls, describe_kept, kept_arrays, kept_references
 from saliency_exporter.version.manifest import (
@@ -60,7 +62,7 @@ from saliency_exporter.version.manifest import (
 from saliency_exporter.version.reference import reference_path, started_reference, zero_maps
 from saliency_exporter.version.server_needs import server_needs
 from saliency_exporter.version.slimming import slim
-from saliency_exporter.version.verify import GRADIENT_TOLERANCE
+from saliency_exporter.version.tolerances import tolerances
 from saliency_exporter.version.warmup import WarmupRecord, write_warmup
 from saliency_exporter.version.warmup_requests import warmup_records
 
@@ -150,7 +152,16 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
     predictions = predictions_signature(kept.signatures if kept else ())
     progress("holding the gradient against the model's own")
     as_traced = Forward(graph, own_variables=kept is not None)
-    agreement = hold_to_model(job.source, as_traced, _example(job, graph), GRADIENT_TOLERANCE)
+    rounding = describe_rounding(graph)
+    held = as_traced
+    if is_mean_of_logits(graph):
+        # The model gives no mean of logits, but that of its probabilities: this is held to it.
+        held = Forward(trace(job.source, score="output"), own_variables=kept is not None)
+    # What runs the model's own functions must leave no trace in it: it is saved afterwards.
+    own_functions = kept.signatures.values() if kept else ()
+    state = job.source.variables if graph.assigns or any(map(assigns, own_functions)) else ()
+    with unchanged(state):
+        agreement = hold_to_model(job.source, held, _example(job, graph), tolerances(rounding))
     progress(f"building signatures: {', '.join([predictions, *(m.name for m in job.settings.methods)])}")
     # A folded weight is another one: where the model's own functions stay, all weights stay, and once.
     forward = as_traced if kept else Forward(_folded(graph, job.settings))
@@ -163,13 +174,16 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
     spec = signatures[predictions].input_signature[0]
     # Tracing leaves the other cores idle: there the reference runs meanwhile.
     with started_reference(plain_signatures, spec, graph.classes, job.settings.methods) as finished_reference:
-        kept_calls = kept_references(kept.signatures, own_shape(job.source)) if kept else {}
+        with unchanged(state):
+            kept_calls = kept_references(kept.signatures, own_shape(job.source)) if kept else {}
         progress("saving")
         with _writing(directory.parent):
             _save(forward, {**signatures, **_tables(signatures, job.settings)}, kept, directory)
         reference = finished_reference()
-    for method in zero_maps(reference, job.settings.methods):
-        progress(f"note: the map of {method.name} is zero everywhere for both examples of the reference")
+    zeros = [
+        f"the map of {method.name} is zero everywhere in both examples of the reference"
+        for method in zero_maps(reference, job.settings.methods)
+    ]
     with _writing(directory.parent):
         _write_reference(directory, reference, kept_calls)
         meta_graphs = _read_back(directory)
@@ -194,6 +208,7 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
         foldings=forward.graph.foldings,
         lowering=tuple(sorted(lowered)),
         activations=describe_activations(find_activations(graph)),
+        rounding=rounding,
         predictions=predictions,
         methods={
             method.name: describe_method(method, graph, job.settings.max_samples)
@@ -201,6 +216,7 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
         },
         kept_signatures=describe_kept(kept.signatures) if kept else {},
         warmup_records=count,
+        notes=(*job.source.notes, *zeros),
         gradient_agreement=GradientAgreement(agreement.difference, agreement.examples),
         server=server_needs(meta_graphs, target=job.settings.target, made_with=tf.__version__),
         tensorflow=tf.__version__,

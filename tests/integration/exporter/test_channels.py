@@ -14,6 +14,7 @@ from saliency_exporter.runtime.servable import load_servable
 from saliency_exporter.sources.load import load_source
 from saliency_exporter.sources.preprocessing import builtin
 from saliency_exporter.version.manifest import write_manifest
+from saliency_exporter.version.reference import reference_path
 from saliency_exporter.version.verify import verify
 from saliency_exporter.version.write import Export, write_version
 
@@ -50,6 +51,8 @@ def test_an_export_takes_channels_last_and_the_models_own_signature_stays(tmp_pa
     assert manifest.input.shape == (None, 10, 14, 3)
     assert manifest.source.endswith(", channels first")
     assert verify(version_dir).problems == ()
+    with np.load(reference_path(version_dir)) as arrays:
+        assert arrays["kept/serving_default/input/input"].shape == (2, 3, 10, 14)
 
     x = np.random.default_rng(2).normal(size=(2, 10, 14, 3)).astype(np.float32)
     images = tf.constant(x)

@@ -119,6 +119,35 @@ def test_maps_that_are_zero_everywhere_are_said(tmp_path: Path) -> None:
     dead = model.layers[1]
     dead.set_weights([0 * dead.get_weights()[0], -np.ones(4, np.float32)])
     model.save(tmp_path / "dead.keras")
-    said: list[str] = []
-    exported(tmp_path / "dead.keras", tmp_path / "served", progress=said.append)
-    assert any("the map of gradients is zero everywhere" in line for line in said)
+    version = exported(tmp_path / "dead.keras", tmp_path / "served")
+    assert read_manifest(version).notes == (
+        "the map of gradients is zero everywhere in both examples of the reference",
+    )
+
+
+class Counting(tf.Module):
+    """Counts its calls in a variable that its scores do not read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = tf.Variable(np.random.default_rng(4).normal(size=(192, 3)).astype(np.float32))
+        self.calls = tf.Variable(0.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3], name="x")])
+    def serve(self, x):
+        self.calls.assign_add(1.0)
+        return {"scores": tf.reshape(x, [-1, 192]) @ self.kernel, "calls": self.calls.read_value()}
+
+
+def test_an_export_leaves_the_state_of_a_model_as_it_was(tmp_path: Path) -> None:
+    counting = Counting()
+    counting.calls.assign(7.0)
+    tf.saved_model.save(counting, str(tmp_path / "counting"), signatures=counting.serve)
+    version = exported(tmp_path / "counting", tmp_path / "served")
+    servable = load_servable(version)
+    try:
+        images = PIXELS.astype(np.float32)
+        assert servable.predict("serving_default", {"x": images})["calls"] == 8.0  # its own signature counts
+        assert servable.predict("serving_default", {"x": images})["calls"] == 9.0
+    finally:
+        servable.close()

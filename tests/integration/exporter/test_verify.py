@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -102,6 +103,35 @@ def test_maps_that_differ_by_5_percent_and_logits_that_differ_are_found(copy):
     problems = verify(copy).problems
     assert len(problems) == len(expected)
     assert all(map(str.startswith, problems, expected)), problems
+
+
+def only_first(value: np.ndarray, factor: float) -> np.ndarray:
+    return np.concatenate([factor * value[:1], value[1:]])
+
+
+def test_one_map_may_have_a_unit_at_a_kink_and_no_more(small_copy):
+    change(small_copy, "explain_gradients/gradients", lambda value: only_first(value, 1.1))
+    report = verify(small_copy)
+    assert report.problems == ()
+    assert max(row.gradient_error for row in report.rows) == pytest.approx(0.1 / 1.1, rel=1e-3)
+    change(small_copy, "explain_gradients/gradients", lambda value: only_first(value, 1.5 / 1.1))
+    problems = verify(small_copy).problems
+    assert all("a map differs from the reference by 0.33 (bound 0.25)" in problem for problem in problems)
+    assert problems
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "wrong", [lambda value: value[::-1], lambda value: np.maximum(value, 0), lambda value: -value]
+)
+def test_wrong_maps_are_found_whatever_rounding_a_deep_model_has(small_copy, dtype, wrong):
+    path = manifest_path(small_copy)
+    manifest = json.loads(path.read_text())
+    manifest["rounding"] = {"dtype": dtype, "depth": 100, "kinks": 50}
+    path.write_text(json.dumps(manifest))
+    change(small_copy, "explain_gradients/gradients", wrong)
+    assert all("from the reference by" in problem for problem in verify(small_copy).problems)
+    assert verify(small_copy).problems
 
 
 def test_class_names_that_are_not_the_manifests_are_found(small_copy):

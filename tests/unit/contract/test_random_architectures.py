@@ -352,7 +352,7 @@ _SETTINGS = {
 _OPTIONS = st.fixed_dictionaries({"target": st.sampled_from(["cpu", "gpu"]), "lowering": st.booleans()})
 
 
-@settings(max_examples=8, **_SETTINGS)
+@settings(max_examples=4, **_SETTINGS)
 @given(net=nets(), seed=st.integers(0, 2**32 - 1), options=_OPTIONS)
 def test_signatures_of_a_few_random_architectures_equal_the_passes_written_out(
     signatures_of, net, seed, options

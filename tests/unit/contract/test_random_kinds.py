@@ -96,7 +96,7 @@ _SEEDS = st.integers(0, 2**32 - 1)
 _OPTIONS = st.fixed_dictionaries({"target": st.sampled_from(["cpu", "gpu"]), "lowering": st.booleans()})
 
 
-@settings(max_examples=6, **_SETTINGS)
+@settings(max_examples=4, **_SETTINGS)
 @given(net=nets(READY), seed=_SEEDS, options=_OPTIONS)
 def test_signatures_of_a_few_networks_of_all_kinds_equal_the_originals(net, seed, options):
     check(net, seed, compile="none", **options)

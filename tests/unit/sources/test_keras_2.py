@@ -460,6 +460,47 @@ def test_a_function_that_reaches_beyond_the_model_is_not_called(symbol: str, tmp
 
 
 @pytest.mark.parametrize(
+    ("op", "refused"), [("Relu", False), ("WriteFile", True), ("ReadFile", True), (None, True)]
+)
+def test_an_op_of_an_older_file_is_run_if_it_computes_alone(
+    op: str | None, refused: bool, tmp_path: Path
+) -> None:
+    """TensorFlow 2.0 to 2.3 saved functions of tensors as nodes of a graph."""
+    x = layers.Input((7,))
+    model = tf_keras.Model(x, layers.Dense(2)(tf.nn.relu(x)))
+    path = tmp_path / "old.h5"
+    model.save(path)
+
+    def change(config: dict[str, Any]) -> None:
+        if config["class_name"] == "TFOpLambda":
+            node = {"name": "Relu", "op": op, "input": ["x"], "attr": {"T": {"type": "DT_FLOAT"}}}
+            config["class_name"] = "TensorFlowOpLayer"
+            config["config"] = {"name": "Relu", "trainable": True, "dtype": "float32", "constants": {}}
+            config["config"]["node_def"] = node if op else "bytes"
+            config["inbound_nodes"] = [[[*config["inbound_nodes"][0][:3], {}]]]
+
+    rewrite(path, change, keras_version="2.4.0")
+    if refused:
+        with pytest.raises(ExportError, match=r"calls the op .*, which may reach beyond the model"):
+            load_source(str(path))
+    else:
+        is_right(load_source(str(path)), model)
+
+
+def test_a_lambda_of_which_the_file_has_the_name_alone_is_refused(tmp_path: Path) -> None:
+    """As Keras up to 2.11 wrote it."""
+    path = tmp_path / "old.h5"
+    random_model(layers.Dense(5, name="hidden"), shape=(7,)).save(path)
+
+    def change(config: dict[str, Any]) -> None:
+        if config["class_name"] == "Dense":
+            config["config"]["activation"] = "<lambda>"
+
+    with pytest.raises(ExportError, match=r"layer 'hidden' \(Dense\) has a lambda for its activation"):
+        load_source(str(rewrite(path, change)))
+
+
+@pytest.mark.parametrize(
     "entry",
     [
         {"class_name": "Lambda", "config": {"function": ["4wAA", None, None], "function_type": "lambda"}},

@@ -240,9 +240,8 @@ class _Analysis:
             return None
         key = self._structure(root, part)
         if key not in self.identified:
-            rounding = max(
-                unit_roundoff(tf.as_dtype(attribute(node, "T").type or tf.float32)) for node in part
-            )
+            types = (tf.as_dtype(attribute(node, "T").type or tf.float32) for node in part)
+            rounding = max(map(unit_roundoff, types))
             if learned:
                 (slopes,) = learned
                 known = identify_learned(
@@ -386,9 +385,8 @@ class _Analysis:
     def _bounds_a_cosine(self, node: NodeDef) -> bool:
         """Whether it bounds the product of features of norm 1 with weights, as ArcFace does, to about ±1."""
         name = tensor_name(node.input[0])
-        while (
-            source := self.nodes.get(node_name(name))
-        ) is not None and source.op in _BOUNDING | _PASSING_ON:
+        passed = _BOUNDING | _PASSING_ON
+        while (source := self.nodes.get(node_name(name))) is not None and source.op in passed:
             name = tensor_name(source.input[0])
         bounds = [self.constants[n] for n in map(tensor_name, node.input) if n in self.constants]
         if source is None or source.op != "MatMul" or not bounds:

@@ -67,9 +67,8 @@ def identify_learned(
 
 
 def _same(values: Array, reference: Array, rounding: float) -> bool:
-    # A definition has a handful of constants, each rounded: in float32 6e-8 of a value. Of a tolerance of 2e-6
-    # GELU and its approximation by tanh, 5e-4 apart, are two; with the constants of bfloat16 they are one, and
-    # their rule is.
+    # A definition has a handful of constants, each rounded, in float32 by 6e-8 of a value. GELU and its
+    # approximation by tanh are 5e-4 apart: with the constants of bfloat16 they are one, and their rule is.
     tolerance = max(2e-6, 4 * rounding)
     return bool(np.allclose(values, reference, rtol=tolerance, atol=tolerance))
 
@@ -107,9 +106,8 @@ def _elu_with_alpha(
     function: Callable[[Array], Array], values: Array, rounding: float
 ) -> tuple[str, float, float] | None:
     alpha = -float(function(np.array([-900.0]))[0])
-    if alpha <= 0 or not _same(
-        values, np.where(_GRID > 0, _GRID, alpha * np.expm1(np.minimum(_GRID, 0))), rounding
-    ):
+    below = alpha * np.expm1(np.minimum(_GRID, 0))
+    if alpha <= 0 or not _same(values, np.where(_GRID > 0, _GRID, below), rounding):
         return None
     return (f"elu(alpha={alpha:.4g})", 0.0, math.inf)
 
