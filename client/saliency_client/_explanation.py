@@ -236,14 +236,17 @@ class Explanation(Sequence["Explanation"]):
         """A picture of `saliency` in colors over the image, as `saliency_client.render.overlay` makes it.
 
         Args:
-            image: a Pillow image, a uint8 array [H, W, 3], or a `saliency_client.images.Photo`, which knows
-                what part of the picture the model saw. Any size; the map is scaled to it.
+            image: a Pillow image, an array [H, W, C], [1, H, W, C] or [H, W], or a
+                `saliency_client.images.Photo`, which knows what part of the picture the model saw. Any size;
+                the map is scaled to it.
             colormap: a name of the `cmap` catalog; None: a perceptual one.
             opacity: of the hottest color, in [0, 1].
             clip: percentile that is shown as the hottest color, in (0, 100].
 
         Raises:
-            InputError: there are several images (take one: explanation[i]); MissingOutput: no `saliency`.
+            InputError: there are several images (take one: explanation[i]), or the array is no picture, such
+                as [C, H, W]; MissingOutput: no `saliency`.
+            TypeError: `image` is none of these, such as a path.
             ValueError: an option is out of range, or the map holds NaN or infinity.
 
         Example:
@@ -261,7 +264,7 @@ class Explanation(Sequence["Explanation"]):
         if isinstance(image, images.Photo):
             picture, box = image.picture, image.box
         else:
-            picture, box = images.array_picture(image) if isinstance(image, np.ndarray) else image, None
+            picture, box = images.shown_picture(image), None
         return render.overlay(picture, saliency, box, colormap=colormap, opacity=opacity, clip=clip)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:

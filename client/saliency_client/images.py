@@ -1,46 +1,56 @@
-"""Image files to model inputs, with what it takes to put a map back over the original picture."""
+"""Pictures to model inputs, with what it takes to put a map back over the original picture."""
 
 from __future__ import annotations
 
-import io
-import os
+import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from saliency_client._errors import InputError, SaliencyError
+from saliency_client._decoding import FORMATS, decode, displayable, one_picture
+from saliency_client._errors import InputError
+from saliency_client._picture_room import MOST_PIXELS
+from saliency_client._picture_source import (
+    FileSource,
+    ImageError,
+    Source,
+    not_taken,
+    open_stream,
+    source_name,
+)
 from saliency_client._shapes import shape_hint
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "FORMATS",
+    "Box",
+    "ImageError",
+    "Photo",
+    "Resize",
+    "Source",
+    "array_picture",
+    "input_box",
+    "load_array",
+    "load_image",
+    "shown_picture",
+    "source_name",
+]
 
 Resize = Literal["crop", "stretch", "pad"]
 Box = tuple[int, int, int, int]
-Source = str | os.PathLike[str] | bytes | BinaryIO
 
-DEFAULT_MAX_PIXELS = 2 * 89_478_485
+DEFAULT_MAX_PIXELS = MOST_PIXELS
 """The size at which Pillow itself refuses a file: 0.5 GB as RGB."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "AVIF", "TGA", "ICO", "PPM")
-"""Pillow's names of the formats that are read. It knows more; EPS among them is a program, which it runs."""
 
 _MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 _PADDING_GRAY = 127
-_WHITE = (255, 255, 255, 255)
-
-
-class ImageError(InputError):
-    """A file that cannot become a model input: missing, not an image, broken, too large, wrong shape.
-
-    Example:
-        >>> from saliency_client.images import ImageError, load_image
-        >>> try:
-        ...     load_image("gone.png", size=(224, 224))
-        ... except ImageError as error:
-        ...     print(error)
-        gone.png does not exist
-    """
+# A picture that the decoder made smaller is still so many times as large as the model input, on each side.
+_DRAFT_MARGIN = 4
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,7 @@ def load_image(
     channels: int = 3,
     resize: Resize = "crop",
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    draft: bool = False,
 ) -> Photo:
     """Read a picture and make a model input of it.
 
@@ -84,21 +95,43 @@ def load_image(
     carries another one, put on white where it is transparent (unless the model takes an alpha channel),
     scaled to 8 bits, and resized with bicubic interpolation. Of an animation, the first frame is used.
 
+    Gray values of more than 8 bits, and real ones, are scaled by the range that the file declares: its depth,
+    TIFF's WhiteIsZero and sample ranges, PNG's sBIT, a PGM's largest value, ImageJ's display range. Where
+    they use less than a quarter of the depth, as 12 bits stored in 16 do, or where no range is declared,
+    they are scaled by the depth that they use, or from their smallest to their largest value, and `notes`
+    says so. Real values from 0 to 1 are black to white. The same holds for colors of 16 bits.
+
+    Profiles (ICC) are followed for gray, RGB, palettes and CMYK, with and without transparency. One that is
+    damaged, or of another kind of color than the pixels, is not used, and `notes` says so. Colors of more
+    than 8 bits are brought to 8 bits first. Not followed are descriptions of color other than a profile:
+    PNG's gAMA, cHRM and cICP, the color space of EXIF, and the nclx of AVIF and HEIC; CMYK without a profile
+    is converted without color management.
+
+    Threads that read pictures wait for one another, so that together they decode no more pixels at a time
+    than one picture may have by default. Reading a picture takes up to three times its size as RGB, but
+    more for WebP, AVIF, HEIC and JPEG 2000, whose decoders hold copies of their own.
+
     Args:
-        source: path, encoded bytes, or a binary file.
+        source: a path, encoded bytes (bytes, bytearray, memoryview), an open binary file, a Pillow image, or
+            an array [H, W], [H, W, C] or [1, H, W, C] with C = 1, 3 or 4, uint8 or by its range as above.
         size: (H, W) of the model input, in pixels.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA).
         resize: "crop" cuts the largest centered part of the model's aspect, "stretch" ignores the aspect,
             "pad" adds gray bars.
         max_pixels: refuse larger pictures before decoding them. Pillow's own process-wide bound,
             PIL.Image.MAX_IMAGE_PIXELS, holds as well.
+        draft: let the decoder of a large JPEG make a half, a quarter or an eighth of it, at least four times
+            as large as the model input. It is faster and takes less memory; `picture` and `box` are of the
+            smaller picture, and the pixels of `array` differ by a few levels.
 
     Returns:
         The photo, `array` uint8 [H, W, channels].
 
     Raises:
-        ImageError: the file is missing, unreadable, not an image, truncated or too large, or `channels` is
-            not one of those above.
+        ImageError: the file is missing, unreadable, not an image, truncated or too large, its bands are of a
+            kind that is not read, an array has another shape, or `channels` is not one of those above.
+        InputError: `resize` is not one of those above, or `size` is not two numbers of pixels.
+        TypeError: the source is none of the kinds above; the message says what it is.
 
     Example:
         >>> from saliency_client.images import load_image
@@ -107,23 +140,36 @@ def load_image(
         >>> photo.array.dtype, photo.array.shape
         (dtype('uint8'), (224, 224, 3))
     """
+    _check_resize(size, resize)
     if channels not in _MODE_OF_CHANNELS:
         raise ImageError(
             f"the model takes {channels} channels, and a picture has 1, 3 or 4",
             hint="save the model input as a .npy file of shape [H, W, C] and give that instead",
         )
     name = source_name(source)
-    original, notes = _decode(source, name, max_pixels)
-    box = input_box(original.size, size, resize)
-    part = _convert(_cut(original, box), channels)
-    height, width = size
-    array = np.asarray(part.resize((width, height), Image.Resampling.BICUBIC)).reshape(
-        height, width, channels
-    )
-    return Photo(array, _on_white(original), box, name, notes)
+
+    def smallest(picture_size: tuple[int, int]) -> tuple[int, int]:
+        # Which way is up is not known yet; so for both.
+        factors = []
+        for width, height in (picture_size, picture_size[::-1]):
+            left, top, right, bottom = input_box((width, height), size, resize)
+            factors += [(right - left) / size[1], (bottom - top) / size[0]]
+        factor = max(1, math.floor(min(factors) / _DRAFT_MARGIN))
+        width, height = picture_size
+        return max(1, width // factor), max(1, height // factor)
+
+    with ExitStack() as held:
+        original, notes = decode(source, name, max_pixels, held, smallest=smallest if draft else None)
+        box = input_box(original.size, size, resize)
+        array = _model_input(original, box, size, channels) if channels == 4 else None
+        picture = _on_white(original)
+        del original
+        if array is None:
+            array = _model_input(picture, box, size, channels)
+    return Photo(array, picture, box, name, notes)
 
 
-def load_array(source: Source, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Photo:
+def load_array(source: FileSource, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Photo:
     """Read a model input from an `.npy` file.
 
     Args:
@@ -186,12 +232,16 @@ def array_picture(array: npt.NDArray[Any]) -> Image.Image:
     """Show a model input as a picture.
 
     Args:
-        array: [H, W, C] or [H, W]. uint8 is taken as it is, any other type is scaled from its minimum and
-            maximum. Of 1 channel, or none, a gray picture is made, of 3 RGB, of 4 RGBA over white, of any
-            other the mean.
+        array: [H, W, C], [1, H, W, C] or [H, W]. uint8 is taken as it is, any other type is scaled from its
+            minimum and maximum. Of 1 channel, or none, a gray picture is made, of 3 RGB, of 4 RGBA over
+            white, of any other the mean.
 
     Returns:
         An RGB picture of H x W.
+
+    Raises:
+        ImageError: another shape, no pixels, or NaN or infinity.
+        TypeError: it does not hold real numbers.
 
     Example:
         >>> import numpy as np
@@ -200,7 +250,9 @@ def array_picture(array: npt.NDArray[Any]) -> Image.Image:
         >>> picture.getpixel((0, 0)), picture.getpixel((1, 0))
         ((0, 0, 0), (255, 255, 255))
     """
-    values = array[..., np.newaxis] if array.ndim == 2 else array
+    values = one_picture(array)
+    if not np.isfinite(values).all():
+        raise ImageError("the array holds NaN or infinity, and no picture can be made of it")
     if values.dtype != np.uint8:
         low, high = float(values.min()), float(values.max())
         values = np.rint(
@@ -210,6 +262,36 @@ def array_picture(array: npt.NDArray[Any]) -> Image.Image:
         values = np.rint(values.mean(axis=-1, keepdims=True)).astype(np.uint8)
     picture = Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values))
     return _on_white(picture)
+
+
+def shown_picture(picture: Image.Image | npt.NDArray[Any]) -> Image.Image:
+    """What a map is drawn over, as a picture of 8 bits.
+
+    Args:
+        picture: a Pillow image of any mode, or an array as for `array_picture`.
+
+    Returns:
+        L or RGB; an image that is so already, unchanged. It is neither turned nor converted by its profile,
+        since the map belongs to its pixels as they are.
+
+    Raises:
+        ImageError: an array of another shape.
+        TypeError: anything else, such as a path; the message says what is taken.
+
+    Example:
+        >>> import numpy as np
+        >>> from saliency_client.images import shown_picture
+        >>> shown_picture(np.zeros((1, 4, 6, 3), np.uint8)).size
+        (6, 4)
+    """
+    if isinstance(picture, np.ndarray):
+        return array_picture(picture)
+    if not isinstance(picture, Image.Image):
+        path = isinstance(picture, (str, bytes)) or hasattr(picture, "__fspath__")
+        error = not_taken(picture, "a Pillow image, an array [H, W, C], or a Photo of load_image")
+        raise TypeError(f"{error}: load_image(path, size=…) reads a file") if path else error
+    shown = displayable(picture)
+    return _on_white(shown) if shown.mode == "RGBA" else shown
 
 
 def input_box(picture_size: tuple[int, int], size: tuple[int, int], resize: Resize) -> Box:
@@ -223,11 +305,15 @@ def input_box(picture_size: tuple[int, int], size: tuple[int, int], resize: Resi
     Returns:
         (left, top, right, bottom) in the picture's pixels, whole numbers; beyond the picture for "pad".
 
+    Raises:
+        InputError: `resize` or `size` is not what `load_image` takes.
+
     Example:
         >>> from saliency_client.images import input_box
         >>> input_box((300, 200), (224, 224), "crop"), input_box((300, 200), (224, 224), "pad")
         ((50, 0, 250, 200), (0, -50, 300, 250))
     """
+    _check_resize(size, resize)
     width, height = picture_size
     model_height, model_width = size
     if resize == "stretch":
@@ -239,181 +325,101 @@ def input_box(picture_size: tuple[int, int], size: tuple[int, int], resize: Resi
     return left, top, left + box_width, top + box_height
 
 
-def source_name(source: Source) -> str:
-    """What to call a source in messages: its path, or the name of the open file.
-
-    Example:
-        >>> from saliency_client.images import source_name
-        >>> source_name("photos/cat.png"), source_name(b"...")
-        ('photos/cat.png', 'the image')
-    """
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    name = getattr(source, "name", None)
-    return name if isinstance(name, str) else "the image"
-
-
-def _decode(source: Source, name: str, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
-    stream = _open(source, name)
+def _check_resize(size: tuple[int, int], resize: Resize) -> None:
+    if resize not in get_args(Resize):
+        raise InputError(f"resize is {resize!r}; it must be one of {', '.join(map(repr, get_args(Resize)))}")
     try:
-        picture = _identify(stream)
-        _check_pixels(picture.size, name, max_pixels)
-        picture.load()
-        # The picture inside an icon may be larger than the icon's directory says.
-        _check_pixels(picture.size, name, max_pixels)
-        notes = _notes(picture)
-        return _eight_bits(_upright(picture), name), notes
-    except SaliencyError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(
-            f"{name} is not an image" if _has_content(stream) else f"{name} is empty",
-            hint="the formats are JPEG, PNG, WebP, GIF, TIFF, BMP, JPEG 2000, AVIF, TGA, ICO and PNM",
-        ) from None
-    except Image.DecompressionBombError as error:
-        raise _too_large(name, str(error)) from None
-    # Pillow's decoders meet hostile bytes with OSError, SyntaxError, struct.error, IndexError and others.
-    except Exception as error:
-        raise ImageError(
-            f"{name} cannot be decoded: {error}", hint="the file is truncated or damaged; fetch it again"
-        ) from error
-    finally:
-        if stream is not source:
-            stream.close()
-
-
-def _identify(stream: BinaryIO) -> Image.Image:
-    """Open a picture, not decoded yet, of those of the formats that this Pillow can read."""
-    Image.preinit()
-    try:
-        return Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
-    except UnidentifiedImageError:
-        stream.seek(0)
-    Image.init()  # every format; that takes a while, and the common ones are known before
-    return Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
-
-
-def _open(source: Source, name: str) -> BinaryIO:
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    if not isinstance(source, (str, os.PathLike)):
-        # Decoders seek, and a pipe cannot.
-        return source if source.seekable() else io.BytesIO(source.read())
-    try:
-        return open(source, "rb")
-    except FileNotFoundError:
-        raise ImageError(f"{name} does not exist") from None
-    except IsADirectoryError:
-        raise ImageError(f"{name} is a folder, not an image") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ImageError(f"{name} cannot be read: {reason}") from error
-
-
-def _has_content(stream: BinaryIO) -> bool:
-    stream.seek(0)
-    return bool(stream.read(1))
-
-
-def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise _too_large(
-            name, f"{width} x {height} is {width * height} pixels, and the bound is {max_pixels}"
+        height, width = size
+        right = height >= 1 and width >= 1 and height == int(height) and width == int(width)
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise InputError(
+            f"size is {size!r}; it must be (height, width) of the model input, in pixels",
+            hint="signatures()[…].image_size has it",
         )
 
 
-def _too_large(name: str, detail: str) -> ImageError:
-    return ImageError(
-        f"{name} is too large: {detail}",
-        hint="a small file can unfold to fill the memory; if you trust it, raise --max-pixels (max_pixels=)",
-    )
-
-
-def _notes(picture: Image.Image) -> tuple[str, ...]:
-    # A camera's MPO holds the same scene several times and passes for a plain JPEG.
-    if picture.format == "MPO" or not getattr(picture, "is_animated", False):
-        return ()
-    return ("first page of several",) if picture.format == "TIFF" else ("first frame of an animation",)
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(picture)
-    # A damaged EXIF block is no reason to refuse a picture that every viewer shows.
-    except Exception:
-        return picture
-
-
-def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
-    """Any mode to L, RGB, or RGBA where it is transparent, in sRGB."""
-    if picture.mode in {"I", "F"} or picture.mode.startswith("I;16"):
-        return _scaled_to_bytes(picture, name)
-    transparent = picture.has_transparency_data
-    profile = picture.info.get("icc_profile")
-    if profile and picture.mode in {"RGB", "RGBA", "CMYK", "LAB"}:
-        picture = _to_srgb(picture, profile, "RGBA" if transparent else "RGB")
-    if transparent:
-        return picture.convert("RGBA")
-    return picture.convert("L" if picture.mode in {"1", "L"} else "RGB")
-
-
-def _scaled_to_bytes(picture: Image.Image, name: str) -> Image.Image:
-    """Gray of more than 8 bits: integers are of 16 bits, reals of 0..1 or 0..255."""
-    values = np.asarray(picture)
-    low, high = float(values.min()), float(values.max())
-    bound = 65535 if picture.mode != "F" else 1 if high <= 1 else 255
-    if not (low >= 0 and high <= bound):
-        raise ImageError(
-            f"{name} holds gray values from {low:g} to {high:g}; which are black and white is unknown",
-            hint="convert it to 8 or 16 bits first, or scale real values to 0..1",
-        )
-    return Image.fromarray(np.rint(values.astype(np.float64) * (255 / bound)).astype(np.uint8))
-
-
-def _to_srgb(picture: Image.Image, profile: bytes, mode: str) -> Image.Image:
-    from PIL import ImageCms
-
-    try:
-        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        # Every sRGB profile is a little different; converting would only add rounding.
-        if "srgb" in ImageCms.getProfileDescription(embedded).lower():
-            return picture
-        converted = ImageCms.profileToProfile(
-            picture, embedded, ImageCms.createProfile("sRGB"), outputMode=mode
-        )
-    # A profile that is damaged, or of another color space than the pixels, is ignored as viewers do.
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return picture
-    return converted if converted is not None else picture
-
-
-def _cut(picture: Image.Image, box: Box) -> Image.Image:
+def _model_input(
+    picture: Image.Image, box: Box, size: tuple[int, int], channels: int
+) -> npt.NDArray[np.uint8]:
+    """The part of a picture in a box, uint8 [H, W, channels]; gray beyond the picture."""
+    height, width = size
     left, top, right, bottom = box
-    if left >= 0 and top >= 0:
-        return picture.crop(box)
-    canvas = Image.new("RGB", (right - left, bottom - top), (_PADDING_GRAY,) * 3).convert(picture.mode)
-    canvas.paste(picture, (-left, -top))
-    return canvas
-
-
-def _convert(picture: Image.Image, channels: int) -> Image.Image:
+    inner = (max(left, 0), max(top, 0), min(right, picture.width), min(bottom, picture.height))
+    part = picture if inner == (0, 0, *picture.size) else picture.crop(inner)
     converters: dict[int, Callable[[Image.Image], Image.Image]] = {
-        1: lambda image: _on_white(image).convert("L"),
-        3: _on_white,
-        4: lambda image: image.convert("RGBA"),
+        1: lambda image: image.convert("L"),
+        3: lambda image: image,
+        4: lambda image: image if image.mode == "RGBA" else image.convert("RGBA"),
     }
-    return converters[channels](picture)
+    part = converters[channels](part)
+    if inner == box:
+        scaled = np.asarray(part.resize((width, height), Image.Resampling.BICUBIC))
+    else:
+        scaled = _padded(part, box, inner, size)
+    return scaled.reshape(height, width, channels)
+
+
+def _padded(part: Image.Image, box: Box, inner: Box, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """A picture in a larger box of gray, resized; the box itself, as large as its long side, is never made.
+
+    First along the side without bars, then along the other, by the weights that Pillow's bicubic filter has
+    of the picture alone; the gray has the rest.
+    """
+    height, width = size
+    rows = box[1] != inner[1] or box[3] != inner[3]
+    resized = part.resize((width, part.height) if rows else (part.width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(resized).reshape(resized.height, resized.width, -1)
+    if not rows:
+        pixels = pixels.swapaxes(0, 1)
+    start, stop = (inner[1] - box[1], box[3] - box[1]) if rows else (inner[0] - box[0], box[2] - box[0])
+    background = np.full(pixels.shape[-1], _PADDING_GRAY, np.float64)
+    background[3:] = 255
+    count = height if rows else width
+    scaled = np.empty((count, *pixels.shape[1:]), np.uint8)
+    for index in range(count):
+        first, weights = _cubic_weights(index, stop, count, start, len(pixels))
+        seen = pixels[first : first + len(weights)] - background
+        scaled[index] = np.rint(np.clip(np.tensordot(weights, seen, 1) + background, 0, 255))
+    return np.ascontiguousarray(scaled if rows else scaled.swapaxes(0, 1))
+
+
+def _cubic_weights(
+    index: int, length: int, count: int, start: int, held: int
+) -> tuple[int, npt.NDArray[np.float64]]:
+    """Of `length` samples resized to `count`: the weights in one result of those `held` from `start` on.
+
+    Keys' cubic convolution (1981), a = -1/2, widened by the reduction. Gives the first one that has a weight,
+    counted from `start`, and the weights.
+    """
+    scale = length / count
+    support = 2 * max(scale, 1.0)
+    center = (index + 0.5) * scale
+    low, high = max(0, int(center - support + 0.5)), min(length, int(center + support + 0.5))
+    first, last = max(low, start), min(high, start + held)
+    if first >= last:
+        return 0, np.zeros(0)
+    away = np.abs((np.arange(low, high) + 0.5 - center) / max(scale, 1.0))
+    near = (1.5 * away - 2.5) * away**2 + 1
+    far = ((-0.5 * away + 2.5) * away - 4) * away + 2
+    weights = np.where(away < 1, near, np.where(away < 2, far, 0))
+    weights /= weights.sum()
+    return first - start, weights[first - low : last - low]
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
-    if picture.mode == "RGBA":
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, _WHITE), picture)
-    return picture.convert("RGB")
+    if picture.mode == "RGB":
+        return picture
+    if picture.mode != "RGBA":
+        return picture.convert("RGB")
+    canvas = Image.new("RGB", picture.size, "white")
+    canvas.paste(picture, (0, 0), picture)
+    return canvas
 
 
-def _read_array(source: Source, name: str) -> npt.NDArray[Any]:
-    stream = _open(source, name)
+def _read_array(source: FileSource, name: str) -> npt.NDArray[Any]:
+    stream = open_stream(source, name)
     try:
         array = np.load(stream, allow_pickle=False)
     # A header that lies meets NumPy with MemoryError, OverflowError, tokenize.TokenError and others.

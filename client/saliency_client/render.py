@@ -7,14 +7,18 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from saliency_client import maps
-from saliency_client.images import Box
+from saliency_client.images import Box, shown_picture
 from saliency_client.maps import DEFAULT_CLIP, FloatArray
+
+Picture = Image.Image | npt.NDArray[Any]
+"""What a map is drawn over: a Pillow image of any mode, or an array [H, W, C], [1, H, W, C] or [H, W]."""
 
 SEQUENTIAL = "bids:inferno"
 DIVERGING = "colorbrewer:RdBu_r"
@@ -25,11 +29,11 @@ _FAINT_INK = (110, 110, 110)
 _PAPER = (255, 255, 255)
 _NO_DATA = (208, 208, 208)
 _PALE_BLACK, _PALE_CONTRAST = 160, 0.3
-_BAND_PIXELS = 2**19
+_BAND_PIXELS = 2**15
 
 
 def heatmap(
-    picture: Image.Image,
+    picture: Picture,
     values: npt.ArrayLike,
     box: Box | None = None,
     *,
@@ -40,7 +44,7 @@ def heatmap(
     """The map in colors, at the picture's size; gray where the model saw nothing.
 
     Args:
-        picture: the original photo; only its size is used.
+        picture: the original photo, a Pillow image or an array [H, W, C]; only its size is used.
         values: [H, W], a raw map.
         box: the part of the picture that the map covers, as `Photo.box`; the whole picture if None.
         colormap: a name of the `cmap` catalog; "inferno", or a diverging one if `signed`.
@@ -51,7 +55,9 @@ def heatmap(
         An RGB picture.
 
     Raises:
-        ValueError: unknown color map, `clip` out of range, or a map that is not [H, W] and finite.
+        ValueError: unknown color map, `clip` out of range, a map that is not [H, W] and finite, or an array
+            that is no picture.
+        TypeError: the picture is neither an image nor an array, such as a path.
 
     Example:
         >>> from saliency_client import render
@@ -62,12 +68,13 @@ def heatmap(
         >>> picture.size == photo.picture.size
         True
     """
-    placed = _place(maps.normalize(_one_map(values), clip=clip, signed=signed), picture.size, box)
-    return _in_bands(picture.size, lambda rows: _colored(placed.rows(rows), colormap, signed))
+    size = shown_picture(picture).size
+    placed = _place(maps.normalize(_one_map(values), clip=clip, signed=signed), size, box)
+    return _in_bands(size, lambda rows: _colored(placed.rows(rows), colormap, signed))
 
 
 def overlay(
-    picture: Image.Image,
+    picture: Picture,
     values: npt.ArrayLike,
     box: Box | None = None,
     *,
@@ -81,7 +88,7 @@ def overlay(
     The photo is shown in grays, so that every color is the map's.
 
     Args:
-        picture: the original photo.
+        picture: the original photo, a Pillow image or an array [H, W, C].
         values: [H, W], a raw map.
         box: as in `heatmap`.
         colormap: as in `heatmap`.
@@ -94,6 +101,7 @@ def overlay(
 
     Raises:
         ValueError: as `heatmap`, or `opacity` out of range.
+        TypeError: as `heatmap`.
 
     Example:
         >>> from saliency_client import maps, render
@@ -104,20 +112,20 @@ def overlay(
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity:g}; it must be within [0, 1]")
-    placed = _place(maps.normalize(_one_map(values), clip=clip, signed=signed), picture.size, box)
-    grays = np.asarray(picture.convert("L"))
+    photo = shown_picture(picture)
+    placed = _place(maps.normalize(_one_map(values), clip=clip, signed=signed), photo.size, box)
 
     def draw(rows: slice) -> npt.NDArray[np.uint8]:
-        band, gray = placed.rows(rows), grays[rows].astype(np.float32)[..., None]
+        band, gray = placed.rows(rows), _rows_of(photo, rows, "L")[..., None]
         alpha = (opacity * np.abs(band.values))[..., None]
         blended = gray * (1 - alpha) + _colored(band, colormap, signed) * alpha
         return _bytes(np.where(band.seen[..., None], blended, _PALE_BLACK + _PALE_CONTRAST * gray))
 
-    return _in_bands(picture.size, draw)
+    return _in_bands(photo.size, draw)
 
 
 def masked(
-    picture: Image.Image,
+    picture: Picture,
     values: npt.ArrayLike,
     box: Box | None = None,
     *,
@@ -126,7 +134,7 @@ def masked(
     """The photo times the normalized map: bright where the map is hot, black where it is not.
 
     Args:
-        picture: the original photo.
+        picture: the original photo, a Pillow image or an array [H, W, C].
         values: [H, W], a raw map.
         box: as in `heatmap`.
         clip: as in `heatmap`.
@@ -135,7 +143,7 @@ def masked(
         An RGB picture of the photo's size.
 
     Raises:
-        ValueError: as `heatmap`.
+        ValueError, TypeError: as `heatmap`.
 
     Example:
         >>> from PIL import Image
@@ -144,13 +152,15 @@ def masked(
         >>> [render.masked(white, [[0.0, 7.0]]).getpixel((x, 0)) for x in (0, 1)]
         [(0, 0, 0), (255, 255, 255)]
     """
-    placed = _place(maps.normalize(_one_map(values), clip=clip), picture.size, box)
-    photo = np.asarray(picture.convert("RGB"))
-    return _in_bands(picture.size, lambda rows: _bytes(photo[rows] * placed.values[rows][..., None]))
+    photo = shown_picture(picture)
+    placed = _place(maps.normalize(_one_map(values), clip=clip), photo.size, box)
+    return _in_bands(
+        photo.size, lambda rows: _bytes(_rows_of(photo, rows, "RGB") * placed.rows(rows).values[..., None])
+    )
 
 
 def panel(
-    picture: Image.Image,
+    picture: Picture,
     gradients: npt.ArrayLike,
     box: Box | None = None,
     *,
@@ -165,7 +175,7 @@ def panel(
     can be compared. Shown is the part of the photo that the model saw, 256 to 448 pixels on its long side.
 
     Args:
-        picture: the original photo.
+        picture: the original photo, a Pillow image or an array [H, W, C].
         gradients: [H, W, C], the signed derivative of the score.
         box: as in `heatmap`.
         title: such as the class and its probability.
@@ -178,6 +188,7 @@ def panel(
 
     Raises:
         ValueError: as `heatmap`, or the gradient is not [H, W, C].
+        TypeError: as `heatmap`.
 
     Example:
         >>> from saliency_client import render
@@ -193,13 +204,17 @@ def panel(
     views = {"absolute": maps.absolute, "positive": maps.positive, "negative": maps.negative}
     raw = {name: view(signal) for name, view in views.items()}
     _, high = maps.limits(raw["absolute"], clip=clip)
-    small, box = _tile(picture, box)
-    placed = {name: _place(maps.rescale(values, 0, high), small.size, box) for name, values in raw.items()}
-    photo = np.asarray(small, np.float32)
+    photo = shown_picture(picture)
+    small, box = _tile(photo, _checked_box(box, photo.size))
+    placed = {
+        name: _place(maps.rescale(values, 0, high), small.size, box).rows(slice(0, small.height))
+        for name, values in raw.items()
+    }
+    pixels = np.asarray(small, np.float32)
     tiles = [
         ("original", small),
         *((name, Image.fromarray(_colored(view, colormap, signed=False))) for name, view in placed.items()),
-        ("original x absolute", Image.fromarray(_bytes(photo * placed["absolute"].values[..., None]))),
+        ("original x absolute", Image.fromarray(_bytes(pixels * placed["absolute"].values[..., None]))),
     ]
     bar = _ColorBar(_table(colormap or SEQUENTIAL), "0", f">= {float(high.item()):.2g}", first=1, last=3)
     return _sheet(tiles, title, subtitle, bar)
@@ -233,34 +248,67 @@ def colormap_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Placed:
-    """A normalized map at a picture's size: float32 [h, w], and bool [h, w] where the model saw anything."""
+class _Band:
+    """Rows of a map at a picture's size: float32 [h, w], and bool [h, w] where the model saw anything."""
 
     values: FloatArray
     seen: npt.NDArray[np.bool_]
 
-    def rows(self, rows: slice) -> _Placed:
+
+@dataclass(frozen=True)
+class _Placed:
+    """A normalized map over a picture; it is grown to the picture's size by bands, as they are drawn."""
+
+    values: Image.Image
+    size: tuple[int, int]
+    box: Box
+
+    def rows(self, rows: slice) -> _Band:
         """A band of it."""
-        return _Placed(self.values[rows], self.seen[rows])
+        left, top, right, bottom = self.box
+        shape = rows.stop - rows.start, self.size[0]
+        values, seen = np.zeros(shape, np.float32), np.zeros(shape, bool)
+        first, last = max(rows.start, top), min(rows.stop, bottom)
+        start, stop = max(0, left), min(self.size[0], right)
+        if first < last and start < stop:
+            across, down = self.values.width / (right - left), self.values.height / (bottom - top)
+            part = (
+                (start - left) * across,
+                (first - top) * down,
+                min((stop - left) * across, self.values.width),
+                min((last - top) * down, self.values.height),
+            )
+            grown = self.values.resize((stop - start, last - first), Image.Resampling.BILINEAR, box=part)
+            where = slice(first - rows.start, last - rows.start), slice(start, stop)
+            values[where], seen[where] = np.asarray(grown), True
+        return _Band(values, seen)
 
 
 def _one_map(values: npt.ArrayLike) -> FloatArray:
     one = np.asarray(values, np.float32)
     if one.ndim != 2:
-        raise ValueError(f"a map is [H, W]; this one has shape {list(one.shape)}")
+        one_of = "; take one of the maps: saliency[i]" if one.ndim == 3 else ""
+        raise ValueError(f"a map is [H, W]; this one has shape {list(one.shape)}{one_of}")
     return one
+
+
+def _checked_box(box: Box | None, size: tuple[int, int]) -> Box:
+    if box is None:
+        return (0, 0, *size)
+    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+        raise ValueError(f"a box is (left, top, right, bottom) in pixels, as Photo.box; this is {box!r}")
+    return box
 
 
 def _place(values: FloatArray, size: tuple[int, int], box: Box | None) -> _Placed:
     """Put a map back over the picture that its model input was cut from."""
-    width, height = size
-    left, top, right, bottom = box or (0, 0, width, height)
-    grown = Image.fromarray(values).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
-    canvas = Image.new("F", size)
-    canvas.paste(grown, (left, top))
-    seen = np.zeros((height, width), bool)
-    seen[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = True
-    return _Placed(np.asarray(canvas), seen)
+    return _Placed(Image.fromarray(values), size, _checked_box(box, size))
+
+
+def _rows_of(picture: Image.Image, rows: slice, mode: str) -> FloatArray:
+    """A band of a picture, float32 [h, w] or [h, w, 3]."""
+    band = picture.crop((0, rows.start, picture.width, rows.stop))
+    return np.asarray(band.convert(mode), np.float32)
 
 
 @lru_cache(maxsize=8)
@@ -272,7 +320,7 @@ def _table(colormap: str) -> npt.NDArray[np.uint8]:
     return np.rint(colors * 255).astype(np.uint8)
 
 
-def _colored(placed: _Placed, colormap: str | None, signed: bool) -> npt.NDArray[np.uint8]:
+def _colored(placed: _Band, colormap: str | None, signed: bool) -> npt.NDArray[np.uint8]:
     table = _table(colormap or (DIVERGING if signed else SEQUENTIAL))
     position = (placed.values + 1) / 2 if signed else placed.values
     colors = table[np.rint(position * 255).astype(np.uint8)]
@@ -282,12 +330,12 @@ def _colored(placed: _Placed, colormap: str | None, signed: bool) -> npt.NDArray
 def _in_bands(size: tuple[int, int], draw: Callable[[slice], npt.NDArray[np.uint8]]) -> Image.Image:
     """Draw a picture by bands of rows: a large photo's floats would take a gigabyte at once."""
     width, height = size
-    pixels = np.empty((height, width, 3), np.uint8)
+    drawn = Image.new("RGB", size)
     step = max(1, _BAND_PIXELS // width)
     for top in range(0, height, step):
-        rows = slice(top, top + step)
-        pixels[rows] = draw(rows)
-    return Image.fromarray(pixels)
+        rows = slice(top, min(top + step, height))
+        drawn.paste(Image.fromarray(draw(rows)), (0, top))
+    return drawn
 
 
 def _bytes(pixels: FloatArray) -> npt.NDArray[np.uint8]:
@@ -299,13 +347,14 @@ def _tile(picture: Image.Image, box: Box | None) -> tuple[Image.Image, Box]:
     width, height = picture.size
     left, top, right, bottom = box or (0, 0, width, height)
     seen = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-    part = picture.convert("RGB").crop(seen)
+    part = picture.crop(seen).convert("RGB")
     scale = min(max(1.0, 256 / max(part.size)), 448 / max(part.size))
     size = max(1, round(part.width * scale)), max(1, round(part.height * scale))
     filter = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
     moved = (left - seen[0], top - seen[1], right - seen[0], bottom - seen[1])
     left, top, right, bottom = (round(side * scale) for side in moved)
-    return part.resize(size, filter), (left, top, right, bottom)
+    # Of a picture of 1 x 3000 pixels nothing would be left across.
+    return part.resize(size, filter), (left, top, max(right, left + 1), max(bottom, top + 1))
 
 
 @dataclass(frozen=True)

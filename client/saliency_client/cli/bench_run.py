@@ -99,7 +99,7 @@ def _images(options: BenchOptions, model: ModelInput, photo: Input | None) -> np
         one = noise.astype(np.uint8) if model.dtype == "uint8" else (noise / 127.5 - 1).astype(model.dtype)
     else:
         bound = options.max_pixels or DEFAULT_MAX_PIXELS
-        one = read_photo(photo, model, resize=options.resize, max_pixels=bound).array
+        one = read_photo(photo, model, resize=options.resize, max_pixels=bound, draft=True).array
     return np.repeat(one[None], options.batch_size, axis=0)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from saliency_client._picture_room import ROOM
 from saliency_client.cli import classes, pictures
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import CommandError, UsageError
@@ -100,6 +101,7 @@ class Explainer:
         self._class_index = self._given_class()
         self.printer.detail(f"signature {signature.name} takes images {signature.inputs['images']}")
 
+    @ROOM.kept()
     def explain(self, one: Input) -> list[Result]:
         """Read an image, explain the classes asked for, and draw them."""
         options = self.options

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from saliency_client.images import ImageError, Photo, Resize
 
 STDIN = "-"
-_PICTURES = "jpg jpeg jpe jfif png webp gif bmp dib tif tiff ppm pgm pbm pnm jp2 avif tga ico"
+_PICTURES = "jpg jpeg jpe jfif png webp gif bmp dib tif tiff ppm pgm pbm pnm jp2 avif heic heif hif tga ico"
 PICTURE_SUFFIXES = frozenset(f".{name}" for name in _PICTURES.split())
 ARRAY_SUFFIX = ".npy"
 OWN_MARK = b"saliency-client"
 _NUMPY_MAGIC = b"\x93NUMPY"
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://|^data:")
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://|^data:[^,]*,")
 # Where this tool writes its name into pictures: near their start.
 _HEAD = 2048
 _NOT_COUNTED = "pictures that saliency-client made are passed over"
@@ -81,7 +81,7 @@ def _expand(argument: str, recursive: bool) -> Iterable[Input]:
         if sys.stdin is None or sys.stdin.isatty():
             raise UsageError("- reads an image from stdin, and nothing is piped in", hint="cat photo.jpg | …")
         return [Input(STDIN)]
-    if _URL.match(argument):
+    if _URL.match(argument) and not os.path.exists(argument):
         raise UsageError(
             f"{printable(argument)} is a URL, and images are not downloaded",
             hint=f"curl -sSfL '{printable(argument)}' | saliency-client … -",
@@ -136,8 +136,10 @@ def missing(one: Input) -> ImageError | None:
     return ImageError(f"{one.source} does not exist")
 
 
-def read_photo(one: Input, model: ModelInput, *, resize: Resize, max_pixels: int) -> Photo:
-    """The model input that an image gives.
+def read_photo(
+    one: Input, model: ModelInput, *, resize: Resize, max_pixels: int, draft: bool = False
+) -> Photo:
+    """The model input that an image gives; with `draft`, for commands that do not show the photo.
 
     Raises:
         ImageError: it cannot be read, or does not fit the model.
@@ -160,5 +162,6 @@ def read_photo(one: Input, model: ModelInput, *, resize: Resize, max_pixels: int
         channels=model.channels or 1,
         resize=resize,
         max_pixels=max_pixels,
+        draft=draft,
     )
     return replace(photo, array=photo.array.reshape(model.shape))

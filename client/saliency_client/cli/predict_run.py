@@ -81,7 +81,8 @@ def _predict(
     class_names: Sequence[str] | None,
 ) -> dict[str, Any]:
     """The record of one image."""
-    photo = read_photo(one, model, resize=options.resize, max_pixels=options.max_pixels or DEFAULT_MAX_PIXELS)
+    bound = options.max_pixels or DEFAULT_MAX_PIXELS
+    photo = read_photo(one, model, resize=options.resize, max_pixels=bound, draft=True)
     started = time.perf_counter()
     outputs = client.predict(photo.array[None])
     milliseconds = (time.perf_counter() - started) * 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,25 @@ def test_no_images_is_an_error(cli: Cli) -> None:
     assert "--recursive" in run.err
     run = cli("explain", "nothing-*.png")
     assert (run.code, "nothing-*.png matches no image" in run.err) == (1, True)
+
+
+def test_a_file_named_like_a_url_is_a_file(cli: Cli) -> None:
+    make_photos(cli.folder, "data:x.png", "data:y,z.png")
+    assert images(cli, "data:x.png", "data:y,z.png") == ["data:x.png", "data:y,z.png"]
+    assert "data:gone.jpg does not exist" in cli("explain", "data:gone.jpg", "-o", "maps/").err
+
+
+def test_heic_pictures_of_a_folder_are_not_left_out_in_silence(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    make_photos(cli.folder, "roll/IMG_1.png")
+    (cli.folder / "roll" / "IMG_2.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 40)
+    run = cli("explain", "roll", "-o", "maps/")
+    assert run.code == 1
+    assert "IMG_2.HEIC is a HEIC picture, and pillow-heif, which reads these, is not installed" in run.err
+    assert "pip install pillow-heif" in run.err
+    assert "maps/IMG_1-gradients.png" in cli.files()
 
 
 @pytest.mark.parametrize(

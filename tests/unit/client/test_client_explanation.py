@@ -129,6 +129,20 @@ def test_an_overlay_takes_arrays_pillow_images_and_photos(explanation, tmp_path)
     assert explanation[0].overlay(photo).size == (40, 20)
 
 
+def test_an_overlay_takes_the_array_that_explain_took_and_refuses_what_is_no_picture(explanation):
+    array = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    one = explanation[0]
+
+    expected = np.asarray(one.overlay(Image.fromarray(array)))
+    np.testing.assert_array_equal(np.asarray(one.overlay(array[None])), expected)
+    gray = np.asarray(one.overlay(Image.fromarray(array[..., 0])))
+    np.testing.assert_array_equal(np.asarray(one.overlay(array[..., 0])), gray)
+    with pytest.raises(InputError, match="channels come first"):
+        one.overlay(np.moveaxis(array, -1, 0))
+    with pytest.raises(TypeError, match=r"not as str: load_image\(path"):
+        one.overlay("cat.jpg")
+
+
 def test_an_overlay_of_several_images_is_refused(explanation):
     with pytest.raises(InputError, match="an overlay shows one image; this explanation has 2"):
         explanation.overlay(Image.new("RGB", (8, 8)))

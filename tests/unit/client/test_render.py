@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -176,6 +178,73 @@ def test_maps_that_cannot_be_drawn_are_errors() -> None:
         render.overlay(photo(), np.eye(4), opacity=1.5)
     with pytest.raises(ValueError, match=r"\[H, W, C\]"):
         render.panel(photo(), np.zeros((4, 4)))
+
+
+DRAWN = {
+    "overlay": lambda picture: render.overlay(picture, np.eye(4)),
+    "heatmap": lambda picture: render.heatmap(picture, np.eye(4)),
+    "masked": lambda picture: render.masked(picture, np.eye(4)),
+    "panel": lambda picture: render.panel(picture, np.ones((4, 4, 3))),
+}
+RGB = np.random.default_rng(4).integers(0, 256, (6, 9, 3), np.uint8)
+
+
+@pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
+def test_an_array_is_drawn_over_as_the_picture_that_it_holds(draw: object) -> None:
+    expected = pixels(draw(Image.fromarray(RGB)))
+    for array in (RGB, RGB[None]):
+        np.testing.assert_array_equal(pixels(draw(array)), expected)
+    gray = Image.fromarray(RGB[..., 0])
+    for array in (RGB[..., 0], RGB[..., :1], RGB[None, ..., :1]):
+        np.testing.assert_array_equal(pixels(draw(array)), pixels(draw(gray)))
+
+
+@pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (np.moveaxis(RGB, -1, 0), "channels come first"),
+        (np.repeat(RGB[None], 2, 0), "2 pictures"),
+        (np.zeros(9, np.uint8), r"\[H, W\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"\[H, W\]"),
+    ],
+)
+def test_an_array_that_is_no_picture_is_refused_before_drawing(draw, picture, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        draw(picture)
+
+
+@pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
+@pytest.mark.parametrize("picture", ["cat.jpg", Path("cat.jpg"), None, [[1]], b"..."])
+def test_a_path_or_anything_else_is_a_type_error_that_says_what_is_taken(draw, picture) -> None:
+    with pytest.raises(TypeError, match="a Pillow image, an array") as caught:
+        draw(picture)
+    assert ("load_image(path" in str(caught.value)) == (picture in ("cat.jpg", Path("cat.jpg"), b"..."))
+
+
+def test_a_pillow_image_of_many_bits_or_transparency_is_shown_not_clipped() -> None:
+    deep = Image.fromarray((RGB[..., 0].astype(np.uint16)) * 257)
+    eight = Image.fromarray(RGB[..., 0])
+    clear = Image.fromarray(np.dstack([RGB, np.zeros((6, 9), np.uint8)]))
+    white = Image.new("RGB", (9, 6), "white")
+    for draw in DRAWN.values():
+        np.testing.assert_array_equal(pixels(draw(deep)), pixels(draw(eight)))
+        np.testing.assert_array_equal(pixels(draw(clear)), pixels(draw(white)))
+
+
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (1, 1)])
+@pytest.mark.parametrize("resize", ["crop", "stretch", "pad"])
+def test_a_picture_one_pixel_wide_is_drawn(size: tuple[int, int], resize: str) -> None:
+    narrow, box = Image.new("RGB", size, (9, 9, 9)), input_box(size, (20, 20), resize)
+    for draw in (render.overlay, render.heatmap, render.masked):
+        assert draw(narrow, np.eye(20), box).size == size
+    assert render.panel(narrow, np.ones((20, 20, 3)), box).width > 100
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0, 5), (5, 0, 2, 5), (0, 0, 5)])
+def test_a_box_that_holds_nothing_is_refused(box: object) -> None:
+    with pytest.raises(ValueError, match="left, top, right, bottom"):
+        render.overlay(photo(), np.eye(4), box)
 
 
 def tiles_of(panel: Image.Image) -> list[np.ndarray]:
