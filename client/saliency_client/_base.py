@@ -14,11 +14,11 @@ from saliency_client._channel import (
     MetadataItems,
     Rotation,
     checked_metadata,
-    is_local,
     parse_targets,
 )
-from saliency_client._errors import OptionError
+from saliency_client._errors import Approach, CopyError, OptionError
 from saliency_client._numbers import is_whole
+from saliency_client._proxies import is_local
 from saliency_client._requests import ModelName
 from saliency_client._retry import RetryPolicy
 
@@ -34,10 +34,11 @@ class BaseClient(ABC, Generic[ChannelT]):
         model: the model's name on the server.
         version: a version number; None: the latest.
         label: a version label, such as 'stable', instead of a number.
-        timeout: seconds for a whole call, retries included; None: no limit.
+        timeout: seconds for a whole call, retries included; None, infinity, or more than 10⁹: no limit.
         retry: how UNAVAILABLE is met.
         tls: True, or certificates; False: plain text.
-        token: a bearer token, or what returns one; asked before every attempt, so it may refresh.
+        token: a bearer token, or what returns one; asked before every attempt, so it may refresh. In plain
+            text it goes to targets on this machine alone, which are reached without a proxy.
         metadata: sent with every call, as in {'x-tenant': 'a'}.
         interceptors: gRPC's own, first one outermost; they see every attempt.
         keepalive: seconds between pings while a call waits, for networks that drop silent connections; a
@@ -102,11 +103,8 @@ class BaseClient(ABC, Generic[ChannelT]):
             raise OptionError("no target is given", hint="give 'host:8500', or channel=…")
         else:
             targets = parse_targets(target)
-            if token is not None and not tls and not all(map(is_local, targets)):
-                raise OptionError(
-                    "a token would cross the network in plain text",
-                    hint="give tls=True, or put the token into metadata=… if that is really meant",
-                )
+            if token is not None and not tls:
+                self._check_token_stays_here(targets)
         self._calls = Calls(
             _model_name(model, version, label),
             Rotation(targets),
@@ -114,6 +112,7 @@ class BaseClient(ABC, Generic[ChannelT]):
             timeout=timeout,
             token=token,
             metadata=checked_metadata(metadata),
+            approach=self._approach,
         )
         self._channels: Channels[ChannelT] = Channels(self._open_channel, owned=channel is None)
         self._targets = targets
@@ -123,10 +122,47 @@ class BaseClient(ABC, Generic[ChannelT]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._targets)!r}, model={str(self._calls.model)!r})"
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to be pickled or copied.
+
+        Raises:
+            CopyError: always.
+        """
+        kind = type(self).__name__
+        raise CopyError(
+            f"{self!r} cannot be pickled or copied: it holds connections, and perhaps a token",
+            hint=f"hand its options over instead, and make {kind}(…) of them where it is used, once in each "
+            "process; one process can share one client",
+        )
+
     @property
     def model(self) -> str:
         """The model's name on the server."""
         return self._calls.model.name
+
+    def _check_token_stays_here(self, targets: Sequence[str]) -> None:
+        away = [target for target in targets if not self._options.stays_here(target)]
+        if not away:
+            return
+        if is_local(away[0]):
+            raise OptionError(
+                f"a token for {away[0]} would reach a proxy in plain text, by channel_options",
+                hint="leave grpc.http_proxy and grpc.enable_http_proxy out of them, or give tls=True",
+            )
+        raise OptionError(
+            "a token would cross the network in plain text",
+            hint="give tls=True, or put the token into metadata=… if that is really meant",
+        )
+
+    def _approach(self, target: str) -> Approach:
+        if self._injected is not None:
+            return Approach()
+        tls = self._options.tls
+        return Approach(
+            tls=tls is not None,
+            certificate=tls is not None and tls.certificate is not None,
+            proxy=self._options.proxy(target),
+        )
 
     @abstractmethod
     def _open_channel(self, target: str) -> ChannelT:

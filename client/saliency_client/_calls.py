@@ -24,6 +24,7 @@ from saliency_client._channel import Rotation
 from saliency_client._contract import EXPLAIN_PREFIX
 from saliency_client._errors import (
     AnswerTooLarge,
+    Approach,
     CallError,
     DeadlineExceeded,
     InputError,
@@ -39,9 +40,10 @@ from saliency_client._errors import (
     UnknownMethod,
     UnknownParameter,
     from_rpc,
+    is_cut_off,
 )
 from saliency_client._explanation import Explanation
-from saliency_client._numbers import MOST_SECONDS, are_seconds
+from saliency_client._numbers import MOST_SECONDS, are_seconds, is_real
 from saliency_client._requests import ArrayLike, ModelName, Outputs, Request, VersionStatus
 from saliency_client._retry import RetryPolicy
 from saliency_client._signatures import (
@@ -137,6 +139,7 @@ class Calls:
         timeout: float | None,
         token: str | Callable[[], Any] | None,
         metadata: CallMetadata,
+        approach: Callable[[str], Approach] = lambda target: Approach(),
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -146,6 +149,7 @@ class Calls:
         self._timeout = checked_timeout(timeout)
         self._token = token
         self._metadata = metadata
+        self._approach = approach
         self._clock = clock
         self._chance = chance
         self._known: Metadata | None = None
@@ -290,7 +294,10 @@ class Calls:
                 raise
             except (Unavailable, ModelNotFound, InvalidArgument, DeadlineExceeded) as error:
                 # A last poll that only ran out of time says less than the one before it.
-                met = met if met is not None and isinstance(error, DeadlineExceeded) else error
+                less = isinstance(error, DeadlineExceeded) or (
+                    met is not None and _tells_less(error.details or "", met.details or "")
+                )
+                met = met if met is not None and less else error
                 remaining = deadline.remaining()
                 if remaining is not None and remaining <= pause:
                     raise self._not_ready(timeout, met) from error
@@ -318,7 +325,7 @@ class Calls:
         yield from self._learn(poll, once)
 
     def _not_ready(self, timeout: float | None, error: CallError) -> NotReady:
-        return NotReady(
+        failure = NotReady(
             f"model {self.model.name!r} was not ready after {timeout:g} s: {error.message}",
             hint=error.hint,
             code=grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -327,6 +334,8 @@ class Calls:
             model=str(self.model),
             attempts=error.attempts,
         )
+        failure.found = error.found
+        return failure
 
     def _predict(
         self, build: Callable[[Metadata], Request], deadline: _Deadline, patient: bool
@@ -423,6 +432,7 @@ class Calls:
         """Send until there is an answer, an error that no retry mends, or no time left."""
         attempts = 0
         told = self._metadata + self._told(signature)
+        met: dict[str, CallError] = {}
         while True:
             attempts += 1
             metadata = told + (yield from self._authorization())
@@ -433,15 +443,23 @@ class Calls:
                 return _Reply(answer, target, attempts)
             except grpc.RpcError as error:
                 failure = from_rpc(
-                    error, target=target, model=str(self.model), signature=signature, attempts=attempts
+                    error,
+                    target=target,
+                    model=str(self.model),
+                    signature=signature,
+                    attempts=attempts,
+                    approach=self._approach(target),
                 )
                 if isinstance(failure, Unavailable):
                     self._rotation.failed(target)
                 delay = retry.delay(
                     failure, remaining=deadline.remaining(), patient=patient, chance=self._chance()
                 )
+                telling = met.get(target)
+                if telling is None or not _tells_less(failure.details or "", telling.details or ""):
+                    met[target] = failure
                 if delay is None:
-                    raise failure from error
+                    raise met[target] from error
             yield Wait(delay)
 
     def _told(self, signature: str | None) -> CallMetadata:
@@ -483,17 +501,29 @@ class Calls:
             raise
 
 
+def _tells_less(details: str, earlier: str) -> bool:
+    """Whether an error is of another address than the one before it, where nothing listens.
+
+    localhost has two addresses, and gRPC tells of one at a time: of the one where the server listens and does
+    not agree on TLS, or of the one where it does not listen.
+    """
+    here, there = _ADDRESS.search(details), _ADDRESS.search(earlier)
+    elsewhere = here is not None and there is not None and here[0] != there[0]
+    return elsewhere and is_cut_off(earlier) and not is_cut_off(details)
+
+
+# As in "last error: UNKNOWN: ipv4:127.0.0.1:8500: Failed to connect …".
+_ADDRESS = re.compile(r"ipv[46]:\S+:\d+(?=: )")
+
+
 def checked_timeout(timeout: float | None) -> float | None:
-    """A timeout in seconds, or None for no limit.
+    """A timeout in seconds, or None for no limit, as for infinity and whatever is beyond thirty years.
 
     Raises:
-        InputError: it is not a number above 0, or one that no clock counts to.
+        InputError: it is not a number above 0.
     """
-    if timeout is None:
+    if timeout is None or (is_real(timeout) and timeout > MOST_SECONDS):
         return None
     if not are_seconds(timeout):
-        raise InputError(
-            f"timeout is {timeout!r}; it must be seconds above 0, {MOST_SECONDS:,.0f} at most, or None for "
-            "no limit"
-        )
+        raise InputError(f"timeout is {timeout!r}; it must be seconds above 0, or None for no limit")
     return float(timeout)

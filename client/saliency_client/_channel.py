@@ -7,7 +7,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import weakref
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,7 +17,17 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from saliency_client._errors import ClientClosed, OptionError
+from saliency_client._forks import calling, check_fork, note_connection
 from saliency_client._numbers import is_real, is_whole
+from saliency_client._proxies import (
+    DIRECT,
+    Proxy,
+    goes_direct,
+    is_local,
+    is_named_localhost,
+    may_be_proxied,
+    proxy_of,
+)
 
 GRPC_PORT = 8500
 _LAST_PORT = 65535
@@ -61,26 +73,67 @@ class TLS:
             OptionError: a file cannot be read, or only one of certificate and key is given.
         """
         if (self.certificate is None) != (self.key is None):
-            raise OptionError("mutual TLS needs both certificate and key")
+            raise OptionError(
+                "mutual TLS needs both certificate and key",
+                hint=f"give {'certificate=…' if self.certificate is None else 'key=…'} as well",
+            )
         return grpc.ssl_channel_credentials(
-            root_certificates=_pem(self.ca, "ca"),
-            private_key=_pem(self.key, "key"),
-            certificate_chain=_pem(self.certificate, "certificate"),
+            root_certificates=_pem(self.ca, "ca", _CERTIFICATES),
+            private_key=_pem(self.key, "key", _KEYS),
+            certificate_chain=_pem(self.certificate, "certificate", _CERTIFICATES),
         )
 
 
-def _pem(source: Pem, name: str) -> bytes | None:
+# What PEM calls them (RFC 7468, and OpenSSL's older words).
+_CERTIFICATES = ("CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE")
+_KEYS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "DSA PRIVATE KEY")
+_PLAIN_WORDS = {
+    "CERTIFICATE REQUEST": "a request for a certificate",
+    "NEW CERTIFICATE REQUEST": "a request for a certificate",
+    "ENCRYPTED PRIVATE KEY": "a private key under a password",
+    "OPENSSH PRIVATE KEY": "a private key of SSH",
+    "PUBLIC KEY": "a public key",
+    "X509 CRL": "a list of revoked certificates",
+    **dict.fromkeys(_CERTIFICATES, "a certificate"),
+    **dict.fromkeys(_KEYS, "a private key"),
+}
+_FROM_DER = {
+    _CERTIFICATES: "openssl x509 -inform der -in FILE -out FILE.pem",
+    _KEYS: "openssl pkey -inform der -in FILE -out FILE.pem",
+}
+_UNLOCKED = "`openssl pkey -in FILE -out FILE.pem` takes the password off"
+
+
+def _pem(source: Pem, name: str, wanted: tuple[str, ...]) -> bytes | None:
     if source is None:
         return None
     if isinstance(source, bytes):
-        content = source
+        content, file = source, ""
     else:
         try:
-            content = Path(source).read_bytes()
+            content, file = Path(source).read_bytes(), os.fspath(source)
         except OSError as error:
             raise OptionError(f"TLS {name} cannot be read: {error}") from error
-    if b"-----BEGIN" not in content:
-        raise OptionError(f"TLS {name} is not PEM: no '-----BEGIN' in it")
+    kinds = [kind.decode("ascii", "replace") for kind in re.findall(rb"-----BEGIN ([^-\r\n]*)-----", content)]
+    a_wanted = _PLAIN_WORDS[wanted[0]]
+    where = f": {file}" if file else ""
+    if not kinds:
+        raise OptionError(
+            f"TLS {name} is not PEM: no '-----BEGIN' in {file or 'it'}",
+            hint=f"{name}=… takes {a_wanted} as PEM; `{_FROM_DER[wanted]}` makes it of a binary file",
+        )
+    held = " and ".join(dict.fromkeys(_PLAIN_WORDS.get(kind, f"a {kind!r}") for kind in kinds))
+    is_locked = "ENCRYPTED PRIVATE KEY" in kinds or b"Proc-Type: 4,ENCRYPTED" in content
+    if wanted is _KEYS and is_locked:
+        raise OptionError(
+            f"TLS {name} holds a private key under a password{where}",
+            hint=f"{name}=… takes a private key without one, since gRPC asks for none: {_UNLOCKED}",
+        )
+    if not set(kinds) & set(wanted):
+        raise OptionError(
+            f"TLS {name} holds {held}, and not {a_wanted}{where}",
+            hint=f"{name}=… takes {a_wanted}: '-----BEGIN {wanted[0]}-----'",
+        )
     return content
 
 
@@ -112,14 +165,15 @@ class ChannelOptions:
                 f"max_answer_bytes is {self.max_answer_bytes!r}; it must be a whole number within (0, 2³¹)"
             )
 
-    def arguments(self) -> list[tuple[str, Any]]:
-        """GRPC's channel arguments; what the caller gave last wins."""
+    def arguments(self, target: str = "") -> list[tuple[str, Any]]:
+        """GRPC's channel arguments for a target; what the caller gave last wins."""
         agent = f"saliency-client/{_version()}"
         arguments: list[tuple[str, Any]] = [
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", int(self.max_answer_bytes or -1)),
-            # Every address behind a name gets its share; gRPC's default sends all to the first.
-            ("grpc.lb_policy_name", "round_robin"),
+            # Every address behind a name gets its share; gRPC's default sends all to the first. The two of
+            # localhost are one machine: taken in order, the last one's error is that of the server there.
+            ("grpc.lb_policy_name", "pick_first" if is_named_localhost(target) else "round_robin"),
             ("grpc.primary_user_agent", f"{self.user_agent} {agent}" if self.user_agent else agent),
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
@@ -128,7 +182,17 @@ class ChannelOptions:
             arguments.append(("grpc.keepalive_time_ms", int(self.keepalive * 1000)))
         if self.tls is not None and self.tls.server_name is not None:
             arguments.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        if target and goes_direct(target) and not may_be_proxied(dict(self.extra)):
+            arguments += DIRECT
         return [*arguments, *self.extra]
+
+    def proxy(self, target: str) -> Proxy | None:
+        """The proxy through which gRPC connects to a target at this moment."""
+        return proxy_of(target, dict(self.arguments(target)), os.environ)
+
+    def stays_here(self, target: str) -> bool:
+        """Whether a connection is certain not to leave this machine, by a proxy neither."""
+        return is_local(target) and not may_be_proxied(dict(self.extra))
 
     def grpc_compression(self) -> grpc.Compression:
         """GRPC's constant for `compression`."""
@@ -211,12 +275,6 @@ def _is_port(text: str) -> bool:
     return re.fullmatch(r"[0-9]{1,5}", text) is not None and 1 <= int(text) <= _LAST_PORT
 
 
-def is_local(target: str) -> bool:
-    """Whether a target stays on this machine."""
-    host = re.sub(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:(//)?)", "", target)
-    return bool(re.match(r"(unix|unix-abstract|vsock):|localhost:|127\.\d+\.\d+\.\d+:|\[::1\]:", host))
-
-
 def checked_metadata(items: MetadataItems | None) -> tuple[tuple[str, str | bytes], ...]:
     """Call metadata as gRPC takes it.
 
@@ -275,86 +333,122 @@ class Rotation:
 
 
 ChannelT = TypeVar("ChannelT")
+Loop = asyncio.AbstractEventLoop | None
+
+
+@dataclass
+class _Opened(Generic[ChannelT]):
+    """The channels of one event loop, or of no loop, by target; what sends, by target and path."""
+
+    channels: dict[str, ChannelT] = field(default_factory=dict)
+    calls: dict[tuple[str, str], Any] = field(default_factory=dict)
+    lifetime: AsyncGenerator[None, None] | None = None
 
 
 class Channels(Generic[ChannelT]):
     """The channels of one client, one for each target, opened when first used.
 
-    gRPC does not work in a child made by fork() once its parent has connected, and may hang there; such a
-    child is told so instead, unless gRPC's own fork support is on. A closed set stays closed.
+    A channel of asyncio works in one event loop alone, so each loop has its own; they are closed with it. A
+    child made by fork() is told where gRPC cannot be used in it (`_forks.py`). A closed set stays closed.
     """
-
-    _connected_in: int | None = None
-    """The process in which a client first opened a channel."""
 
     def __init__(self, open_channel: Callable[[str], ChannelT], *, owned: bool = True) -> None:
         self._open = open_channel
         self._owned = owned
         self._lock = threading.Lock()
-        self._channels: dict[str, ChannelT] = {}
-        self._calls: dict[tuple[str, str], Any] = {}
+        self._opened: dict[Loop, _Opened[ChannelT]] = {}
         self._pid = os.getpid()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self.closed = False
 
-    def method(self, target: str, path: str, loop: asyncio.AbstractEventLoop | None = None) -> Any:
+    def method(self, target: str, path: str, loop: Loop = None) -> Any:
         """The callable that sends bytes to an RPC and returns bytes, in the event loop if one is given.
 
         Raises:
-            ClientClosed: after `close`, or in a child made by fork() after its parent had connected.
+            ClientClosed: after `close`, or in a child made by fork() in which gRPC cannot be used.
+            OptionError: a ready-made channel belongs to another event loop.
         """
         if self._pid != os.getpid():
             self._after_fork()
-        if self._loop is not loop:
-            self._in_new_loop(loop)
-        call = self._calls.get((target, path))
+        opened = self._opened.get(loop)
+        call = opened.calls.get((target, path)) if opened is not None else None
         if call is None:
             with self._lock:
                 self.check_open()
-                if target not in self._channels:
-                    _check_fork(Channels._connected_in)
-                    Channels._connected_in = os.getpid()
-                    self._channels[target] = self._open(target)
-                call = self._channels[target].unary_unary(path)  # type: ignore[attr-defined]
-                self._calls[target, path] = call
+                opened = self._opened_in(loop)
+                if target not in opened.channels:
+                    note_connection()
+                    opened.channels[target] = self._checked(self._open(target), loop)
+                call = opened.channels[target].unary_unary(path)  # type: ignore[attr-defined]
+                opened.calls[target, path] = call
         return call
+
+    @contextmanager
+    def calling(self, target: str, loop: Loop = None) -> Iterator[None]:
+        """Around a call to a target, for a process that forks meanwhile."""
+        opened = self._opened.get(loop)
+        channel = opened.channels.get(target) if opened is not None else None
+        with calling(channel) if channel is not None else nullcontext():
+            yield
 
     def check_open(self) -> None:
         """Raise ClientClosed after `close`."""
         if self.closed:
             raise ClientClosed("this client is closed", hint="make a new client, or close it later")
 
-    def close(self) -> list[ChannelT]:
+    def close(self) -> list[tuple[Loop, ChannelT]]:
         """Close for good; returns the channels for the caller to shut, none of them if they are not owned."""
         with self._lock:
             self.closed = True
-            channels = list(self._channels.values()) if self._owned and self._pid == os.getpid() else []
-            self._channels.clear()
-            self._calls.clear()
+            is_mine = self._owned and self._pid == os.getpid()
+            channels = [
+                (loop, channel)
+                for loop, opened in self._opened.items()
+                for channel in opened.channels.values()
+                if is_mine
+            ]
+            self._opened.clear()
             return channels
 
-    def _in_new_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Let go of the channels of an earlier event loop; they can be used in no other."""
+    def ended(self, loop: Loop) -> list[ChannelT]:
+        """Let go of the channels of an event loop that ends; returns them to be shut in it."""
         with self._lock:
-            self._loop = loop
-            if self._owned:
-                self._channels.clear()
-                self._calls.clear()
+            opened = self._opened.pop(loop, None)
+            return list(opened.channels.values()) if opened is not None and self._owned else []
+
+    def _opened_in(self, loop: Loop) -> _Opened[ChannelT]:
+        if loop not in self._opened:
+            # A loop that was closed without ending its generators first: its channels close themselves.
+            for gone in [one for one in self._opened if one is not None and one.is_closed()]:
+                del self._opened[gone]
+            opened = self._opened[loop] = _Opened()
+            if loop is not None:
+                opened.lifetime = _lifetime(weakref.ref(self), loop)
+                # Its first step needs no waiting.
+                with suppress(StopIteration):
+                    opened.lifetime.__anext__().send(None)
+        return self._opened[loop]
+
+    def _checked(self, channel: ChannelT, loop: Loop) -> ChannelT:
+        if not self._owned and loop is not None and getattr(channel, "_loop", loop) is not loop:
+            raise OptionError(
+                "the ready-made channel belongs to another event loop",
+                hint="make the channel and its client in the loop that uses them, or give a target",
+            )
+        return channel
 
     def _after_fork(self) -> None:
-        if self._channels:
-            _check_fork(self._pid)
+        if any(opened.channels for opened in self._opened.values()):
+            check_fork(self._pid)
         self._lock = threading.Lock()  # the parent may have held it
-        self._channels.clear()
-        self._calls.clear()
+        self._opened.clear()
         self._pid = os.getpid()
 
 
-def _check_fork(connected_in: int | None) -> None:
-    supported = os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower() in ("1", "true", "yes")
-    if connected_in not in (None, os.getpid()) and not supported:
-        raise ClientClosed(
-            "a client connected before fork(), and gRPC may hang in the child process",
-            hint="connect in the child only, start processes with 'spawn' or 'forkserver', or set "
-            "GRPC_ENABLE_FORK_SUPPORT=1 in the environment before Python starts",
-        )
+async def _lifetime(channels: weakref.ref[Channels[Any]], loop: Loop) -> AsyncGenerator[None, None]:
+    """Suspended until its event loop ends: asyncio.run ends all asynchronous generators before that."""
+    try:
+        yield
+    finally:
+        living = channels()
+        for channel in living.ended(loop) if living is not None else []:
+            await channel.close(None)

@@ -9,6 +9,7 @@ SaliencyError                     every error of this library
 │   └── ItemError                         the iterable given to explain_many failed to give an item
 ├── TokenError                        the bearer token provider raised
 ├── ClientClosed (RuntimeError)       the client was closed, or forked with an open channel
+├── CopyError (TypeError)             a client cannot be pickled or copied
 ├── AnswerError                       the answer is not what its signature promises
 └── CallError                         the server, or the way to it, said no; `code`, `details`: its words
     ├── Unavailable                       nothing answers there, or the connection broke
@@ -31,9 +32,12 @@ SaliencyError                     every error of this library
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
+
+from saliency_client._proxies import Proxy
 
 
 class SaliencyError(Exception):
@@ -56,6 +60,9 @@ class SaliencyError(Exception):
         ...     print(type(error).__name__, error.code.name, error.details, error.attempts)
         InvalidArgument INVALID_ARGUMENT class_index 99 is outside [-1, 4) 1
     """
+
+    found: str | None = None
+    """The hint, where it is about what was found and not about this kind of error in general."""
 
     def __init__(
         self,
@@ -131,6 +138,10 @@ class ClientClosed(SaliencyError, RuntimeError):
     """The client was closed, or was taken through fork() with an open channel."""
 
 
+class CopyError(SaliencyError, TypeError):
+    """A client cannot be pickled or copied: it holds connections, and perhaps a token."""
+
+
 class AnswerError(SaliencyError):
     """The answer is not what its signature promises: truncated, mislabeled, or with a shape that lies."""
 
@@ -199,19 +210,37 @@ class ServerError(CallError):
     """Any other status, such as INTERNAL, UNKNOWN or UNIMPLEMENTED."""
 
 
+@dataclass(frozen=True)
+class Approach:
+    """How a client goes to a target: with TLS, with a certificate of its own, through a proxy."""
+
+    tls: bool = False
+    certificate: bool = False
+    proxy: Proxy | None = None
+
+
 def from_rpc(
-    error: grpc.RpcError, *, target: str, model: str, signature: str | None, attempts: int
+    error: grpc.RpcError,
+    *,
+    target: str,
+    model: str,
+    signature: str | None,
+    attempts: int,
+    approach: Approach | None = None,
 ) -> CallError:
     """The typed error for what gRPC raised, synchronous or asyncio; to be raised `from` it."""
     code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
     details = (error.details() if hasattr(error, "details") else None) or ""
     kind, sentence, hint = _describe(code, details, target, model, signature)
+    found = _found(kind, details, approach or Approach())
+    if approach is not None and approach.proxy is not None and kind in _ON_THE_WAY:
+        sentence += f" through the proxy {approach.proxy.address}"
     message = f"{sentence} ({code.name}{': ' if details else ''}{_readable(details)})"
     if attempts > 1:
         message += f", after {attempts} attempts"
-    return kind(
+    failure = kind(
         message,
-        hint=hint,
+        hint=found or hint,
         code=code,
         details=details,
         target=target,
@@ -219,6 +248,39 @@ def from_rpc(
         signature=signature,
         attempts=attempts,
     )
+    failure.found = found
+    return failure
+
+
+_ON_THE_WAY = (Unavailable, TLSError, DeadlineExceeded)
+"""Kinds of error that a proxy may be the reason of."""
+
+
+def _found(kind: type[CallError], details: str, approach: Approach) -> str | None:
+    """The next step for what the details and the way to the target tell; None where they tell nothing."""
+    proxy = approach.proxy
+    if proxy is not None and kind in _ON_THE_WAY:
+        return (
+            f"{proxy.source} is set, so the connection goes through a proxy; where the server is to be "
+            f"reached directly, add {proxy.host} to {proxy.exceptions} in the environment"
+        )
+    if kind is TLSError and _NO_HANDSHAKER_SIGN in details:
+        return (
+            "a file is broken, or the key is not the certificate's: look into ca=…, certificate=… and key=…"
+        )
+    if kind is Unavailable and is_cut_off(details):
+        wants = (
+            "TLS or a client certificate (tls=TLS(…))"
+            if not approach.tls
+            else "another client certificate (certificate=…, key=…)"
+            if approach.certificate
+            else "a client certificate (certificate=…, key=…)"
+        )
+        return (
+            f"it may want {wants}, be another kind of server (TensorFlow Serving's gRPC port is 8500 by "
+            "default, its REST port 8501), or have been stopped"
+        )
+    return None
 
 
 # TensorFlow wraps what an assertion in a graph says, and names the node behind it.
@@ -247,8 +309,16 @@ _TLS_SIGNS = (
 # How BoringSSL, in gRPC, tells that what answered its greeting is no TLS at all.
 _PLAIN_SIGN = "WRONG_VERSION_NUMBER"
 
+# How gRPC tells that it can make no TLS of the files.
+_NO_HANDSHAKER_SIGN = "create security handshaker"
+
 # How gRPC tells of a port that answers, but not in its language: a server with TLS, or one of HTTP/1.
 _CUT_OFF_SIGNS = ("Socket closed", "Connection reset", "HTTP/2", "http1.x")
+
+
+def is_cut_off(details: str) -> bool:
+    """Whether the words of an UNAVAILABLE tell of a port that answered, and then closed the connection."""
+    return any(sign in details for sign in _CUT_OFF_SIGNS)
 
 
 def is_tls_failure(details: str) -> bool:
@@ -300,17 +370,18 @@ def _describe(
     if code is status.UNAVAILABLE and is_tls_failure(details):
         return (
             TLSError,
-            f"{target} answers without TLS" if _PLAIN_SIGN in details else f"no TLS connection to {target}",
-            "give tls=TLS(ca=…, server_name=…) as the server's certificate needs, "
+            f"{target} answers without TLS"
+            if _PLAIN_SIGN in details
+            else f"the TLS files given for {target} cannot be used"
+            if _NO_HANDSHAKER_SIGN in details
+            else f"no TLS connection to {target}",
+            "leave tls=… out, or ask for the port where the server has TLS"
+            if _PLAIN_SIGN in details
+            else "give tls=TLS(ca=…, server_name=…) as the server's certificate needs, "
             "or no tls where the server has none",
         )
-    if code is status.UNAVAILABLE and any(sign in details for sign in _CUT_OFF_SIGNS):
-        return (
-            Unavailable,
-            f"{target} closed the connection",
-            "it may want TLS or a client certificate (tls=TLS(…)), be another kind of server (TensorFlow "
-            "Serving's gRPC port is 8500 by default, its REST port 8501), or have been stopped",
-        )
+    if code is status.UNAVAILABLE and is_cut_off(details):
+        return Unavailable, f"{target} closed the connection", None
     if code is status.UNAVAILABLE:
         return (
             Unavailable,

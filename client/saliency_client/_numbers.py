@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from typing import Any, TypeGuard
 
 MOST_SECONDS = 1e9
-"""Thirty years. From 1e10 s on gRPC's clock overflows: it takes the time for over at once."""
+"""Thirty years; more is no limit. From 1e10 s on gRPC's clock overflows: the time is over at once."""
 
 
 def is_whole(value: Any) -> TypeGuard[int]:

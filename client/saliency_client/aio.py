@@ -24,8 +24,10 @@ from saliency_client._tensors import Array
 class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
     """`SaliencyClient` for asyncio: the same options and the same calls, to be awaited.
 
-    It belongs to the event loop of its first call; in another loop it connects anew. `token` may also be a
-    coroutine function; `interceptors` are those of grpc.aio, and `channel` a grpc.aio.Channel.
+    It may be used in several event loops, also at once in several threads, as asynchronous views of Flask and
+    Django do: it connects in each, and closes these connections before the loop ends. `token` may also be a
+    coroutine function; `interceptors` are those of grpc.aio, and `channel` a grpc.aio.Channel, which works in
+    the loop that it was made in.
 
     Example:
         >>> async def labels():
@@ -130,8 +132,12 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
     async def close(self) -> None:
         """As `SaliencyClient.close`."""
         self._calls.forget()
-        for channel in self._channels.close():
-            await channel.close(None)
+        here = asyncio.get_running_loop()
+        for loop, channel in self._channels.close():
+            if loop is here:
+                await channel.close(None)
+            elif loop is not None and loop.is_running():
+                _close_in(loop, channel)
 
     async def __aenter__(self) -> AsyncSaliencyClient:
         return self
@@ -144,7 +150,7 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
     def _open_channel(self, target: str) -> grpc.aio.Channel:
         if self._injected is not None:
             return self._injected
-        arguments, compression = self._options.arguments(), self._options.grpc_compression()
+        arguments, compression = self._options.arguments(target), self._options.grpc_compression()
         if self._options.tls is None:
             return grpc.aio.insecure_channel(target, arguments, compression, interceptors=self._interceptors)
         credentials = self._options.tls.credentials()
@@ -170,9 +176,11 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
 
     async def _carry_out(self, step: Step) -> Any:
         if isinstance(step, Send):
-            send = self._channels.method(step.target, step.path, asyncio.get_running_loop())
+            loop = asyncio.get_running_loop()
+            send = self._channels.method(step.target, step.path, loop)
             try:
-                return await send(step.payload, timeout=step.timeout, metadata=step.metadata)
+                with self._channels.calling(step.target, loop):
+                    return await send(step.payload, timeout=step.timeout, metadata=step.metadata)
             except grpc.aio.UsageError:  # gRPC's word for a channel that another task has just closed
                 self._channels.check_open()
                 raise
@@ -187,6 +195,15 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
             token = step.provider()
             return await token if isawaitable(token) else token
         return await asyncio.sleep(step.seconds)
+
+
+def _close_in(loop: asyncio.AbstractEventLoop, channel: grpc.aio.Channel) -> None:
+    """Close a channel in the event loop of another thread, which may end meanwhile."""
+    closing = channel.close(None)
+    try:
+        asyncio.run_coroutine_threadsafe(closing, loop)
+    except RuntimeError:
+        closing.close()
 
 
 def _current_task_is_cancelled() -> bool:

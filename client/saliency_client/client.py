@@ -234,7 +234,7 @@ class SaliencyClient(BaseClient[grpc.Channel]):
             saliency_client._errors.ClientClosed: this client is closed
         """
         self._calls.forget()
-        for channel in self._channels.close():
+        for _, channel in self._channels.close():
             channel.close()
 
     def __enter__(self) -> SaliencyClient:
@@ -249,7 +249,7 @@ class SaliencyClient(BaseClient[grpc.Channel]):
         if self._injected is not None:
             channel = self._injected
         else:
-            arguments, compression = self._options.arguments(), self._options.grpc_compression()
+            arguments, compression = self._options.arguments(target), self._options.grpc_compression()
             if self._options.tls is None:
                 channel = grpc.insecure_channel(target, arguments, compression)
             else:
@@ -260,10 +260,11 @@ class SaliencyClient(BaseClient[grpc.Channel]):
         if isinstance(step, Send):
             send = self._channels.method(step.target, step.path)
             try:
-                if cancellation is None:
-                    return send(step.payload, timeout=step.timeout, metadata=step.metadata)
-                call = send.future(step.payload, timeout=step.timeout, metadata=step.metadata)
-                return cancellation.result(call)
+                with self._channels.calling(step.target):
+                    if cancellation is None:
+                        return send(step.payload, timeout=step.timeout, metadata=step.metadata)
+                    call = send.future(step.payload, timeout=step.timeout, metadata=step.metadata)
+                    return cancellation.result(call)
             except ValueError:  # gRPC's word for a channel that another thread has just closed
                 self._channels.check_open()
                 raise

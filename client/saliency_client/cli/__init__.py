@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from saliency_client.cli.application import application
 from saliency_client.cli.errors import debugging
+
+if TYPE_CHECKING:
+    # Never run, but seen by programs that freeze an application (PyInstaller): they find no name in a text.
+    from saliency_client.cli import bench, completion, explain, predict, signatures, status  # noqa: F401
 
 _COMMANDS = ("explain", "predict", "status", "signatures", "bench", "completion")
 

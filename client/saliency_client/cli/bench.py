@@ -8,7 +8,7 @@ from saliency_client.cli.completion import complete_files
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import UsageError
 from saliency_client.cli.options import connection_options, local_option, output_options, photo_options
-from saliency_client.cli.param_types import SECONDS
+from saliency_client.cli.param_types import FINITE_SECONDS
 from saliency_client.cli.parameters import parameter_options
 from saliency_client.cli.printer import Printer
 from saliency_client.cli.sections import command, option
@@ -41,7 +41,7 @@ from saliency_client.cli.sections import command, option
     metavar="N",
     help="The number of requests that run at a time.",
 )
-@option("--duration", type=SECONDS, metavar="SECONDS", help="How long to measure.  [default: 10]")
+@option("--duration", type=FINITE_SECONDS, metavar="SECONDS", help="How long to measure.  [default: 10]")
 @option(
     "--requests",
     type=click.IntRange(min=1),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.inputs import Input
+from saliency_client.cli.streams import stdout_is_closed
 from saliency_client.cli.text import printable
 
 FORMATS = ("png", "jpg", "npy", "npz")
@@ -173,6 +174,10 @@ def _check_stdout(results: int, formats: tuple[str, ...]) -> None:
     if results > 1 or len(formats) > 1:
         raise UsageError(
             f"-o - writes one file, and there are {results * len(formats)}", hint="name a folder with -o"
+        )
+    if stdout_is_closed():
+        raise UsageError(
+            "-o - writes to stdout, and stdout is closed", hint="name a file or a folder with -o"
         )
     if sys.stdout.isatty():
         raise UsageError(

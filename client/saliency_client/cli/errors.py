@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
+from saliency_client.cli.streams import fill_missing
 from saliency_client.cli.text import one_line
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
@@ -52,8 +53,20 @@ _HINTS = {
 }
 
 
+# How the library's hints name what these options are.
+_SPELLINGS = {
+    "tls=TLS(…)": "--tls, --ca, --cert, --key",
+    "tls=True": "--tls",
+    "ca=…": "--ca",
+    "certificate=…": "--cert",
+    "server_name=…": "--server-name",
+    "key=…": "--key",
+}
+
+
 def run(invoke: Callable[[], Any]) -> NoReturn:
     """Run a command to its exit code; a traceback is shown only with SALIENCY_DEBUG=1."""
+    fill_missing()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -100,13 +113,20 @@ def describe(error: Exception) -> tuple[str, str | None]:
     # An error with a next step, or with None in its place, was made for people: CommandError, SaliencyError,
     # and the exporter's, which this package does not import.
     elif hasattr(error, "hint"):
+        found = getattr(error, "found", None) or (error.hint if _is_option_error(error) else None)
         message, hint = str(error), _HINTS.get(type(error).__name__, error.hint)
-        if hint and _is_option_error(error):
-            hint = hint.replace("tls=True", "--tls")
+        if found:
+            hint = _in_options(found)
     else:
         message = f"unexpected {type(error).__name__}: {error}"
         hint = "SALIENCY_DEBUG=1 shows where; please report it"
     return one_line(message), one_line(hint) if hint else None
+
+
+def _in_options(hint: str) -> str:
+    for spelling, options in _SPELLINGS.items():
+        hint = hint.replace(spelling, options)
+    return hint
 
 
 def _is_option_error(error: Exception) -> bool:

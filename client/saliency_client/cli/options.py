@@ -64,7 +64,7 @@ _CONNECTION = (
         default=60.0,
         show_default=True,
         metavar="SECONDS",
-        help="Time limit of each request, retries included.",
+        help="Time limit of each request, retries included; inf: none.",
     ),
     _server("--tls", is_flag=True, help="Use TLS; --ca and --cert imply it."),
     _server("--ca", type=FILE, help="PEM file of the authority that signed the server's certificate."),

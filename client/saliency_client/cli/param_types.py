@@ -24,4 +24,21 @@ class FiniteRange(click.FloatRange):
         return number
 
 
-SECONDS = FiniteRange(min=0, min_open=True, max=MOST_SECONDS)
+class Seconds(click.FloatRange):
+    """A time above 0; the library takes infinity, and whatever is beyond thirty years, for no limit."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The time in seconds."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value} is not a time.", param, ctx)
+        return seconds
+
+
+SECONDS = Seconds(min=0, min_open=True)
+"""A limit of time, which may be infinite."""
+
+FINITE_SECONDS = FiniteRange(min=0, min_open=True, max=MOST_SECONDS)
+"""A time that ends."""

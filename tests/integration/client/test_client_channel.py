@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.server
+import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -17,6 +19,7 @@ from saliency_client import (
     TLS,
     AsyncSaliencyClient,
     InputError,
+    NotReady,
     OptionError,
     RetryPolicy,
     SaliencyClient,
@@ -159,6 +162,40 @@ def test_which_targets_stay_on_this_machine(target, local):
         ({"tls": TLS(ca="missing.pem")}, "TLS ca cannot be read: .*missing.pem"),
         ({"tls": TLS(ca=b"not pem")}, "TLS ca is not PEM"),
         ({"tls": TLS(certificate=pem("client.pem"))}, "needs both certificate and key"),
+        ({"tls": TLS(ca=pem("server.key"))}, "TLS ca holds a private key, and not a certificate"),
+        (
+            {"tls": TLS(ca=CERTIFICATES / "server.key")},
+            "TLS ca holds a private key, and not a certificate: .*server.key",
+        ),
+        (
+            {"tls": TLS(certificate=CERTIFICATES / "client.key", key=pem("client.key"))},
+            "TLS certificate holds a private key, and not a certificate: .*client.key",
+        ),
+        (
+            {"tls": TLS(certificate=pem("client.pem"), key=CERTIFICATES / "client.pem")},
+            "TLS key holds a certificate, and not a private key: .*client.pem",
+        ),
+        (
+            {"tls": TLS(ca=b"-----BEGIN CERTIFICATE REQUEST-----")},
+            "TLS ca holds a request for a certificate, and not a certificate",
+        ),
+        (
+            {"tls": TLS(certificate=pem("client.pem"), key=b"-----BEGIN PUBLIC KEY-----")},
+            "TLS key holds a public key, and not a private key",
+        ),
+        (
+            {"tls": TLS(certificate=pem("client.pem"), key=b"-----BEGIN ENCRYPTED PRIVATE KEY-----")},
+            "TLS key holds a private key under a password",
+        ),
+        (
+            {
+                "tls": TLS(
+                    certificate=pem("client.pem"),
+                    key=b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n",
+                )
+            },
+            "TLS key holds a private key under a password",
+        ),
     ],
 )
 @pytest.mark.parametrize("kind", [SaliencyClient, AsyncSaliencyClient])
@@ -196,7 +233,15 @@ def test_targets_that_grpc_takes_are_taken(target):
     assert parse_targets(target) == (target,)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), True, "5"])
+@pytest.mark.parametrize("timeout", [1e9, 1e10, sys.maxsize, 10**400, float("inf"), np.float32("inf")])
+def test_a_timeout_that_no_clock_counts_to_is_no_limit(server, connect, timeout):
+    for client in (connect(server, timeout=timeout), connect(server)):
+        client.wait_ready(timeout)
+        assert client.explain(IMAGES, timeout=timeout).saliency.shape == (1, 6, 5)
+    assert next(connect(server, timeout=timeout)._calls.status()).timeout in (None, pytest.approx(1e9))
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("-inf"), float("nan"), True, "5"])
 def test_a_timeout_that_is_no_time_is_refused_by_the_constructor(timeout):
     with pytest.raises(InputError, match="it must be seconds above 0"):
         SaliencyClient("localhost:8500", model=MODEL, timeout=timeout)
@@ -403,16 +448,44 @@ def test_a_certificate_that_does_not_match_is_told_at_once_as_such(tls_server, c
     assert "tls=TLS(ca=…, server_name=…)" in caught.value.hint
 
 
-def test_tls_to_a_server_without_it_is_told_as_such(server, connect):
-    with pytest.raises(TLSError, match=f"{server.target} answers without TLS"):
-        connect(server, tls=TRUST).methods()
+# localhost has two addresses, and nothing listens on one of them.
+HOSTS = pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 
 
-def test_a_plain_connection_to_a_server_with_tls_gets_a_hint_at_it(tls_server, connect):
+@HOSTS
+def test_tls_to_a_server_without_it_is_told_as_such(server, connect, host):
+    with pytest.raises(TLSError, match=f"{host}:{server.port} answers without TLS") as caught:
+        connect(f"{host}:{server.port}", tls=TRUST).methods()
+
+    assert "leave tls=… out" in caught.value.hint
+
+
+@HOSTS
+def test_a_plain_connection_to_a_server_with_tls_gets_a_hint_at_it(tls_server, connect, host):
+    client = connect(f"{host}:{tls_server.port}", retry=RetryPolicy(attempts=3, max_backoff=0.1))
     with pytest.raises(Unavailable, match="closed the connection") as caught:
-        connect(tls_server).methods()
+        client.methods()
+    with pytest.raises(NotReady, match="closed the connection") as waited:
+        client.wait_ready(0.3)
 
-    assert "it may want TLS" in caught.value.hint
+    for error in (caught.value, waited.value):
+        assert "it may want TLS" in error.hint
+
+
+def test_files_of_tls_that_do_not_belong_together_are_told_as_such(tls_server, connect):
+    own = TLS(ca=TRUST.ca, certificate=pem("client.pem"), key=pem("server.key"), server_name="serving.test")
+    with pytest.raises(TLSError, match=r"the TLS files given for .* cannot be used") as caught:
+        connect(tls_server, tls=own).methods()
+
+    assert "the key is not the certificate's" in caught.value.hint
+
+
+def test_a_file_that_holds_more_than_is_asked_for_is_taken(tls_server, connect):
+    both = pem("server.key") + pem("ca.pem")
+    own = TLS(
+        ca=both, certificate=pem("client.pem") + pem("ca.pem"), key=pem("client.key") + pem("client.pem")
+    )
+    assert connect(tls_server, tls=replace(own, server_name="serving.test")).methods()
 
 
 def test_a_rest_port_is_told_from_a_grpc_port(connect):

@@ -6,8 +6,10 @@ import asyncio
 import doctest
 import importlib
 import inspect
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +161,24 @@ def test_the_python_of_a_page_is_typed(page: Path, tmp_path: Path) -> None:
         [sys.executable, "-m", "mypy", "--no-incremental", "example.py"],
         cwd=tmp_path,
         env={**os.environ, "MYPYPATH": str(README.parent)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pyright") is None, reason="pyright is not installed")
+@pytest.mark.parametrize("page", PAGES, ids=["README.md", "client/README.md"])
+def test_the_python_of_a_page_is_typed_as_pyright_sees_it(page: Path, tmp_path: Path) -> None:
+    (tmp_path / "example.py").write_text(python_blocks(page))
+    settings = {"typeCheckingMode": "strict", "extraPaths": [str(README.parent)]}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    done = subprocess.run(
+        ["pyright", "--pythonpath", sys.executable, "--project", str(tmp_path)],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=240,

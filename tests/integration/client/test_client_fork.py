@@ -69,3 +69,58 @@ def test_with_grpcs_fork_support_a_child_connects_anew(server, client):
     said = run_and_fork(server, "client.methods()", calls, {"GRPC_ENABLE_FORK_SUPPORT": "1"})
 
     assert said == METHODS
+
+
+BUSY = """
+import asyncio, threading, time
+from contextlib import suppress
+from saliency_client import AsyncSaliencyClient
+import numpy as np
+image = np.zeros((6, 5, 3), np.uint8)
+def calls():
+    with suppress(Exception):
+        {call}
+client.methods()
+threading.Thread(target=calls, daemon=True).start()
+time.sleep(0.3)
+"""
+CALLS = {
+    "explain": "client.explain(image)",
+    "intercepted": "SaliencyClient(TARGET, model=MODEL, interceptors=[Nothing()]).explain(image)",
+    "explain_many": "list(client.explain_many([image]))",
+    "asyncio": "asyncio.run(AsyncSaliencyClient(TARGET, model=MODEL).explain(image))",
+}
+NOTHING = """
+import grpc
+class Nothing(grpc.UnaryUnaryClientInterceptor):
+    def intercept_unary_unary(self, continuation, details, request):
+        return continuation(details, request)
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "client"), [*((call, "client") for call in CALLS), ("explain", "make()"), ("asyncio", "make()")]
+)
+def test_a_child_that_is_forked_while_a_call_is_under_way_is_told_so(server, call, client):
+    server.hang()
+    before = f"TARGET, MODEL = {server.target!r}, {MODEL!r}\n{NOTHING}\n{BUSY.format(call=CALLS[call])}"
+    said = run_and_fork(server, before, f"{client}.status()", {"GRPC_ENABLE_FORK_SUPPORT": "1"})
+
+    assert said.startswith("the process was forked while a call was under way")
+    assert "fork when no call is under way" in said
+
+
+def test_a_child_that_is_forked_after_the_calls_connects_anew(server):
+    before = BUSY.format(call="client.explain(image)") + "time.sleep(0.3)"
+    calls = "client.explain(image).saliency.shape"
+
+    assert run_and_fork(server, before, calls, {"GRPC_ENABLE_FORK_SUPPORT": "1"}) == "(1, 6, 5)"
+
+
+def test_fork_support_that_is_asked_for_too_late_is_none(server):
+    """gRPC reads the variable when it is imported; in a child, to believe it later might hang."""
+    before = "client.methods(); os.environ['GRPC_ENABLE_FORK_SUPPORT'] = '1'"
+
+    said = run_and_fork(server, before, "make().methods()", {"GRPC_ENABLE_FORK_SUPPORT": ""})
+
+    assert said.startswith("a client connected before fork(), and gRPC may hang")

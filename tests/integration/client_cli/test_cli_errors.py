@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import grpc
 import numpy as np
 import pytest
 import scripted_server
-from cli_harness import Cli, Run
+from cli_harness import Cli, Run, known_model
 from PIL import Image
-from scripted_server import ScriptedServer
+from scripted_server import ScriptedServer, serving
 
 from saliency_client.cli.errors import run as run_to_exit
 
@@ -382,14 +383,68 @@ def test_a_broken_file_of_names_is_told_before_a_server_is_asked(cli: Cli, photo
     assert (run.code, "has an empty name for class 1" in run.err) == (1, True)
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "1e10"])
 @pytest.mark.parametrize(
-    "command", [["status", "--timeout"], ["status", "--wait"], ["bench", "--duration"]], ids=" ".join
+    "command",
+    [
+        ["status", "--timeout", "nan"],
+        ["status", "--wait", "nan"],
+        ["status", "--timeout", "0"],
+        ["bench", "--duration", "nan"],
+        ["bench", "--duration", "inf"],
+        ["bench", "--duration", "1e10"],
+    ],
+    ids=" ".join,
 )
-def test_a_time_that_has_no_end_is_a_usage_error(cli: Cli, command: list[str], value: str) -> None:
-    run = cli(*command, value, "--server", NOBODY)
+def test_a_time_that_is_none_and_a_measurement_without_end_are_usage_errors(
+    cli: Cli, command: list[str]
+) -> None:
+    run = cli(*command, "--server", NOBODY)
     assert (run.code, run.out) == (2, "")
     assert command[1] in run.err
+
+
+@pytest.mark.parametrize("value", ["inf", "1e10", str(sys.maxsize)])
+def test_a_limit_without_end_is_no_limit(cli: Cli, value: str) -> None:
+    assert cli("status", "--timeout", value, "--wait", value, "--quiet").out == "AVAILABLE\n"
+
+
+CERTIFICATES = Path(__file__).parents[1] / "client" / "certificates"
+
+
+def test_a_server_with_tls_that_is_met_without_gets_a_hint_at_the_option(cli: Cli) -> None:
+    names = ("server.key", "server.pem")
+    credentials = grpc.ssl_server_credentials([tuple((CERTIFICATES / name).read_bytes() for name in names)])
+    with serving(known_model(), credentials=credentials) as server:
+        for code, wait in ((78, []), (68, ["--wait", "0.3"])):
+            run = cli("status", "--server", server.target, *wait)
+            assert run.code == code
+            assert "it may want TLS or a client certificate (--tls, --ca, --cert, --key)" in run.err
+
+        trusted = ["--ca", CERTIFICATES / "ca.pem", "--server-name", "serving.test"]
+        assert cli("status", "--server", server.target, *trusted, "--quiet").out == "AVAILABLE\n"
+
+
+def test_a_file_of_tls_of_another_kind_is_named_with_what_it_holds(cli: Cli) -> None:
+    run = cli("status", "--ca", CERTIFICATES / "server.key")
+    assert run.code == 2
+    assert "TLS ca holds a private key, and not a certificate: " in run.err
+    assert "server.key" in run.err
+    assert "hint: --ca takes a certificate" in run.err
+
+
+def test_a_proxy_that_fails_is_named_with_its_variable(cli: Cli) -> None:
+    for wait in ([], ["--wait", "0.3"]):
+        variables = {"http_proxy": f"http://someone:hidden@{NOBODY}", "no_proxy": "x"}
+        run = cli("status", "--server", "serving.invalid:8500", *wait, **variables)
+        assert f"through the proxy {NOBODY}" in run.err
+        assert "http_proxy is set" in run.err
+        assert "add serving.invalid to no_proxy" in run.err
+        assert "hidden" not in run.err
+
+
+def test_a_local_server_answers_whatever_proxy_is_set(cli: Cli) -> None:
+    every = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), f"http://{NOBODY}")
+    assert cli("status", "--quiet", **every).out == "AVAILABLE\n"
 
 
 @pytest.mark.parametrize("option", ["--clip", "--opacity"])

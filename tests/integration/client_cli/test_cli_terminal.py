@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import pytest
 from cli_harness import Cli
+from PIL import Image
 from scripted_server import ScriptedServer
 
 from saliency_client.cli import main
@@ -315,3 +317,59 @@ def test_the_package_runs_as_a_module_and_tells_its_version(program: list[str]) 
         [*program, "--version"], capture_output=True, text=True, timeout=SECONDS, check=True
     )
     assert re.fullmatch(r"saliency-client \d+\.\d+\.\d+\n", done.stdout)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize("arguments", [["status"], ["explain", "cat.png", "-o", "out.png"]], ids=" ".join)
+def test_a_stream_that_is_closed_fails_nothing_and_gets_into_no_file(
+    cli: Cli, photo: Path, program: list[str], arguments: list[str], closed: str
+) -> None:
+    line = f"{shlex.join([*program, *arguments])} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", line],
+        cwd=cli.folder,
+        env={**os.environ, **cli.environment},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bool(done.stdout) == (">&-" not in closed.split())
+    if "out.png" in arguments:
+        with Image.open(cli.folder / "out.png") as picture:
+            assert picture.size == (60, 40)
+
+
+def test_a_picture_for_a_closed_stdout_is_a_usage_error(cli: Cli, photo: Path, program: list[str]) -> None:
+    line = f"{shlex.join([*program, 'explain', 'cat.png', '-o', '-'])} >&-"
+    done = subprocess.run(
+        ["sh", "-c", line],
+        cwd=cli.folder,
+        env={**os.environ, **cli.environment},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+
+    assert done.returncode == 2
+    assert "-o - writes to stdout, and stdout is closed" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_command_runs_frozen_by_pyinstaller_without_options(cli: Cli, photo: Path) -> None:
+    pytest.importorskip("PyInstaller")
+    (cli.folder / "frozen.py").write_text("from saliency_client.cli import main\nmain()\n")
+    command = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level", "WARN", "frozen.py"]
+    subprocess.run(command, cwd=cli.folder, check=True, capture_output=True, timeout=280)
+    program = str(cli.folder / "dist" / "frozen" / "frozen")
+    for arguments in (["--help"], ["status"], ["signatures"], ["predict", "cat.png"], ["explain", "cat.png"]):
+        done = subprocess.run(
+            [program, *arguments],
+            cwd=cli.folder,
+            env={**os.environ, **cli.environment},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        assert done.returncode == 0, done.stderr
