@@ -44,12 +44,15 @@ class Served:
         return self.model if self.trained else f"{self.model}, random weights: its maps mean nothing"
 
 
-def arguments(page: str, description: str, *, samples: int | None = None) -> argparse.Namespace:
-    """The options of a page: OUTPUT, --offline, --quick, --compile, and --samples where it takes some."""
+def arguments(
+    page: str, description: str, *, samples: int | None = None, photos: bool = True
+) -> argparse.Namespace:
+    """The options of a page: OUTPUT, --compile, --samples where it takes some, and those of photos' pages."""
     parser = argparse.ArgumentParser(page, description=description)
     parser.add_argument("output", type=Path, nargs="?", default=Path("example-output", page))
-    parser.add_argument("--offline", action="store_true", help="do not try to download ImageNet weights")
-    parser.add_argument("--quick", action="store_true", help="one photo, small images, random weights")
+    if photos:
+        parser.add_argument("--offline", action="store_true", help="do not try to download ImageNet weights")
+        parser.add_argument("--quick", action="store_true", help="one photo, small images, random weights")
     parser.add_argument("--compile", choices=["xla", "none"], default="xla", help="of the export")
     if samples is not None:
         parser.add_argument("--samples", type=int, default=samples, help=f"of SmoothGrad [{samples}]")
@@ -79,6 +82,12 @@ def export(model: str, options: argparse.Namespace, *more: str, stand_in: bool =
         _checked(_export(TRAINED, TRAINED, options, *more))
         served.insert(0, Served(TRAINED, TRAINED, trained=True))
     return served
+
+
+def export_file(file: Path, options: argparse.Namespace, *more: str) -> Served:
+    """Export a model that a page has trained and saved."""
+    _checked(_export(str(file), file.stem, options, *more))
+    return Served(file.stem, file.name, trained=True)
 
 
 def _export(
@@ -144,6 +153,12 @@ def model_input_range(pixels: np.ndarray, preprocessing: str) -> np.ndarray:
     """max(x) − min(x) of the model input of each image [B, H, W, 3] uint8, [B]."""
     divisor = {"tf": 127.5, "lite": 128.0}[preprocessing]
     return np.ptp(pixels.reshape(len(pixels), -1).astype(np.float32), axis=1) / divisor
+
+
+def share(saliency: np.ndarray, place: slice | int | np.ndarray) -> float:
+    """How much of a map lies in a part of it: of the sum of squares, 0 to 1."""
+    energy = np.square(saliency.astype(np.float64))
+    return float(energy[place].sum() / energy.sum())
 
 
 def class_of(explanation: Explanation) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,31 @@ def test_a_page_runs_with_trained_weights_where_nothing_can_be_downloaded(tmp_pa
     names = {picture.name for picture in pictures(tmp_path)}
     models = ("efficientnet-lite0", "mobilenetv2")
     assert names == {f"{model}-{photo}.png" for model in models for photo in ("chelsea", "coffee")}
+
+
+@pytest.mark.slow
+def test_the_map_of_a_series_is_where_its_burst_is(tmp_path):
+    printed = run("series", tmp_path)
+    assert len(pictures(tmp_path)) == 2
+    found = re.findall(r"12% of the steps and has (\d+)% of the map; the burst's channel has (\d+)%", printed)
+    assert len(found) == 2
+    for of_steps, of_channels in found:
+        # By chance 12 % and 50 %.
+        assert int(of_steps) > 50
+        assert int(of_channels) > 75
+
+
+@pytest.mark.slow
+def test_the_map_of_a_spectrogram_is_where_its_tone_is(tmp_path):
+    printed = run("spectrogram", tmp_path)
+    made = pictures(tmp_path)
+    assert len(made) == 3
+    for picture in made:
+        assert_shows_something(picture)
+    found = re.findall(r"the tone is (\d+)% of the spectrogram and has (\d+)% of the map", printed)
+    assert len(found) == 6
+    for by_chance, of_map in found:
+        assert int(of_map) > 3 * int(by_chance)
 
 
 @pytest.mark.parametrize("page", PAGES)

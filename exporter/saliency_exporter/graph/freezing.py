@@ -16,6 +16,10 @@ from tensorflow.core.framework.function_pb2 import FunctionDef
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.python.eager.wrap_function import function_from_graph_def
+from tensorflow.python.framework.convert_to_constants import (
+    _FunctionConverterDataInEager,
+    _replace_variables_by_constants,
+)
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.graph.forward_graph import called_functions, node_name
@@ -33,6 +37,16 @@ _CASES = frozenset({"Case", "StatelessCase"})
 # How many inputs of an op come before the arguments of the functions that it runs.
 _BEFORE_ARGUMENTS = {"If": 1, "StatelessIf": 1, "Case": 1, "StatelessCase": 1}
 _LOOPS = frozenset({"While", "StatelessWhile"})
+
+
+def assigned_by(function: ConcreteFunction) -> frozenset[int]:
+    """The variables that a function changes while it runs, by the id of the handle that it captures."""
+    graph_def = function.graph.as_graph_def()
+    handles = {node_name(placeholder.name): handle for handle, placeholder in function.graph.captures}
+    outputs = [tensor.name for tensor in function.outputs]
+    functions = functions_of(graph_def.node, graph_def)
+    found = _Analysis(functions).body(graph_def.node, list(handles), outputs)
+    return frozenset(id(handles[name]) for name in found.written if name in handles)
 
 
 def freezable(function: ConcreteFunction, name: str) -> tuple[ConcreteFunction, frozenset[str]]:
@@ -89,6 +103,32 @@ def freezable(function: ConcreteFunction, name: str) -> tuple[ConcreteFunction, 
     )
     rebuilt.graph.variables = function.graph.variables
     return rebuilt, frozenset(found.written)
+
+
+def frozen(function: ConcreteFunction) -> GraphDef:
+    """What the outputs of a function need, as a graph in which its variables are constants.
+
+    These are the first steps of TensorFlow's `convert_variables_to_constants_v2`, without the last, which
+    makes a function of the graph again. For that it enters the functions of loops and branches into the
+    process, by names that its optimizer gives to those of every graph, such as `while_cond_function`: a
+    second model in the same process cannot enter its own (TensorFlow 2.20).
+
+    Args:
+        function: what `freezable` gave; its first input is the image. Inputs and outputs keep their names.
+    """
+    data = _FunctionConverterDataInEager(func=function, lower_control_flow=False, aggressive_inlining=False)
+    graph_def, _ = _replace_variables_by_constants(converter_data=data)
+    nodes = {node.name: node for node in graph_def.node}
+    needed: set[str] = set()
+    pending = [node_name(tensor.name) for tensor in (function.inputs[0], *function.outputs)]
+    while pending:
+        name = pending.pop()
+        if name not in needed:
+            needed.add(name)
+            pending += [node_name(i) for i in nodes[name].input if not i.startswith("^")]
+    own = with_own_functions([node for node in graph_def.node if node.name in needed], graph_def)
+    own.versions.CopyFrom(graph_def.versions)
+    return own
 
 
 def _drop_assignments(body: MutableSequence[NodeDef]) -> None:

@@ -187,7 +187,7 @@ def is_mean_of_logits(graph: ForwardGraph) -> bool:
 
 def _is_mean_of_positions(node: NodeDef) -> bool:
     """Whether a node is the mean that `--output NAME[mean]` asks for: of scores, not of probabilities."""
-    return node.op == "Mean" and MEAN_OF_POSITIONS in node.name.rsplit("/", 1)[-1]
+    return node.op == "Mean" and MEAN_OF_POSITIONS in node.name
 
 
 def _is_complement(graph: ForwardGraph, squashings: Squashings, node: NodeDef) -> bool:

@@ -11,7 +11,6 @@ import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.python.framework import ops
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.graph.branches import without_decided_branches
@@ -21,7 +20,7 @@ from saliency_exporter.graph.forward_graph import (
     prune,
     with_inputs,
 )
-from saliency_exporter.graph.freezing import freezable
+from saliency_exporter.graph.freezing import assigned_by, freezable, frozen
 from saliency_exporter.graph.gates import is_gate
 from saliency_exporter.graph.head import find_head
 from saliency_exporter.graph.inlining import inline_calls, topological
@@ -70,25 +69,29 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
             "@tf.function",
         ) from error
     output = _single_output(function.structured_outputs, source.name)
-    changes_state = assigns(function)
+    changed = assigned_by(function) if assigns(function) else frozenset()
     own = find_own_gradients(function.graph)
     if own.gated:
         function = _with_gates(function, own, spec)
     function, assigned = freezable(without_state(function, source.name), source.name)
+    # What the model changes itself is no weight to share with it.
     captures = {node_name(placeholder.name): handle for handle, placeholder in function.graph.captures}
-    unchanged = {name: handle for name, handle in captures.items() if name not in assigned}
-    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
-    graph_def = frozen.graph.as_graph_def()
+    unchanged = {
+        name: handle
+        for name, handle in captures.items()
+        if name not in assigned and id(handle) not in changed
+    }
+    graph_def = frozen(function)
     nodes, weights = _lift_weights(topological(inline_calls(graph_def)), set(captures))
     nodes = without_gates_of_tensorflow(nodes, own.gradients)
     nodes, aliases = _without_transparent(nodes)
-    output_name = aliases.get(frozen.outputs[0].name, frozen.outputs[0].name)
+    output_name = aliases.get(function.outputs[0].name, function.outputs[0].name)
     graph = ForwardGraph(
         nodes=tuple(nodes),
         library=_library_of(graph_def, source.name),
         producer=graph_def.versions.producer,
         weights=weights,
-        input=node_name(frozen.inputs[0].name),
+        input=node_name(function.inputs[0].name),
         scores=output_name,
         head="softmax" if output.shape[-1] > 1 else "sigmoid",
         head_assumed=True,
@@ -96,7 +99,7 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
         classes=int(output.shape[-1]),
         variables=_variables_of(source, unchanged),
         own_gradients=own.gradients,
-        assigns=changes_state,
+        assigns=bool(changed),
     )
     graph = with_known_lengths(without_cast_to_integers(without_decided_branches(prune(graph))))
     as_it_is = replace(graph, head="output", head_assumed=False)

@@ -14,7 +14,9 @@ import tensorflow as tf
 from saliency_exporter.errors import ExportError
 from saliency_exporter.graph.differentiable import refuse_unsaved_gradients, without_gradient
 from saliency_exporter.graph.forward_graph import ForwardGraph
+from saliency_exporter.graph.head import is_mean_of_logits
 from saliency_exporter.graph.replay import Forward
+from saliency_exporter.sources.class_scores import MEAN_OF_POSITIONS
 from saliency_exporter.sources.source import Source
 from saliency_exporter.version.tolerances import Tolerances
 
@@ -49,7 +51,7 @@ def hold_to_model(source: Source, forward: Forward, x: tf.Tensor, bounds: Tolera
 
     What is differentiated is a logit, as far as the model's output shows it: of a softmax the difference of
     the two largest, log p_c − log p_j; of sigmoids the one nearest to 0, log p − log(1 − p); else the largest
-    output.
+    output. Where the scores are the mean of the logits of several positions, so is this.
 
     Args:
         source: the model.
@@ -62,10 +64,14 @@ def hold_to_model(source: Source, forward: Forward, x: tf.Tensor, bounds: Tolera
     """
     graph = forward.graph
     refuse_unsaved_gradients(graph, source.name)
-    output = _output(source, x)
+    call = _by_position(source.call) if is_mean_of_logits(graph) else source.call
+    try:
+        output = _output(call, x)
+    except _NoPositions:
+        return Agreement(0.0, 0)
     seen = _seen(graph, output)
     try:
-        own = _own_gradient(source, x, seen)
+        own = _own_gradient(call, x, seen)
         number, traced = _traced_gradient(forward, x, seen)
     except LookupError as error:
         raise without_gradient(graph, source.name) from error
@@ -96,7 +102,7 @@ class _Seen:
 
     Attributes:
         outputs: number of outputs.
-        chosen: values, [B, outputs], to those of the classes that are looked at, [B, k].
+        chosen: values, [B, outputs, …], to those of the classes that are looked at, [B, k, …].
         logits: the chosen outputs to their logits.
         exact: for which examples float32 holds what the logits are made of.
     """
@@ -107,9 +113,13 @@ class _Seen:
     exact: np.ndarray
 
     def of_output(self, output: tf.Tensor) -> tf.Tensor:
-        """What is differentiated, [B], from the model's output: a logit, or the difference of two."""
+        """What is differentiated, [B], from the model's output: a logit, or the difference of two.
+
+        An output [B, outputs, positions] has the mean over its positions.
+        """
         # Chosen first: the logarithm of another probability, which may be 0, has no finite gradient.
-        return _difference_of(self.logits(self.chosen(output)))
+        logits = self.logits(self.chosen(output))
+        return _difference_of(tf.reduce_mean(logits, -1) if logits.shape.rank == 3 else logits)
 
     def of_scores(self, scores: tf.Tensor) -> tf.Tensor:
         """The same from the scores of the traced graph, of which the last are those of the outputs."""
@@ -122,25 +132,50 @@ def _difference_of(logits: tf.Tensor) -> tf.Tensor:
 
 
 def _seen(graph: ForwardGraph, output: np.ndarray) -> _Seen:
-    rows, outputs = output.shape
+    rows, outputs = output.shape[:2]
+    mean = output.reshape(rows, outputs, -1).mean(-1)
     head = "output" if graph.head_assumed else graph.head
     is_log = bool(np.all(output <= 0))
     if head == "softmax" and outputs > 1:
-        two = np.argsort(output, axis=-1)[:, ::-1][:, :2]
-        second = np.take_along_axis(output, two[:, 1:], 1)[:, 0]
-        exact = np.ones(rows, bool) if is_log else second > _SMALLEST
+        two = np.argsort(mean, axis=-1)[:, ::-1][:, :2]
+        exact = np.ones(rows, bool) if is_log else _of_class(output, two).min(1) > _SMALLEST
         return _Seen(outputs, _gathered(two), tf.identity if is_log else tf.math.log, exact)
     if head == "sigmoid":
         p = np.exp(output) if is_log else output
-        nearest = np.abs(p - 0.5).argmin(axis=-1)
-        chosen = np.take_along_axis(p, nearest[:, None], 1)[:, 0]
+        nearest = np.abs((np.exp(mean) if is_log else mean) - 0.5).argmin(axis=-1)
+        chosen = _of_class(p, nearest[:, None])
         return _Seen(
             outputs,
             _gathered(nearest[:, None]),
             _logit_of_log if is_log else _logit,
-            (chosen > _SMALLEST) & (chosen < 1 - _SATURATED),
+            (chosen.min(1) > _SMALLEST) & (chosen.max(1) < 1 - _SATURATED),
         )
-    return _Seen(outputs, _gathered(output.argmax(axis=-1)[:, None]), tf.identity, np.ones(rows, bool))
+    return _Seen(outputs, _gathered(mean.argmax(axis=-1)[:, None]), tf.identity, np.ones(rows, bool))
+
+
+def _of_class(output: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The values of classes [B, k] in an output [B, outputs, …], in one row for each example, [B, …]."""
+    return np.stack([row[chosen].ravel() for row, chosen in zip(output, classes, strict=True)])
+
+
+class _NoPositions(Exception):
+    """The mean over positions is inside of a function, where it is not seen."""
+
+
+def _by_position(call: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A model's output before the mean over its positions, [B, outputs, positions]; runs in a graph alone."""
+
+    def positions(x: tf.Tensor) -> tf.Tensor:
+        call(x)
+        operations = tf.compat.v1.get_default_graph().get_operations()
+        means = [op for op in operations if op.type == "Mean" and MEAN_OF_POSITIONS in op.name]
+        if len(means) != 1:
+            raise _NoPositions
+        (values, _) = means[0].inputs
+        flat = tf.reshape(values, [tf.shape(values)[0], -1, values.shape[-1]])
+        return tf.transpose(flat, [0, 2, 1])
+
+    return positions
 
 
 def _gathered(index: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -155,16 +190,16 @@ def _logit_of_log(log_p: tf.Tensor) -> tf.Tensor:
     return log_p - tf.math.log(-tf.math.expm1(log_p))
 
 
-def _output(source: Source, x: tf.Tensor) -> np.ndarray:
-    """What the model answers, float32 [B, outputs]: op by op, or as a graph where it runs in one alone."""
+def _output(call: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> np.ndarray:
+    """What the model answers, float32 [B, outputs, …]: op by op, or as a graph where it runs in one alone."""
     try:
-        output = source.call(x)
+        output = call(x)
     except Exception:
-        output = _as_graph(source.call, x)
+        output = _as_graph(call, x)
     return tf.cast(output, tf.float32).numpy()
 
 
-def _own_gradient(source: Source, x: tf.Tensor, seen: _Seen) -> np.ndarray | None:
+def _own_gradient(call: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, seen: _Seen) -> np.ndarray | None:
     """The gradient of what is seen by the model itself, [B, …]; None where it has none.
 
     In a function, which leaves out what nobody asks for: op by op, a GradientTape also computes the gradients
@@ -174,7 +209,7 @@ def _own_gradient(source: Source, x: tf.Tensor, seen: _Seen) -> np.ndarray | Non
     unconnected = []
 
     def gradient(x: tf.Tensor) -> tf.Tensor:
-        number = seen.of_output(tf.cast(source.call(x), tf.float32))
+        number = seen.of_output(tf.cast(call(x), tf.float32))
         (found,) = tf.gradients(number, x)
         unconnected.append(found is None)
         return tf.zeros_like(x) if found is None else tf.convert_to_tensor(found)
