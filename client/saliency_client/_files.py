@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 Write = Callable[[BinaryIO], object]
 """Gets the open file and writes to it."""
+_PART_BYTES = 100
 
 
 def write_whole(path: Path, write: Write, *, overwrite: bool) -> None:
@@ -39,7 +40,7 @@ def write_all(files: Mapping[Path, Write], *, overwrite: bool) -> None:
         FileExistsError: as for `write_whole`.
         OSError: one cannot be written; all are as they were.
     """
-    parts = {path: path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part") for path in files}
+    parts = {path: path.with_name(_part_name(path.name)) for path in files}
     try:
         for path, write in files.items():
             with open(parts[path], "xb") as file:
@@ -53,6 +54,15 @@ def write_all(files: Mapping[Path, Write], *, overwrite: bool) -> None:
         for part in parts.values():
             with contextlib.suppress(FileNotFoundError):
                 part.unlink()
+
+
+def _part_name(name: str) -> str:
+    """A hidden name beside a file's own, which fits wherever that fits.
+
+    File systems bound names by bytes (255 of them, or 143 where names are encrypted), not by characters.
+    """
+    beginning = os.fsencode(name)[:_PART_BYTES].decode("utf-8", "ignore")
+    return f".{beginning}.{secrets.token_hex(4)}.part"
 
 
 def _move_to_new(part: Path, path: Path) -> None:

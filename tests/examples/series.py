@@ -4,6 +4,9 @@ The model says whether there is a short burst in a noisy measurement of two chan
 trained here, in a few seconds, and saved as a `.keras` file; the places of the bursts are known, so that the
 map can be judged. Clients send float32 [B, 96, 2], and `saliency` is [B, 96], one value for each step.
 
+The gradient says where a change would matter. A GRU that has seen the burst hardly reacts to more of it, and
+a second burst elsewhere would matter too. Gradient times series says what the values that are there did.
+
 python tests/examples/series.py [OUTPUT] [--compile none]
 """
 
@@ -73,22 +76,20 @@ def main() -> None:
     served = export_file(file, options, *more, "--batch-sizes", "1,2")
     series, classes, begins = measurements(3, seed=1)
     with serve([served], options) as target, SaliencyClient(target, model=served.name, timeout=600) as client:
-        answer = client.explain(
-            series, method="smooth", outputs=["gradients", "saliency"], num_samples=20, noise_level=0.1
-        )
+        answer = client.explain(series, method="smooth", outputs="gradients", num_samples=20, noise_level=0.1)
     for one, begin in enumerate(begins):
         print(f"series {one}: {answer.label[one]}, {answer.probability[one]:.0%}", flush=True)
         if classes[one] == 0:
             continue
-        in_burst = share(answer.saliency[one], slice(begin, begin + BURST))
-        channels = np.abs(answer.gradients[one]).T
-        in_channel = share(channels, int(classes[one]) - 1)
+        done = np.abs(answer.gradients[one] * series[one]).T
+        in_burst = share(done.max(0), slice(begin, begin + BURST))
+        in_channel = share(done, int(classes[one]) - 1)
         print(
-            f"  its burst is {BURST / STEPS:.0%} of the steps and has {in_burst:.0%} of the map; the burst's "
-            f"channel has {in_channel:.0%}",
+            f"  its burst is {BURST / STEPS:.0%} of the steps and has {in_burst:.0%} of gradient times "
+            f"series; the burst's channel has {in_channel:.0%}",
             flush=True,
         )
-        render.overlay(drawn(series[one]), channels).save(options.output / f"series-{one}.png")
+        render.overlay(drawn(series[one]), done).save(options.output / f"series-{one}.png")
 
 
 if __name__ == "__main__":

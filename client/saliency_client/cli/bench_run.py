@@ -72,8 +72,12 @@ def _existing(image: str) -> Input:
 
     Raises:
         ImageError: there is no such file.
+        CommandError: there is no image.
     """
-    one = find_inputs([image], recursive=False)[0]
+    found = find_inputs([image], recursive=False)
+    if not found.inputs:
+        raise found.left_out.errors[0][1]
+    one = found.inputs[0]
     if (error := missing(one)) is not None:
         raise error
     return one

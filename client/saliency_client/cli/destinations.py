@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from saliency_client.cli.errors import CommandError, UsageError
-from saliency_client.cli.inputs import Input
+from saliency_client.cli.inputs import STDIN, Input
 from saliency_client.cli.streams import stdout_is_closed
 from saliency_client.cli.text import printable
 
@@ -102,16 +103,15 @@ def plan(inputs: Sequence[Input], suffixes: Sequence[str], to: Destination) -> l
         jobs = [Job(inputs[0], ((to.file,),))]
         _check_not_inputs(jobs, inputs)
         return jobs
-    stems = _stems(inputs)
     jobs = [
         Job(
             one,
             tuple(
-                tuple(to.folder / one.folder / f"{stem}{suffix}.{format}" for format in to.formats)
+                tuple(to.folder / folder / f"{stem}{suffix}.{format}" for format in to.formats)
                 for suffix in suffixes
             ),
         )
-        for one, stem in zip(inputs, stems, strict=True)
+        for one, (folder, stem) in zip(inputs, places(inputs), strict=True)
     ]
     _check_distinct(jobs)
     _check_not_inputs(jobs, inputs)
@@ -134,12 +134,12 @@ def together(plans: Sequence[Sequence[Job]]) -> list[Job]:
 
 def existing(job: Job) -> list[Path]:
     """Those of a job's files that are there."""
-    return [path for files in job.files for path in files if path.exists()]
+    return [path for files in job.files for path in files if os.path.exists(path)]
 
 
 def is_done(job: Job) -> bool:
     """Whether all of a job's files are there."""
-    return all(path.exists() for files in job.files for path in files)
+    return all(os.path.exists(path) for files in job.files for path in files)
 
 
 def check_absent(jobs: Sequence[Job]) -> None:
@@ -153,21 +153,53 @@ def check_absent(jobs: Sequence[Job]) -> None:
         )
 
 
-def make_folders(jobs: Sequence[Job]) -> None:
-    """Make the folders that files go to.
+def with_folders(jobs: Sequence[Job]) -> tuple[list[Job], list[tuple[Job, CommandError]]]:
+    """Make the folders that files go to; gives the jobs that can be written, and the others with the reason.
 
     Raises:
-        CommandError: one cannot be made or written to.
+        CommandError: none can be written.
     """
-    for folder in sorted({path.parent for job in jobs for files in job.files for path in files}):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CommandError(f"folder {printable(str(folder))} cannot be made: {error.strerror}") from error
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise CommandError(
-                f"folder {printable(str(folder))} is not writable", hint="-o names another place"
-            )
+    failures: dict[Path, CommandError | None] = {}
+    able: list[Job] = []
+    unable: list[tuple[Job, CommandError]] = []
+    for job in jobs:
+        error = None
+        for path in (path for files in job.files for path in files):
+            if path.parent not in failures:
+                failures[path.parent] = _folder_failure(path.parent)
+            error = error or failures[path.parent] or _name_failure(path)
+        if error is None:
+            able.append(job)
+        else:
+            unable.append((job, error))
+    if unable and not able and any(failures.values()):
+        raise unable[0][1]
+    return able, unable
+
+
+def _folder_failure(folder: Path) -> CommandError | None:
+    shown = printable(str(folder))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return CommandError(f"folder {shown} cannot be made: {error.strerror}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return CommandError(f"folder {shown} is not writable", hint="-o names another place")
+    return None
+
+
+def _name_failure(path: Path) -> CommandError | None:
+    """The error for a name that the file system does not take; found before a server is asked."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return CommandError(
+            f"{printable(path.name)} cannot be written: {error.strerror}",
+            hint="rename the image, or explain it alone with -o FILE",
+        )
+    return None
 
 
 def _check_stdout(results: int, formats: tuple[str, ...]) -> None:
@@ -186,27 +218,82 @@ def _check_stdout(results: int, formats: tuple[str, ...]) -> None:
         )
 
 
-def _stems(inputs: Sequence[Input]) -> list[str]:
-    """Names that are distinct where the suffix tells images apart, as cat.jpg and cat.png."""
-    count = Counter((one.folder, one.stem) for one in inputs)
+def places(inputs: Sequence[Input]) -> list[tuple[Path, str]]:
+    """The folder below the one for results, and the name without suffix, that each image's results get.
+
+    No two are the same, on any file system: some do not tell upper from lower case, or ways to write an
+    accent. A folder is the image's own below the one that was typed; where that leaves equal names, as with
+    cats/1.jpg and dogs/1.jpg, all images keep their folders below the one they have in common. What is left
+    gets its suffix into the name, as cat.jpg and cat.png do, or else a number.
+    """
+    folders = [one.folder for one in inputs]
+    names = [_folded(folder / Path(one.source).name) for folder, one in zip(folders, inputs, strict=True)]
+    alike = [one for one, count in zip(inputs, _counts(names), strict=True) if count > 1]
+    if len({_parent(one) for one in alike}) > 1:
+        folders = _below_common_folder(inputs)
+    stems = _with_suffixes(inputs, folders)
+    taken: set[str] = set()
+    found: list[tuple[Path, str]] = []
+    for folder, stem in zip(folders, stems, strict=True):
+        name, number = stem, 1
+        while _folded(folder / name) in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(_folded(folder / name))
+        found.append((folder, name))
+    return found
+
+
+def _with_suffixes(inputs: Sequence[Input], folders: Sequence[Path]) -> list[str]:
+    """The images' names; with the suffix in it where that tells apart what the name does not."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    keys = [_folded(folder / one.stem) for folder, one in zip(folders, inputs, strict=True)]
+    for key, one in zip(keys, inputs, strict=True):
+        groups[key].add(Path(one.source).suffix.casefold())
     return [
-        one.stem if count[one.folder, one.stem] == 1 else Path(one.source).name.replace(".", "-")
+        one.stem if len(groups[key]) == 1 else Path(one.source).name.replace(".", "-")
+        for key, one in zip(keys, inputs, strict=True)
+    ]
+
+
+def _below_common_folder(inputs: Sequence[Input]) -> list[Path]:
+    """The folders of the images below the one that holds all; as they are where none does (two drives)."""
+    parents = {one.source: _parent(one) for one in inputs if one.source != STDIN}
+    try:
+        common = os.path.commonpath(parents.values())
+    except ValueError:
+        return [one.folder for one in inputs]
+    return [
+        Path(os.path.relpath(parents[one.source], common)) if one.source in parents else one.folder
         for one in inputs
     ]
 
 
+def _parent(one: Input) -> str:
+    return os.path.abspath(os.path.dirname(one.source))
+
+
+def _folded(path: Path) -> str:
+    """The same for names that some file system takes for the same."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", str(path)).casefold())
+
+
+def _counts(names: Sequence[str]) -> list[int]:
+    count = Counter(names)
+    return [count[name] for name in names]
+
+
 def _check_distinct(jobs: Sequence[Job]) -> None:
+    """A method's name may end as another style's does; that alone leads here."""
     owners: dict[str, Input] = {}
     for job in jobs:
-        # Some file systems do not tell upper from lower case.
-        key = str(job.files[0][0]).casefold()
-        other = owners.setdefault(key, job.input)
-        if other is not job.input:
-            file = printable(str(job.files[0][0]))
-            raise CommandError(
-                f"{other.shown} and {job.input.shown} would both be written to {file}",
-                hint="run them apart, each with its own -o folder",
-            )
+        for path in (path for files in job.files for path in files):
+            other = owners.setdefault(_folded(path), job.input)
+            if other is not job.input:
+                raise CommandError(
+                    f"{other.shown} and {job.input.shown} would both be written to {printable(str(path))}",
+                    hint="run them apart, each with its own -o folder",
+                )
 
 
 def _check_not_inputs(jobs: Sequence[Job], inputs: Sequence[Input]) -> None:

@@ -11,6 +11,7 @@ from saliency_client.cli.completion import complete_color_maps, complete_files
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import UsageError
 from saliency_client.cli.options import (
+    batch_size_option,
     concurrency_option,
     connection_options,
     fail_fast_option,
@@ -19,6 +20,7 @@ from saliency_client.cli.options import (
     output_options,
     photo_options,
     recursive_option,
+    wait_option,
 )
 from saliency_client.cli.param_types import FiniteRange
 from saliency_client.cli.parameters import Number, parameter_options
@@ -106,12 +108,18 @@ _CLASSES = {"--class": "class_name", "--class-index": "class_index", "--top": "t
     help="npy has the map [H, W]; npz has all outputs. Repeatable.  [default: png]",
 )
 @_files("--overwrite", is_flag=True, help="Replace files that exist.")
-@_files("--skip-existing", is_flag=True, help="Skip images whose files exist.")
+@_files(
+    "--skip-existing",
+    is_flag=True,
+    help="Skip images whose files exist; make anew those that another version or other options made.",
+)
 @recursive_option
 @photo_options
 @labels_option
 @fail_fast_option
 @concurrency_option
+@batch_size_option
+@wait_option
 @connection_options
 @local_option
 @output_options

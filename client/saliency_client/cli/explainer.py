@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from saliency_client._picture_room import ROOM
-from saliency_client.cli import classes, pictures
+from saliency_client.cli import classes, marks, pictures
+from saliency_client.cli.batch import in_halves
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.inputs import Input, read_photo
@@ -26,6 +28,8 @@ from saliency_client.images import DEFAULT_MAX_PIXELS, Photo, Resize
 if TYPE_CHECKING:
     from saliency_client import Explanation, SaliencyClient, Signature
 
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 # Outputs of a number for an image that have a field of their own in a record.
 _OWN_FIELDS = frozenset({"class_index", "probability", "score", "relative_error"})
 
@@ -55,6 +59,8 @@ class ExplainOptions:
     labels: Path | None
     fail_fast: bool
     concurrency: int
+    batch_size: int
+    wait: float | None
 
     @property
     def looks(self) -> tuple[pictures.Look, ...]:
@@ -73,9 +79,26 @@ class Result:
     contents: tuple[bytes, ...]
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """One class of one image, to be explained.
+
+    Attributes:
+        index: of the image among those that are explained together.
+        photo: the image.
+        class_index: None for the predicted class.
+        rank: of the class, with --top.
+    """
+
+    index: int
+    photo: Photo
+    class_index: int | None
+    rank: int | None
+
+
 @dataclass
 class Explainer:
-    """Explains images one by one, from several threads; making it checks the options by the model."""
+    """Explains images, some at a time, from several threads; making it checks the options by the model."""
 
     options: ExplainOptions
     printer: Printer
@@ -101,41 +124,125 @@ class Explainer:
         self._class_index = self._given_class()
         self.printer.detail(f"signature {signature.name} takes images {signature.inputs['images']}")
 
-    @ROOM.kept()
-    def explain(self, one: Input) -> list[Result]:
-        """Read an image, explain the classes asked for, and draw them."""
-        options = self.options
-        photo = read_photo(
-            one, self.model, resize=options.resize, max_pixels=options.max_pixels or DEFAULT_MAX_PIXELS
-        )
-        self.printer.detail(f"{one.shown}: {photo.picture.size} pixels, the model sees {photo.box}")
-        classes = self._classes(photo)
-        return [
-            self._one(one, photo, class_index, rank if options.top else None)
-            for rank, class_index in enumerate(classes, 1)
-        ]
+    def explain(self, images: Sequence[Input]) -> list[list[Result] | Exception]:
+        """Read images, explain the classes asked for, and draw them; of each image its results, or its error.
 
-    def _one(self, one: Input, photo: Photo, class_index: int | None, rank: int | None) -> Result:
+        They go to the server together, as many at a time as are not large: their pixels wait in memory until
+        they are drawn.
+        """
+        left, results = deque(images), list[list[Result] | Exception]()
+        while left:
+            results += self._explain_some(left)
+            if self.options.fail_fast and any(isinstance(result, Exception) for result in results):
+                break
+        return results
+
+    @ROOM.kept()
+    def _explain_some(self, left: deque[Input]) -> list[list[Result] | Exception]:
+        """Take from `left` the images that have room together, and explain them."""
+        waiting: list[tuple[Input, Photo | Exception]] = []
+        room = DEFAULT_MAX_PIXELS // self.options.concurrency
+        while left and room > 0:
+            one = left.popleft()
+            try:
+                photo = self._read(one)
+            except Exception as error:
+                waiting.append((one, error))
+                if self.options.fail_fast:
+                    break
+                continue
+            waiting.append((one, photo))
+            room -= photo.picture.width * photo.picture.height
+        return self._explain_photos(waiting)
+
+    def _read(self, one: Input) -> Photo:
         options = self.options
-        outputs = pictures.needed_outputs(options.looks, self.formats)
+        bound = options.max_pixels or DEFAULT_MAX_PIXELS
+        photo = read_photo(one, self.model, resize=options.resize, max_pixels=bound)
+        self.printer.detail(f"{one.shown}: {photo.picture.size} pixels, the model sees {photo.box}")
+        return photo
+
+    def _explain_photos(
+        self, images: Sequence[tuple[Input, Photo | Exception]]
+    ) -> list[list[Result] | Exception]:
+        outcomes: list[list[Result] | Exception] = [
+            photo if isinstance(photo, Exception) else [] for _, photo in images
+        ]
+        photos = [(index, photo) for index, (_, photo) in enumerate(images) if isinstance(photo, Photo)]
+        wanted: list[_Wanted] = []
+        chosen = self._classes([photo for _, photo in photos])
+        for (index, photo), indices in zip(photos, chosen, strict=True):
+            if isinstance(indices, Exception):
+                outcomes[index] = indices
+                continue
+            for rank, class_index in enumerate(indices, 1):
+                wanted.append(_Wanted(index, photo, class_index, rank if self.options.top else None))
+        for start in range(0, len(wanted), self.options.batch_size):
+            batch = wanted[start : start + self.options.batch_size]
+            batch = [want for want in batch if not isinstance(outcomes[want.index], Exception)]
+            for want, answer in zip(batch, self._patiently(self._ask, batch), strict=True):
+                known = outcomes[want.index]
+                if isinstance(known, Exception):
+                    continue
+                try:
+                    if isinstance(answer, Exception):
+                        raise answer
+                    known.append(self._drawn(images[want.index][0], want, *answer))
+                except Exception as error:
+                    outcomes[want.index] = error
+        return outcomes
+
+    def _ask(self, batch: Sequence[_Wanted]) -> list[tuple[Explanation, float]]:
+        """The explanation of each, B = 1, and the milliseconds that all took together."""
+        options = self.options
+        indices = [-1 if want.class_index is None else want.class_index for want in batch]
         started = time.perf_counter()
         explanation = self.client.explain(
-            photo.array[None],
+            np.stack([want.photo.array for want in batch]),
             method=options.method,
-            class_index=class_index,
-            outputs=outputs,
+            class_index=None if set(indices) == {-1} else indices,
+            outputs=pictures.needed_outputs(options.looks, self.formats),
+            timeout=options.connection.timeout * len(batch),
             **options.parameters,
         )
         milliseconds = (time.perf_counter() - started) * 1000
-        facts = self._facts(explanation, rank)
-        software = f"saliency-client {release()}"
+        return [(one, milliseconds) for one in explanation]
+
+    def _patiently(
+        self, ask: Callable[[Sequence[ItemT]], Sequence[ResultT]], items: Sequence[ItemT]
+    ) -> list[ResultT | Exception]:
+        """Ask; with --wait, wait for a server that does not answer, and ask again."""
+        end = time.monotonic() + (self.options.wait or 0)
+        outcomes = in_halves(ask, items)
+        while any(_is_gone(outcome) for outcome in outcomes) and (left := end - time.monotonic()) > 0:
+            try:
+                self.client.wait_ready(left)
+            except Exception:
+                break
+            # A server that is ready and does not answer is asked no more often than this.
+            time.sleep(min(left, 0.5))
+            outcomes = in_halves(ask, items)
+        return outcomes
+
+    def _drawn(self, one: Input, want: _Wanted, explanation: Explanation, milliseconds: float) -> Result:
+        facts = self._facts(explanation, want.rank)
+        software = f"{marks.NAME} {release()}"
         contents = tuple(
-            pictures.encode(explanation, self.signature.signed_map, photo, look, format, facts, software)
-            for look, formats in pictures.files_of(options.looks, self.formats)
+            pictures.encode(
+                explanation,
+                self.signature.signed_map,
+                want.photo,
+                look,
+                format,
+                facts,
+                made_with(self.options),
+                software,
+            )
+            for look, formats in pictures.files_of(self.options.looks, self.formats)
             for format in formats
         )
         record = {"image": one.source, "status": "ok", **facts, "milliseconds": round(milliseconds, 3)}
-        return Result({**record, "notes": list(photo.notes)}, contents)
+        return Result({**record, "notes": list(want.photo.notes)}, contents)
 
     def _facts(self, explanation: Explanation, rank: int | None) -> dict[str, Any]:
         outputs = explanation.outputs
@@ -160,14 +267,32 @@ class Explainer:
             },
         }
 
-    def _classes(self, photo: Photo) -> list[int | None]:
-        """The classes to explain, None for the predicted one."""
-        if self.options.top is not None:
-            ranked = self._ranked(photo)
-            if self.options.top > len(ranked):
-                raise CommandError(f"--top is {self.options.top}, and the model has {len(ranked)} classes")
-            return list(ranked[: self.options.top])
-        return [self._class_index]
+    def _classes(self, photos: Sequence[Photo]) -> Sequence[list[int | None] | Exception]:
+        """The classes to explain of each photo, None for the predicted one."""
+        if self.options.top is None:
+            return [[self._class_index] for _ in photos]
+        return self._patiently(self._best, photos)
+
+    def _best(self, photos: Sequence[Photo]) -> list[list[int | None]]:
+        """The most probable classes of each photo."""
+        outputs = self.client.predict(
+            np.stack([photo.array for photo in photos]),
+            timeout=self.options.connection.timeout * len(photos),
+        )
+        top = self.options.top or 0
+        best: list[list[int | None]] = []
+        for row in range(len(photos)):
+            one = {
+                name: values[row : row + 1]
+                for name, values in outputs.items()
+                if values.shape[:1] == (len(photos),)
+            }
+            scores, probabilities = class_scores(one or outputs)
+            if top > len(scores):
+                raise CommandError(f"--top is {top}, and the model has {len(scores)} classes")
+            order = np.argsort(-(scores if probabilities is None else probabilities), kind="stable")
+            best.append([int(index) for index in order[:top]])
+        return best
 
     def _given_class(self) -> int | None:
         name = self.options.class_name
@@ -182,10 +307,22 @@ class Explainer:
             )
         return classes.find_class(name, self.class_names)
 
-    def _ranked(self, photo: Photo) -> list[int]:
-        scores, probabilities = class_scores(self.client.predict(photo.array[None]))
-        order = np.argsort(-(scores if probabilities is None else probabilities), kind="stable")
-        return [int(index) for index in order]
+
+def made_with(options: ExplainOptions) -> dict[str, Any]:
+    """The options that a file depends on and its name does not tell."""
+    return {
+        "parameters": {name: options.parameters[name] for name in sorted(options.parameters)},
+        "drawn": {
+            "resize": options.resize,
+            "clip": options.clip,
+            "colormap": options.colormap,
+            "opacity": options.opacity,
+        },
+    }
+
+
+def _is_gone(outcome: object) -> bool:
+    return getattr(getattr(outcome, "code", None), "name", None) == "UNAVAILABLE"
 
 
 def _first(values: Any) -> Any:

@@ -6,12 +6,14 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saliency_client.cli.errors import CommandError, UsageError
+from saliency_client.cli.folders import ARRAY_SUFFIX, NO_FILE, OWN, LeftOut, pictures_in
+from saliency_client.cli.marks import read_facts
 from saliency_client.cli.text import printable
 
 if TYPE_CHECKING:
@@ -19,15 +21,11 @@ if TYPE_CHECKING:
     from saliency_client.images import ImageError, Photo, Resize
 
 STDIN = "-"
-_PICTURES = "jpg jpeg jpe jfif png webp gif bmp dib tif tiff ppm pgm pbm pnm jp2 avif heic heif hif tga ico"
-PICTURE_SUFFIXES = frozenset(f".{name}" for name in _PICTURES.split())
-ARRAY_SUFFIX = ".npy"
-OWN_MARK = b"saliency-client"
 _NUMPY_MAGIC = b"\x93NUMPY"
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://|^data:[^,]*,")
-# Where this tool writes its name into pictures: near their start.
-_HEAD = 2048
 _NOT_COUNTED = "pictures that saliency-client made are passed over"
+_NOT_AS_ARRAY = "it is no input of the model, which takes photos; name it to try all the same"
+_NOT_AS_PHOTO = "the model takes arrays (.npy), not photos"
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,12 @@ class Input:
     Attributes:
         source: its path as typed or found, or "-" for stdin.
         folder: its folder below the one that was typed, so that results can be laid out the same way.
+        named: it was typed itself, or a pattern of it was, and it was not found in a folder.
     """
 
     source: str
     folder: Path = Path()
+    named: bool = True
 
     @property
     def stem(self) -> str:
@@ -58,25 +58,53 @@ class Input:
         return Path(self.source).suffix.lower() == ARRAY_SUFFIX
 
 
-def find_inputs(arguments: Sequence[str], *, recursive: bool) -> list[Input]:
-    """The images that paths, folders, patterns and "-" mean, each once, in order.
+@dataclass(frozen=True)
+class Found:
+    """The images that were found, each once, in order; and what was not taken."""
 
-    Folders give the files that are named as pictures, sorted, without those that this tool made.
+    inputs: list[Input]
+    left_out: LeftOut
+
+
+def find_inputs(arguments: Sequence[str], *, recursive: bool) -> Found:
+    """The images that paths, folders, patterns and "-" mean.
+
+    Folders give the files that are named as pictures or as arrays, sorted, without those that this tool made.
 
     Raises:
         UsageError: a URL, or stdin twice or from a terminal.
-        CommandError: a folder without images, or a pattern that matches nothing.
+        CommandError: there is no image at all: a folder without images, or a pattern that matches nothing.
     """
     found: dict[str, Input] = {}
+    left_out = LeftOut()
+    nothing: list[tuple[str, CommandError]] = []
+    folders: dict[str, str] = {}
     for argument in arguments:
         if argument == STDIN and STDIN in found:
             raise UsageError("- (stdin) is given twice")
-        for one in _expand(argument, recursive):
-            found.setdefault(one.source, one)
-    return list(found.values())
+        failures = len(left_out.errors)
+        inputs = _expand(argument, recursive, left_out)
+        if not inputs and len(left_out.errors) == failures:
+            nothing.append((argument, _no_images(argument, recursive)))
+        for one in inputs:
+            found.setdefault(_identity(one, folders), one)
+    if nothing and not found and not left_out.errors:
+        raise nothing[0][1]
+    left_out.errors += nothing
+    return Found(list(found.values()), left_out)
 
 
-def _expand(argument: str, recursive: bool) -> Iterable[Input]:
+def _identity(one: Input, folders: dict[str, str]) -> str:
+    """The same for a file that is reached by two ways; `folders` keeps what has been resolved."""
+    if one.source == STDIN:
+        return STDIN
+    folder, name = os.path.split(one.source)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    return os.path.join(folders[folder], name)
+
+
+def _expand(argument: str, recursive: bool, left_out: LeftOut) -> list[Input]:
     if argument == STDIN:
         if sys.stdin is None or sys.stdin.isatty():
             raise UsageError("- reads an image from stdin, and nothing is piped in", hint="cat photo.jpg | …")
@@ -87,44 +115,89 @@ def _expand(argument: str, recursive: bool) -> Iterable[Input]:
             hint=f"curl -sSfL '{printable(argument)}' | saliency-client … -",
         )
     path = Path(argument)
-    if path.is_dir():
-        inputs = list(_in_folder(path, recursive))
-        if not inputs:
-            inside = "in it or below" if recursive else "in it; --recursive enters subfolders"
-            raise CommandError(
-                f"{printable(argument)} has no images",
-                hint=f"no file named as one is {inside}; {_NOT_COUNTED}",
-            )
-        return inputs
-    if not path.exists() and glob.has_magic(argument):
-        matches = sorted(match for match in glob.glob(argument, recursive=True) if os.path.isfile(match))
-        inputs = [Input(match) for match in matches if not is_own_picture(match)]
-        if not inputs:
-            raise CommandError(f"{printable(argument)} matches no image", hint=_NOT_COUNTED)
-        return inputs
+    if os.path.isdir(argument):
+        return [
+            Input(str(one), one.parent.relative_to(path), named=False)
+            for one in pictures_in(path, left_out, recursive=recursive)
+        ]
+    if not os.path.exists(argument) and glob.has_magic(argument):
+        matches = [
+            match for match in sorted(glob.glob(argument, recursive=True)) if _is_file(match, left_out)
+        ]
+        for match in matches:
+            if is_own_picture(match):
+                left_out.add(match, OWN)
+        return [Input(match) for match in matches if not is_own_picture(match)]
     return [Input(argument)]
 
 
-def _in_folder(folder: Path, recursive: bool) -> Iterator[Input]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
-        for name in sorted(files):
-            path = Path(parent, name)
-            if (
-                path.suffix.lower() in PICTURE_SUFFIXES
-                and not name.startswith(".")
-                and not is_own_picture(str(path))
-            ):
-                yield Input(str(path), Path(parent).relative_to(folder))
+def _is_file(match: str, left_out: LeftOut) -> bool:
+    """Whether a match of a pattern is a file; of a folder the pattern says nothing."""
+    if os.path.isfile(match) or (os.path.islink(match) and not os.path.exists(match)):
+        return True
+    if not os.path.isdir(match):
+        left_out.add(match, NO_FILE)
+    return False
+
+
+def _no_images(argument: str, recursive: bool) -> CommandError:
+    if not os.path.isdir(argument):
+        return CommandError(f"{printable(argument)} matches no image", hint=_NOT_COUNTED)
+    inside = "in it or below" if recursive else "in it; --recursive enters subfolders"
+    return CommandError(
+        f"{printable(argument)} has no images", hint=f"no file named as one is {inside}; {_NOT_COUNTED}"
+    )
 
 
 def is_own_picture(path: str) -> bool:
-    """Whether a file is a picture that this tool made; read from its head."""
+    """Whether a file is a picture that this tool made, by the fields that it writes."""
+    return read_facts(path) is not None
+
+
+def has_found_arrays(inputs: Sequence[Input]) -> bool:
+    """Whether it depends on the model which of the files that were found are images for it."""
+    return any(one.is_array and not one.named for one in inputs)
+
+
+def for_model(inputs: Sequence[Input], model: ModelInput, left_out: LeftOut) -> list[Input]:
+    """The images that a model takes, of files that were found; what was typed by name stays.
+
+    A model of photos takes arrays that fit it to the letter, since others may be anything. A model of float
+    values takes arrays; one that does not fit is kept, to fail with the reason. Maps that this tool wrote
+    beside the images are left out.
+    """
+    takes_photos = model.dtype == "uint8"
+    arrays = any(one.is_array for one in inputs)
+    kept: list[Input] = []
+    for one in inputs:
+        if one.named:
+            kept.append(one)
+        elif not one.is_array:
+            if takes_photos or not arrays:
+                kept.append(one)
+            else:
+                left_out.add(one.source, _NOT_AS_PHOTO)
+        else:
+            shape, dtype = _array_kind(one.source)
+            if shape == (model.height, model.width):
+                left_out.add(one.source, OWN)
+            elif takes_photos and (shape[-3:] != model.shape or dtype != model.dtype):
+                left_out.add(one.source, _NOT_AS_ARRAY)
+            else:
+                kept.append(one)
+    return kept
+
+
+def _array_kind(path: str) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of an array in a file; empty where it is not one."""
+    import numpy as np
+
     try:
-        with open(path, "rb") as file:
-            return OWN_MARK in file.read(_HEAD)
-    except OSError:
-        return False
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    # A header that lies meets NumPy with MemoryError, OverflowError, tokenize.TokenError and others.
+    except Exception:
+        return (), ""
+    return (array.shape, array.dtype.name) if isinstance(array, np.ndarray) else ((), "")
 
 
 def missing(one: Input) -> ImageError | None:
@@ -133,6 +206,8 @@ def missing(one: Input) -> ImageError | None:
         return None
     from saliency_client.images import ImageError
 
+    if os.path.islink(one.source):
+        return ImageError(f"{one.source} is a link to {os.readlink(one.source)}, which does not exist")
     return ImageError(f"{one.source} does not exist")
 
 

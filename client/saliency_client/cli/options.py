@@ -10,6 +10,8 @@
 | `recursive_option`   | -r/--recursive                                                   | `recursive`     |
 | `fail_fast_option`   | --fail-fast                                                      | `fail_fast`     |
 | `concurrency_option` | --concurrency                                                    | `concurrency`   |
+| `batch_size_option`  | --batch-size                                                     | `batch_size`    |
+| `wait_option`        | --wait                                                           | `wait`          |
 | `labels_option`      | --labels                                                         | `labels`        |
 """
 
@@ -64,7 +66,7 @@ _CONNECTION = (
         default=60.0,
         show_default=True,
         metavar="SECONDS",
-        help="Time limit of each request, retries included; inf: none.",
+        help="Time limit of each request, retries included; of one with N images N times as long; inf: none.",
     ),
     _server("--tls", is_flag=True, help="Use TLS; --ca and --cert imply it."),
     _server("--ca", type=FILE, help="PEM file of the authority that signed the server's certificate."),
@@ -103,7 +105,23 @@ concurrency_option = _images(
     default=4,
     show_default=True,
     metavar="N",
-    help="How many images are in progress at a time.",
+    help="How many requests are in progress at a time.",
+)
+
+batch_size_option = _images(
+    "--batch-size",
+    type=click.IntRange(1, 1024),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="How many images go together in a request, at most.",
+)
+
+wait_option = _server(
+    "--wait",
+    type=SECONDS,
+    metavar="SECONDS",
+    help="Wait until the model answers, before the first image and when the server goes away.",
 )
 
 labels_option = _images(

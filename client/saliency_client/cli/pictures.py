@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from saliency_client import maps, render
+from saliency_client.cli import marks
 from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.show import number_texts
 
@@ -25,6 +26,9 @@ PICTURE_FORMATS = frozenset({"png", "jpg"})
 _JPEG_QUALITY = 92
 # As small as with zlib's own 6 for these pictures, in half the time.
 _PNG_LEVEL = 4
+# Photos hold no repetitions but runs: looking for those alone takes half of that time, for 3 % more bytes.
+_PHOTO_STYLES = frozenset({"overlay", "masked"})
+_RUNS_ALONE = {"compress_level": 1, "compress_type": 3}
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def encode(
     look: Look,
     format: str,
     facts: Mapping[str, Any],
+    made_with: Mapping[str, Any],
     software: str,
 ) -> bytes:
     """The bytes of one file.
@@ -93,7 +98,8 @@ def encode(
         photo: that image.
         look: how it is drawn.
         format: "png", "jpg", "npy" or "npz".
-        facts: written into pictures as text, and into the caption of a panel.
+        facts: written into files as text, and into the caption of a panel.
+        made_with: the options beside these facts; written into files as well.
         software: who made the picture; written into it.
 
     Raises:
@@ -102,10 +108,13 @@ def encode(
     stream = io.BytesIO()
     if format == "npz":
         np.savez(stream, box=np.asarray(photo.box), **_arrays(explanation))
+        with zipfile.ZipFile(stream, "a") as archive:
+            archive.comment = marks.comment(software, {**facts, **made_with})
     elif format == "npy":
         np.save(stream, _values(explanation, signed_map, look), allow_pickle=False)
     else:
-        _save(draw(explanation, signed_map, photo, look, facts), stream, format, facts, software)
+        picture = draw(explanation, signed_map, photo, look, facts)
+        _save(picture, look.style, stream, format, {**facts, **made_with}, software)
     return stream.getvalue()
 
 
@@ -185,15 +194,20 @@ def _arrays(explanation: Explanation) -> dict[str, Any]:
 
 
 def _save(
-    picture: Image.Image, stream: io.BytesIO, format: str, facts: Mapping[str, Any], software: str
+    picture: Image.Image,
+    style: str,
+    stream: io.BytesIO,
+    format: str,
+    facts: Mapping[str, Any],
+    software: str,
 ) -> None:
-    text = json.dumps({key: value for key, value in facts.items() if value is not None})
     if format == "png":
         from PIL.PngImagePlugin import PngInfo
 
         info = PngInfo()
-        info.add_text("Software", software)
-        info.add_text("Saliency", text)
-        picture.save(stream, "PNG", pnginfo=info, compress_level=_PNG_LEVEL)
+        info.add_text(marks.SOFTWARE_KEY, software)
+        info.add_text(marks.FACTS_KEY, marks.text(facts))
+        compression = _RUNS_ALONE if style in _PHOTO_STYLES else {"compress_level": _PNG_LEVEL}
+        picture.save(stream, "PNG", pnginfo=info, **compression)
     else:
-        picture.save(stream, "JPEG", quality=_JPEG_QUALITY, comment=f"{software} {text}".encode())
+        picture.save(stream, "JPEG", quality=_JPEG_QUALITY, comment=marks.comment(software, facts))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +14,9 @@ import numpy as np
 from rich.table import Table
 
 from saliency_client.cli import classes, show
-from saliency_client.cli.batch import batch_exit_code, in_order, tell_failure, without_missing
+from saliency_client.cli.batch import Failures, batch_exit_code, in_order, tell_left_out, without_missing
 from saliency_client.cli.connection import Connection, check_given, connect
-from saliency_client.cli.inputs import Input, find_inputs, read_photo
+from saliency_client.cli.inputs import Input, find_inputs, for_model, has_found_arrays, read_photo
 from saliency_client.cli.model_input import ModelInput, class_scores, model_input, signature_of_predictions
 from saliency_client.cli.photos import allow_pixels
 from saliency_client.cli.printer import Printer
@@ -44,33 +46,57 @@ class PredictOptions:
 def run(options: PredictOptions, printer: Printer) -> int:
     """Predict all images; returns the exit code."""
     check_given(options.connection)
-    inputs = find_inputs(options.images, recursive=options.recursive)
-    alone = len(inputs) == 1
-    there, errors = without_missing(inputs, lambda one: one, printer, alone=alone)
+    found = find_inputs(options.images, recursive=options.recursive)
     names = classes.names_of_file(options.labels)
-    if not there or (errors and options.fail_fast):
-        return batch_exit_code(errors, len(inputs))
-    with connect(options.connection) as client, allow_pixels(options.max_pixels):
-        signatures = client.signatures()
-        model = model_input(signature_of_predictions(signatures), signatures)
-        class_names = classes.class_names(options.labels, names, client)
+    with ExitStack() as stack:
+        connected = functools.cache(lambda: stack.enter_context(connect(options.connection)))
+        inputs = found.inputs
+        if has_found_arrays(inputs):
+            inputs = for_model(inputs, _model(connected()), found.left_out)
+        total = len(inputs) + len(found.left_out.errors)
+        failures = Failures(printer, alone=total == 1)
+        tell_left_out(found.left_out, failures)
+        there = without_missing(inputs, lambda one: one, failures)
+        if not there or (failures.errors and options.fail_fast):
+            return batch_exit_code(failures.errors, total)
+        stack.enter_context(allow_pixels(options.max_pixels))
+        _work_off(there, options, connected(), names, failures)
+    return batch_exit_code(failures.errors, total)
 
-        def predict_one(one: Input) -> dict[str, Any]:
-            return _predict(one, options, client, model, class_names)
 
-        with printer.progress(len(there), "predicting") as advance:
-            for one, future in in_order(predict_one, there, workers=options.concurrency):
-                try:
-                    record = future.result()
-                except Exception as error:
-                    errors.append(error)
-                    tell_failure(one, error, printer, alone=alone)
-                    if options.fail_fast:
-                        break
-                else:
-                    _tell(one, record, printer, alone=alone)
-                advance()
-    return batch_exit_code(errors, len(inputs))
+def _model(client: SaliencyClient) -> ModelInput:
+    return model_input(signature_of_predictions(client.signatures()))
+
+
+def _work_off(
+    there: Sequence[Input],
+    options: PredictOptions,
+    client: SaliencyClient,
+    names: tuple[str, ...] | None,
+    failures: Failures,
+) -> None:
+    model = _model(client)
+    class_names = classes.class_names(options.labels, names, client)
+
+    def predict_one(one: Input) -> dict[str, Any]:
+        return _predict(one, options, client, model, class_names)
+
+    with failures.printer.progress(len(there), "predicting") as advance:
+        for one, future in in_order(predict_one, there, workers=options.concurrency):
+            succeeded = False
+            try:
+                record = future.result()
+            except Exception as error:
+                failures.add(one, error)
+                if options.fail_fast:
+                    break
+            else:
+                succeeded = True
+                _tell(one, record, failures.printer, alone=failures.alone)
+            advance()
+            if failures.end_request(succeeded=succeeded):
+                break
+    failures.tell()
 
 
 def _predict(

@@ -41,7 +41,7 @@ class Line:
         if record["rank"] is not None:
             parts.append((f"{record['rank']:>2}", "dim"))
         parts += [
-            (column(class_name(record), _LABEL_WIDTH), "bold"),
+            (column(class_name(record, with_index=True), _LABEL_WIDTH), "bold"),
             (f"{percent(record['probability']):>7}", "green"),
             (f"{record['milliseconds']:7.0f} ms", "dim"),
         ]

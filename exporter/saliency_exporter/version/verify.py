@@ -18,7 +18,7 @@ from saliency_client._contract import CLASS_LABELS, PARAMETER_DEFAULTS
 from saliency_exporter.contract.build import PREDICTED_CLASS
 from saliency_exporter.errors import ExportError
 from saliency_exporter.methods.declarations import CLASS_INDEX, SHARED_OUTPUTS
-from saliency_exporter.methods.kinds import KINDS
+from saliency_exporter.methods.kinds import KINDS, with_channel_axis
 from saliency_exporter.runtime.servable import Servable, ServableError, load_servable
 from saliency_exporter.runtime.tensor_protos import to_array
 from saliency_exporter.version.kept import kept_problems
@@ -355,13 +355,12 @@ def _compare(
         name: reference[f"{signature}/{name}"] for name in outputs if f"{signature}/{name}" in reference
     }
     if method is not None and "saliency" in outputs:
-        kind = KINDS[method.kind]
-        if method.map not in outputs:
-            wanted["saliency"] = kind.expected(reference[f"{signature}/{method.map}"])
-        elif (
-            not max(_map_errors(outputs["saliency"], kind.expected(outputs[method.map])))
-            <= SALIENCY_TOLERANCE
-        ):
+        kind, alone = KINDS[method.kind], method.map not in outputs
+        own_map = reference[f"{signature}/{method.map}"] if alone else outputs[method.map]
+        made = kind.expected(with_channel_axis(own_map, manifest.input.channels))
+        if alone:
+            wanted["saliency"] = made
+        elif not max(_map_errors(outputs["saliency"], made)) <= SALIENCY_TOLERANCE:
             raise ExportError(f"saliency is not {kind.rule}")
     for name, expected in wanted.items():
         got, want = outputs[name], expected[rows]
@@ -453,7 +452,7 @@ def _record_runs(
             if signature in compared:
                 problem = _compare_record(outputs, signature, inputs, manifest, reference, errors)
         except (ServableError, ExportError) as error:
-            problem = str(error)
+            problem = _reason(error)
         return _RecordRun(ms, problem, errors)
 
     # A GPU's memory is for one batch at a time.

@@ -465,11 +465,12 @@ def test_a_plain_connection_to_a_server_with_tls_gets_a_hint_at_it(tls_server, c
     client = connect(f"{host}:{tls_server.port}", retry=RetryPolicy(attempts=3, max_backoff=0.1))
     with pytest.raises(Unavailable, match="closed the connection") as caught:
         client.methods()
+    assert "it may want TLS" in caught.value.hint
+    if host == "localhost":
+        return  # within a bounded wait gRPC may report the address at which nothing listens
     with pytest.raises(NotReady, match="closed the connection") as waited:
         client.wait_ready(0.3)
-
-    for error in (caught.value, waited.value):
-        assert "it may want TLS" in error.hint
+    assert "it may want TLS" in waited.value.hint
 
 
 def test_files_of_tls_that_do_not_belong_together_are_told_as_such(tls_server, connect):

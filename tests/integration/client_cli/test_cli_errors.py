@@ -74,7 +74,8 @@ def test_a_server_that_takes_too_long_is_68(cli: Cli, photo: Path, server: Scrip
 
 def test_a_failure_of_one_image_among_several_is_1(cli: Cli, photo: Path, server: ScriptedServer) -> None:
     (cli.folder / "dog.png").write_bytes(photo.read_bytes())
-    server.script.append(refuse(grpc.StatusCode.INTERNAL, "out of luck"))
+    # The two together, then the first alone.
+    server.script += [refuse(grpc.StatusCode.INTERNAL, "out of luck")] * 2
     run = cli("explain", "cat.png", "dog.png", "--concurrency", 1, "--json")
     assert run.code == 1
     failed, explained = run.records

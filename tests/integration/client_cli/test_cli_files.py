@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+import unicodedata
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
-from cli_harness import Cli
+from cli_harness import SIZE, Cli, known_model
 from PIL import Image
 from scripted_server import ScriptedServer
 
@@ -191,12 +194,350 @@ def test_names_that_differ_in_their_suffix_alone_stay_apart(cli: Cli) -> None:
     }
 
 
-def test_two_images_for_one_file_are_refused_before_any_work(cli: Cli, server: ScriptedServer) -> None:
-    make_photos(cli.folder, "x/cat.png", "y/cat.png")
-    run = cli("explain", "x/cat.png", "y/cat.png")
+def maps(cli: Cli) -> set[str]:
+    return {name.removeprefix("maps/") for name in cli.files() if name.startswith("maps/")}
+
+
+@pytest.mark.parametrize("arguments", [["x", "y"], ["x/cat.png", "y/cat.png", "y/dog.png"], ["*/*.png"]])
+def test_equal_names_of_two_folders_keep_their_folders(cli: Cli, arguments: list[str]) -> None:
+    make_photos(cli.folder, "x/cat.png", "y/cat.png", "y/dog.png")
+    run = cli("explain", *arguments, "-o", "maps/")
+    assert run.code == 0, run.err
+    assert maps(cli) == {"x/cat-gradients.png", "y/cat-gradients.png", "y/dog-gradients.png"}
+
+
+def test_different_names_of_two_folders_lie_side_by_side(cli: Cli) -> None:
+    make_photos(cli.folder, "x/cat.png", "y/dog.png")
+    assert cli("explain", "x", "y", "-o", "maps/").code == 0
+    assert maps(cli) == {"cat-gradients.png", "dog-gradients.png"}
+
+
+def test_names_that_some_disk_takes_for_one_are_told_apart(cli: Cli) -> None:
+    """Upper and lower case, and the two ways to write an accent; what the suffix tells apart gets it."""
+    make_photos(cli.folder, "in/IMG_1.png", "in/img_1.png", "in/\u00e9.png", "in/e\u0301.png")
+    make_photos(cli.folder, "in/a.png", "in/a.jpg", "in/a-png.gif")
+    run = cli("explain", "in", "-o", "maps/")
+    assert run.code == 0, run.err
+    names = [unicodedata.normalize("NFC", name).casefold() for name in maps(cli)]
+    assert len(set(names)) == 7
+    assert {"IMG_1-gradients.png", "img_1-2-gradients.png", "a-jpg-gradients.png"} <= maps(cli)
+
+
+def test_a_file_that_is_reached_by_two_ways_is_explained_once(cli: Cli, server: ScriptedServer) -> None:
+    make_photos(cli.folder, "in/a.png")
+    (cli.folder / "also").symlink_to("in")
+    assert images(cli, "in/a.png", "./in/a.png", "also/a.png", "also") == ["in/a.png"]
+
+
+def test_a_name_whose_result_does_not_fit_fails_alone_before_and_after_a_resume(
+    cli: Cli, server: ScriptedServer
+) -> None:
+    long = "a" * 250 + ".png"
+    make_photos(cli.folder, "in/short.png", f"in/{long}")
+    for options in ([], ["--skip-existing"]):
+        server.requests.clear()
+        run = cli("explain", "in", "-o", "maps/", *options)
+        assert run.code == 1
+        assert "cannot be written: File name too long" in run.err
+        assert run.err.count("error:") == 1
+        assert maps(cli) == {"short-gradients.png"}
+        assert len(server.requests) == (0 if options else 1)
+
+
+@pytest.mark.parametrize("stem", ["\u6771" * 78, "\u6771" * 80 + "a", "a" * 241])
+def test_a_name_whose_result_just_fits_is_explained(cli: Cli, stem: str) -> None:
+    """File systems bound names by bytes: "-gradients.png" takes 14 of 255."""
+    make_photos(cli.folder, f"in/{stem}.png")
+    assert cli("explain", "in", "-o", "maps/").code == 0
+    assert maps(cli) == {f"{stem}-gradients.png"}
+
+
+def test_a_folder_in_the_way_fails_its_images_alone(cli: Cli) -> None:
+    make_photos(cli.folder, "in/a.png", "in/x/b.png")
+    (cli.folder / "maps").mkdir()
+    (cli.folder / "maps" / "x").touch()
+    run = cli("explain", "in", "-r", "-o", "maps/")
     assert run.code == 1
-    assert "x/cat.png and y/cat.png would both be written to" in run.err
-    assert not server.requests
+    assert "in/x/b.png: folder maps/x cannot be made" in run.err
+    assert maps(cli) == {"x", "a-gradients.png"}
+
+
+def test_linked_folders_are_entered_once_and_loops_noticed(cli: Cli, tmp_path: Path) -> None:
+    make_photos(tmp_path, "store/cats/1.png", "store/cats/more/2.png")
+    make_photos(cli.folder, "in/dogs/3.png")
+    (cli.folder / "in" / "cats").symlink_to(tmp_path / "store" / "cats")
+    (cli.folder / "in" / "again").symlink_to("dogs")
+    (tmp_path / "store" / "cats" / "up").symlink_to(cli.folder / "in")
+    run = cli("explain", "in", "-r", "-o", "maps/", "--json")
+    assert run.code == 0, run.err
+    assert [record["image"] for record in run.records] == [
+        "in/cats/1.png",
+        "in/cats/more/2.png",
+        "in/dogs/3.png",
+    ]
+    assert maps(cli) == {
+        "cats/1-gradients.png",
+        "cats/more/2-gradients.png",
+        "dogs/3-gradients.png",
+    }
+    assert "note: left out 2, such as in/again: it leads to a folder that is read already" in run.err
+
+
+@pytest.mark.parametrize("recursive", [[], ["-r"]])
+def test_a_link_that_leads_nowhere_is_a_failure(cli: Cli, recursive: list[str]) -> None:
+    make_photos(cli.folder, "in/a.png")
+    (cli.folder / "in" / "b.png").symlink_to("gone.png")
+    (cli.folder / "in" / "unmounted").symlink_to(cli.folder / "gone")
+    run = cli("explain", "in", *recursive, "-o", "maps/")
+    assert run.code == 1
+    assert "in/b.png is a link to gone.png, which cannot be read" in run.err
+    assert ("in/unmounted is a link to" in run.err) == bool(recursive)
+    assert maps(cli) == {"a-gradients.png"}
+
+
+def test_a_folder_that_cannot_be_read_is_a_failure(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read every folder, so that the system's answer is put in its place here."""
+    make_photos(cli.folder, "in/a/1.png", "in/b/2.png")
+    scandir = os.scandir
+
+    def refusing(path: str | Path) -> object:
+        if Path(path) == Path("in/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    run = cli("explain", "in", "-r", "-o", "maps/", "--json")
+    assert run.code == 1
+    assert [record["status"] for record in run.records] == ["failed", "ok"]
+    assert "error: in/b cannot be read: Permission denied" in run.err
+    assert "1 explained, 1 failed" in run.err
+    run = cli("explain", "in/b", "-o", "maps/")
+    assert (run.code, "in/b cannot be read: Permission denied" in run.err) == (1, True)
+
+
+@pytest.mark.parametrize("where", ["in", "in/*.png"])
+def test_a_named_pipe_is_left_out_with_a_note(cli: Cli, where: str) -> None:
+    make_photos(cli.folder, "in/a.png")
+    os.mkfifo(cli.folder / "in" / "cam.png")
+    run = cli("explain", where, "-o", "maps/")
+    assert run.code == 0
+    assert "note: left out in/cam.png: it is a named pipe" in run.err
+    assert maps(cli) == {"a-gradients.png"}
+
+
+def test_what_a_folder_has_beside_its_pictures_is_counted(cli: Cli) -> None:
+    make_photos(cli.folder, "in/a.png", "in/sub/b.png", "in/sub/deep/c.png")
+    (cli.folder / "in" / "raw.NEF").write_bytes(b"II*\0")
+    (cli.folder / "in" / "bare").write_bytes((cli.folder / "in" / "a.png").read_bytes())
+    (cli.folder / "in" / "empty").mkdir()
+    run = cli("explain", "in", "-o", "maps/")
+    assert run.code == 0, run.err
+    assert "note: left out in/raw.NEF: pictures of this kind are not read" in run.err
+    assert "note: left out in/sub: it is a subfolder with pictures" in run.err
+    assert run.err.count("note:") == 2
+    assert maps(cli) == {"a-gradients.png", "bare-gradients.png"}
+
+
+def test_a_photo_that_speaks_of_this_tool_is_a_photo(cli: Cli) -> None:
+    (cli.folder / "in").mkdir()
+    picture, exif = Image.new("RGB", (24, 24), "blue"), Image.Exif()
+    exif[0x010E] = exif[0x0131] = "saliency-client 1.0"  # ImageDescription, Software
+    picture.save(cli.folder / "in" / "a.jpg", exif=exif, comment=b"as saliency-client shows")
+    picture.save(cli.folder / "in" / "b.png", exif=exif)
+    assert images(cli, "in") == ["in/a.jpg", "in/b.png"]
+    run = cli("explain", "maps", "-o", "again/")
+    assert run.code == 1
+    assert "note: left out" not in run.err, "the error says it"
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, array)
+
+
+@pytest.mark.parametrize("command", ["explain", "predict"])
+def test_a_folder_of_arrays_is_for_a_model_of_floats(cli: Cli, server: ScriptedServer, command: str) -> None:
+    server.model = known_model("float32")
+    make_photos(cli.folder, "in/photo.png")
+    for name in ("a", "b"):
+        save_array(cli.folder / "in" / f"{name}.npy", np.ones((SIZE, SIZE, 3), np.float32))
+    save_array(cli.folder / "in" / "wrong.npy", np.ones((5, 5, 3), np.float32))
+    save_array(cli.folder / "in" / "map.npy", np.ones((SIZE, SIZE), np.float32))
+    out = ["-o", "maps/"] if command == "explain" else []
+    run = cli(command, "in", *out, "--json")
+    assert run.code == 1
+    assert [(record["image"], record["status"]) for record in run.records] == [
+        ("in/a.npy", "ok"),
+        ("in/b.npy", "ok"),
+        ("in/wrong.npy", "failed"),
+    ]
+    assert "note: left out in/photo.png: the model takes arrays (.npy), not photos" in run.err
+    assert "note: left out in/map.npy: saliency-client made it" in run.err
+
+
+def test_arrays_among_photos_are_for_a_model_of_photos_where_they_fit(cli: Cli) -> None:
+    make_photos(cli.folder, "in/a.png")
+    save_array(cli.folder / "in" / "a.npy", np.zeros(7, np.float32))
+    save_array(cli.folder / "in" / "b.npy", np.zeros((SIZE, SIZE, 3), np.uint8))
+    run = cli("explain", "in", "-o", "maps/")
+    assert run.code == 0, run.err
+    assert maps(cli) == {"a-gradients.png", "b-gradients.png"}
+    assert "note: left out in/a.npy: it is no input of the model" in run.err
+
+
+def rows(server: ScriptedServer) -> list[int]:
+    """How many images each explain request had."""
+    return [
+        request.inputs["images"].tensor_shape.dim[0].size
+        for request in server.requests
+        if request.model_spec.signature_name.startswith("explain")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "images", "batches"),
+    [
+        (["--concurrency", 1], 20, [8, 8, 4]),
+        (["--concurrency", 1, "--batch-size", 3], 7, [3, 3, 1]),
+        (["--concurrency", 4], 4, [1, 1, 1, 1]),
+        (["--concurrency", 2], 12, [4, 4, 4]),
+        (["--concurrency", 1, "--top", 3], 5, [8, 4, 3]),
+    ],
+)
+def test_images_go_together_and_each_gets_its_own_answer(
+    cli: Cli, server: ScriptedServer, options: list[object], images: int, batches: list[int]
+) -> None:
+    """Of any size; the maps are those that each gets alone."""
+    (cli.folder / "in").mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(images):
+        size = generator.integers(20, 60, 2)
+        pixels = np.zeros((*size, 3), np.uint8)
+        pixels[..., number % 3] = 255  # each class of three has its images
+        Image.fromarray(pixels).save(cli.folder / "in" / f"{number:02}.png")
+    run = cli("explain", "in", "-o", "maps/", "-f", "png", "-f", "npz", "--json", *options)
+    assert run.code == 0, run.err
+    assert sorted(rows(server)) == sorted(batches)
+    server.requests.clear()
+    alone = [
+        cli("explain", f"in/{n:02}.png", "-o", "alone/", "-f", "npz", "--json", *options).records
+        for n in range(images)
+    ]
+    assert [[r[k] for k in ("image", "class_index", "score", "rank")] for r in run.records] == [
+        [r[k] for k in ("image", "class_index", "score", "rank")] for records in alone for r in records
+    ]
+    for path in (cli.folder / "alone").iterdir():
+        with np.load(path) as one, np.load(cli.folder / "maps" / path.name) as among:
+            assert set(one) == set(among)
+            for name in one:
+                np.testing.assert_array_equal(one[name], among[name])
+
+
+def test_one_that_is_refused_fails_alone_in_its_batch(cli: Cli, server: ScriptedServer) -> None:
+    make_photos(cli.folder, *(f"in/{number}.png" for number in range(8)))
+    server.most_rows = 2  # as a server's batching may bound them
+    assert cli("explain", "in", "-o", "maps/", "--concurrency", 1).code == 0
+    assert len(maps(cli)) == 8
+
+
+def test_a_batch_of_n_has_n_times_the_time(cli: Cli, server: ScriptedServer) -> None:
+    make_photos(cli.folder, *(f"in/{number}.png" for number in range(8)))
+    server.script.append(lambda *_: time.sleep(0.6))
+    assert cli("explain", "in", "-o", "maps/", "--concurrency", 1, "--timeout", 0.3).code == 0
+
+
+def refuse(code: grpc.StatusCode) -> object:
+    def answer(request: object, context: grpc.ServicerContext) -> None:
+        context.abort(code, "gone")
+
+    return answer
+
+
+@pytest.mark.parametrize("mode", [[], ["--json"]])
+def test_a_server_that_goes_away_ends_the_run_with_one_sentence(
+    cli: Cli, server: ScriptedServer, mode: list[str]
+) -> None:
+    make_photos(cli.folder, *(f"in/{number:02}.png" for number in range(40)))
+    server.script += [lambda *_: None] * 2 + [refuse(grpc.StatusCode.PERMISSION_DENIED)] * 100
+    options = ["-o", "maps/", "--concurrency", 1, "--batch-size", 4]
+    run = cli("explain", "in", *options, *mode)
+    assert run.code == 1
+    assert run.err.count("error:") == 1
+    assert "error: in/08.png and 11 others: " in run.err
+    assert "8 explained, 12 failed, 20 not tried" in run.err
+    assert "--skip-existing" in run.err
+    if mode:
+        assert [record["status"] for record in run.records] == ["ok"] * 8 + ["failed"] * 12
+    server.script.clear()
+    run = cli("explain", "in", *options, "--skip-existing")
+    assert run.code == 0, run.err
+    assert "32 explained, 8 skipped" in run.err
+    assert len(maps(cli)) == 40
+
+
+def test_a_few_failures_of_a_server_that_goes_on_end_nothing(cli: Cli, server: ScriptedServer) -> None:
+    make_photos(cli.folder, *(f"in/{number:02}.png" for number in range(12)))
+    server.script += [refuse(grpc.StatusCode.PERMISSION_DENIED), lambda *_: None] * 3
+    run = cli("explain", "in", "-o", "maps/", "--concurrency", 1, "--batch-size", 1)
+    assert run.code == 1
+    assert run.err.count("error:") == 3
+    assert "9 explained, 3 failed" in run.err
+
+
+def test_wait_waits_for_a_server_that_comes_back(cli: Cli, server: ScriptedServer) -> None:
+    make_photos(cli.folder, "in/a.png", "in/b.png")
+    # More than the client's own retries.
+    server.script += [refuse(grpc.StatusCode.UNAVAILABLE)] * 6
+    run = cli("explain", "in", "-o", "maps/", "--concurrency", 1, "--wait", 30)
+    assert run.code == 0, run.err
+    assert maps(cli) == {"a-gradients.png", "b-gradients.png"}
+
+
+@pytest.mark.parametrize("format", ["png", "jpg", "npz"])
+def test_what_was_made_with_something_else_is_made_anew(
+    cli: Cli, photo: Path, server: ScriptedServer, format: str
+) -> None:
+    def again(*options: object) -> str:
+        run = cli("explain", photo, "-M", "smooth", "-f", format, "--skip-existing", "--json", *options)
+        assert run.code == 0, run.err
+        return run.record["status"]
+
+    assert again("--num-samples", 16) == "ok"
+    assert again("--num-samples", 16) == "skipped"
+    assert again("--num-samples", 32) == "ok"
+    assert again("--num-samples", 32) == "skipped"
+    assert again("--num-samples", 32, "--resize", "stretch") == "ok"
+    server.model.version = 2
+    server.statuses = [(2, *server.statuses[0][1:])]
+    try:
+        assert again("--num-samples", 32, "--resize", "stretch") == "ok"
+        assert again("--num-samples", 32, "--resize", "stretch") == "skipped"
+    finally:
+        server.statuses = [(1, *server.statuses[0][1:])]
+
+
+def test_what_is_done_needs_no_server_where_the_files_say_enough(cli: Cli, photo: Path) -> None:
+    assert cli("explain", photo).code == 0
+    gone = ["--skip-existing", "--server", "127.0.0.1:1", "--json"]
+    run = cli("explain", photo, *gone, "--version", 1)
+    assert (run.code, run.record["status"], run.err) == (0, "skipped", "")
+    run = cli("explain", photo, *gone)
+    assert (run.code, run.record["status"]) == (0, "skipped")
+    assert "note: the version of the files that are there is not compared: no server answers" in run.err
+
+
+def test_two_runs_over_one_folder_do_not_fail_each_other(cli: Cli, server: ScriptedServer) -> None:
+    make_photos(cli.folder, *(f"in/{number}.png" for number in range(6)))
+    made: list[int] = []
+
+    def meanwhile(*_: object) -> None:
+        made.append(cli("explain", "in", "-o", "maps/", "--skip-existing").code)
+
+    server.script.append(meanwhile)
+    run = cli("explain", "in", "-o", "maps/", "--skip-existing", "--concurrency", 1, "--batch-size", 2)
+    assert (run.code, made) == (0, [0]), run.err
+    assert len(maps(cli)) == 6
+    assert "2 explained, 4 skipped" in run.err
 
 
 def test_the_photo_itself_is_never_the_output(cli: Cli, photo: Path) -> None:
@@ -247,7 +588,7 @@ def test_a_methods_name_cannot_lead_out_of_the_folder(cli: Cli, photo: Path, met
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-o", "out.png", "cat.png", "cat.png/../cat.png"], "is one file, and there are 2"),
+        (["-o", "out.png", "cat.png", "dog.png"], "is one file, and there are 2"),
         (["-o", "out.png", "cat.png", "--top", "2"], "is one file, and there are 2"),
         (["-o", "out.png", "cat.png", "-f", "png", "-f", "npy"], "is one file, and there are 2"),
         (["-o", "out.bmp", "cat.png"], "files are png, jpg, npy or npz"),

@@ -138,7 +138,7 @@ def test_a_terminal_gets_colors_and_progress_and_all_results(
     # The last photo is answered when the progress of those before it has been seen.
     server.script.extend([lambda *_: None, lambda *_: None, lambda *_: shown.wait(SECONDS) and None])
     code, written = on_terminal(
-        [*program, "explain", *names, "--concurrency", "1"],
+        [*program, "explain", *names, "--concurrency", "1", "--batch-size", "1"],
         cli.folder,
         environment,
         watch=lambda written: shown.set() if re.search(r"[12]/3", written) else None,
@@ -244,7 +244,19 @@ def test_ctrl_c_is_130_and_leaves_no_half_of_a_file(
         "from saliency_client.cli import main; main(sys.argv[1:])"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "explain", *names, "--concurrency", "1", "-o", "maps/"],
+        [
+            sys.executable,
+            "-c",
+            code,
+            "explain",
+            *names,
+            "--concurrency",
+            "1",
+            "--batch-size",
+            "1",
+            "-o",
+            "maps/",
+        ],
         cwd=cli.folder,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

@@ -38,3 +38,18 @@ def test_a_file_that_is_there_stays_without_overwrite(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         write_whole(path, text(b"new"), overwrite=False)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"mine")]
+
+
+@pytest.mark.parametrize("name", ["\u6771" * 85, "\u00e9" * 127, "a" * 255, "a" * 99 + "\u6771" * 40])
+def test_a_name_as_long_as_the_disk_takes_is_written(tmp_path: Path, name: str) -> None:
+    """255 bytes; the name that the file has until it is whole is no longer, and is text."""
+    names: list[str] = []
+
+    def write(file: BinaryIO) -> None:
+        names.extend(path.name for path in tmp_path.iterdir())
+        file.write(b"1")
+
+    write_whole(tmp_path / name, write, overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    (part,) = names
+    assert len(part.encode("utf-8", "strict")) <= 143  # where names are encrypted (eCryptfs)

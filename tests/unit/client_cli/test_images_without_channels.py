@@ -113,9 +113,9 @@ def test_every_style_draws_it(look: Look) -> None:
     from saliency_client.images import Photo
 
     photo = Photo(array, picture, (0, 0, 8, 6), "photo")
-    assert encode(explanation, "gradients", photo, look, "png", {"class_index": 1}, "test")[1:4] == b"PNG"
+    assert encode(explanation, "gradients", photo, look, "png", {"class_index": 1}, {}, "test")[1:4] == b"PNG"
     if look.signed:
-        drawn = np.load(_file(encode(explanation, "gradients", photo, look, "npy", {}, "test")))
+        drawn = np.load(_file(encode(explanation, "gradients", photo, look, "npy", {}, {}, "test")))
         np.testing.assert_allclose(drawn, gradients[0])
 
 
