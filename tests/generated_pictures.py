@@ -375,8 +375,10 @@ TURNS = {
 
 def by_pillow(rng: random.Random) -> Generated:
     """Formats that Pillow's encoders write, without and with loss, turned by EXIF, with profiles."""
-    format, mode, tolerance, options = rng.choice(
-        [
+    Image.init()
+    encoders: list[tuple] = [
+        one
+        for one in [
             ("JPEG", "RGB", 8, {"quality": 98, "subsampling": 0}),
             ("JPEG", "L", 4, {"quality": 98}),
             ("JPEG", "CMYK", 9, {"quality": 98}),
@@ -399,7 +401,9 @@ def by_pillow(rng: random.Random) -> Generated:
             ("TIFF", "P", 1.01, {}),
             ("PNG", "RGBA", 1.01, {}),
         ]
-    )
+        if one[0] in Image.SAVE
+    ]
+    format, mode, tolerance, options = rng.choice(encoders)
     bands = {"RGB": 3, "RGBA": 4, "CMYK": 4, "LAB": 3}.get(mode, 1)
     values = scene(rng, bands, block=16 if tolerance > 1.01 and mode != "LAB" else 1)
     samples = np.rint(values * 255).astype(np.uint8)

@@ -150,7 +150,7 @@ def notes_of_bands(picture: Image.Image) -> list[str]:
     tags = _tags(picture)
     if not tags:
         return []
-    unused = tags.get(_BANDS, 1) - len(picture.getbands())
+    unused = tags.get(_BANDS, 1) - len([band for band in picture.getbands() if band != "X"])
     if unused > 0:
         return [f"{unused} more {'band is' if unused == 1 else 'bands are'} not shown"]
     if picture.mode == "RGBA" and _EXTRA not in tags and tags.get(_BANDS) == 4:
