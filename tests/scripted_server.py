@@ -101,6 +101,13 @@ class ScriptedServer(
     """The two services of one model; `script` holds what the next Predict calls do instead of answering."""
 
     def __init__(self, model: LinearModel) -> None:
+        self.port = 0
+        self.running = 0
+        self._lock = threading.Lock()
+        self.reset(model)
+
+    def reset(self, model: LinearModel) -> None:
+        """Serve this model as a server that has just started: whatever was set or counted is gone."""
         self.model = model
         self.typed_answers = True
         self.script: deque[Callable[[predict_pb2.PredictRequest, grpc.ServicerContext], object]] = deque()
@@ -115,10 +122,7 @@ class ScriptedServer(
         self.statuses = [(model.version, get_model_status_pb2.ModelVersionStatus.AVAILABLE, 0, "")]
         self.next_statuses: deque[list[tuple[int, int, int, str]]] = deque()
         self.abandoned = 0
-        self.running = 0
         self.most_running = 0
-        self._lock = threading.Lock()
-        self.port = 0
 
     @property
     def target(self) -> str:

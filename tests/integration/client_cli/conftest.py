@@ -19,13 +19,7 @@ def _running() -> Iterator[ScriptedServer]:
 @pytest.fixture
 def server(_running: ScriptedServer) -> ScriptedServer:
     """The scripted server, as new."""
-    _running.model = known_model()
-    _running.requests.clear()
-    _running.metadata.clear()
-    _running.script.clear()
-    _running.hidden.clear()
-    _running.withholds = False
-    _running.tamper = lambda response: None
+    _running.reset(known_model())
     return _running
 
 
