@@ -78,7 +78,11 @@ class BaseClient(ABC, Generic[ChannelT]):
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise OptionError(f"retry is {retry!r}; it must be a RetryPolicy, or None for the default")
         if not isinstance(tls, (bool, TLS)):
-            raise OptionError(f"tls is {tls!r}; it must be True, False, or TLS(…)")
+            # Its value may be a key.
+            raise OptionError(
+                f"tls is of type {type(tls).__name__}; it must be True, False, or TLS(…)",
+                hint="tls=TLS(ca='ca.pem') names the authority's file",
+            )
         self._options = ChannelOptions(
             tls=TLS() if tls is True else tls or None,
             keepalive=keepalive,

@@ -1,6 +1,6 @@
 """What a client says to its server, as conversations that do no I/O of their own.
 
-A conversation is a generator. It yields a step (send these bytes, wait, fetch a token) and is resumed with
+A conversation is a generator. It yields a step (send these bytes, wait, fetch a token, …) and is resumed with
 the step's result, or with the exception that the step met; what it returns is the result of the call. The
 synchronous and the asyncio client only carry out steps, so that everything else exists once.
 """
@@ -39,11 +39,13 @@ from saliency_client._errors import (
     Unavailable,
     UnknownMethod,
     UnknownParameter,
+    cut_off,
     from_rpc,
     is_cut_off,
 )
 from saliency_client._explanation import Explanation
 from saliency_client._numbers import MOST_SECONDS, are_seconds, is_real
+from saliency_client._proxies import is_named_localhost
 from saliency_client._requests import ArrayLike, ModelName, Outputs, Request, VersionStatus
 from saliency_client._retry import RetryPolicy
 from saliency_client._signatures import (
@@ -106,7 +108,14 @@ class FetchToken:
     provider: Callable[[], Any]
 
 
-Step = Send | Wait | FetchToken
+@dataclass(frozen=True)
+class Look:
+    """Look whether anything listens on a port of this machine; resumed with the answer."""
+
+    port: int
+
+
+Step = Send | Wait | FetchToken | Look
 T = TypeVar("T")
 Conversation = Generator[Step, Any, T]
 
@@ -459,8 +468,21 @@ class Calls:
                 if telling is None or not _tells_less(failure.details or "", telling.details or ""):
                     met[target] = failure
                 if delay is None:
-                    raise met[target] from error
+                    raise (yield from self._as_found(met[target])) from error
             yield Wait(delay)
+
+    def _as_found(self, failure: CallError) -> Conversation[CallError]:
+        """Of localhost's two addresses gRPC tells of one alone, which may be the one without a server."""
+        target = failure.target or ""
+        if (
+            type(failure) is not Unavailable
+            or is_cut_off(failure.details or "")
+            or not is_named_localhost(target)
+        ):
+            return failure
+        port = target.rpartition(":")[2]
+        listens = port.isdecimal() and (yield Look(int(port)))
+        return cut_off(failure, self._approach(target)) if listens else failure
 
     def _told(self, signature: str | None) -> CallMetadata:
         """The signature's name for proxies, unless the caller gave another word or it cannot be a header."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 import re
+import socket
 import threading
 import time
 import weakref
@@ -17,7 +19,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from saliency_client._errors import ClientClosed, OptionError
-from saliency_client._forks import calling, check_fork, note_connection
+from saliency_client._forks import calling, check_fork, note_asynchronous, note_connection
 from saliency_client._numbers import is_real, is_whole
 from saliency_client._proxies import (
     DIRECT,
@@ -49,7 +51,7 @@ MetadataItems = Mapping[str, str | bytes] | Sequence[tuple[str, str | bytes]]
 
 @dataclass(frozen=True)
 class TLS:
-    """Certificates of an encrypted connection; each is a file's path, or PEM bytes.
+    """Certificates of an encrypted connection; each is a file's path, or PEM, as bytes or text.
 
     - `ca`: who may have signed the server's certificate; None: the system's and gRPC's own roots.
     - `certificate`, `key`: this client's own, for mutual TLS.
@@ -104,16 +106,31 @@ _FROM_DER = {
 _UNLOCKED = "`openssl pkey -in FILE -out FILE.pem` takes the password off"
 
 
-def _pem(source: Pem, name: str, wanted: tuple[str, ...]) -> bytes | None:
-    if source is None:
-        return None
-    if isinstance(source, bytes):
-        content, file = source, ""
+def _content(source: Any, name: str) -> tuple[bytes, str]:
+    """The bytes of a file, and its path; or those of PEM itself, which no message may hold, and ""."""
+    file = ""
+    if isinstance(source, str) and "-----BEGIN" in source:
+        content = source.encode("utf-8", "replace")
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        content = bytes(source)
     else:
         try:
             content, file = Path(source).read_bytes(), os.fspath(source)
-        except OSError as error:
+        except TypeError:
+            kind = type(source).__name__
+            raise OptionError(f"TLS {name} is of type {kind}; it must be a file's path, or PEM") from None
+        except (OSError, ValueError) as error:
             raise OptionError(f"TLS {name} cannot be read: {error}") from error
+    # Editors and shells of Windows put marks of an encoding before text, which gRPC does not know.
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        content = content.decode("utf-16", "replace").encode("ascii", "replace")
+    return content.removeprefix(codecs.BOM_UTF8), file
+
+
+def _pem(source: Pem, name: str, wanted: tuple[str, ...]) -> bytes | None:
+    if source is None:
+        return None
+    content, file = _content(source, name)
     kinds = [kind.decode("ascii", "replace") for kind in re.findall(rb"-----BEGIN ([^-\r\n]*)-----", content)]
     a_wanted = _PLAIN_WORDS[wanted[0]]
     where = f": {file}" if file else ""
@@ -172,8 +189,10 @@ class ChannelOptions:
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", int(self.max_answer_bytes or -1)),
             # Every address behind a name gets its share; gRPC's default sends all to the first. The two of
-            # localhost are one machine: taken in order, the last one's error is that of the server there.
+            # localhost are one machine: in order, the last one's error is that of the server there, if no
+            # other channel's attempts count.
             ("grpc.lb_policy_name", "pick_first" if is_named_localhost(target) else "round_robin"),
+            ("grpc.use_local_subchannel_pool", int(is_named_localhost(target))),
             ("grpc.primary_user_agent", f"{self.user_agent} {agent}" if self.user_agent else agent),
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
@@ -201,6 +220,14 @@ class ChannelOptions:
             "deflate": grpc.Compression.Deflate,
             None: grpc.Compression.NoCompression,
         }[self.compression]
+
+
+def listens(port: int) -> bool:
+    """Whether anything accepts connections on a port of this machine, at either address of localhost."""
+    for host in ("127.0.0.1", "::1"):
+        with suppress(OSError), socket.create_connection((host, port), timeout=0.2):
+            return True
+    return False
 
 
 def _is_keepalive(value: Any) -> bool:
@@ -378,6 +405,8 @@ class Channels(Generic[ChannelT]):
                 if target not in opened.channels:
                     note_connection()
                     opened.channels[target] = self._checked(self._open(target), loop)
+                    if loop is not None:
+                        note_asynchronous(opened.channels[target])
                 call = opened.channels[target].unary_unary(path)  # type: ignore[attr-defined]
                 opened.calls[target, path] = call
         return call

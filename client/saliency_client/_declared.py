@@ -19,10 +19,11 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEAD = 4096
 
 # Tags of TIFF 6.0, and of GDAL.
+_SUBFILE, _COMPRESSION = 254, 259
 _BITS, _PHOTOMETRIC, _DESCRIPTION, _BANDS, _PLANAR = 258, 262, 270, 277, 284
 _MIN_SAMPLE, _MAX_SAMPLE, _EXTRA, _FORMAT, _SMIN, _SMAX = 280, 281, 338, 339, 340, 341
 _GDAL_NODATA = 42113
-_SEPARATE = 2
+_SEPARATE, _YCBCR = 2, 6
 # libtiff gives samples in the machine's byte order, and Pillow unpacks some of them in the file's.
 _SWAPPED = {"F;32BF": "F;32F", "I;16BS": "I;16S", "I;32BS": "I;32S", "I;32B": "I;32"}
 
@@ -60,6 +61,12 @@ def with_raw_mode(picture: Any, raw: str) -> None:
     picture.tile = tiles
 
 
+def is_reduced(picture: Image.Image) -> bool:
+    """Whether a TIFF file says that its first page is a small copy of another, as cameras' raw files do."""
+    tags = _tags(picture)
+    return bool(tags) and tags.get(_SUBFILE, 0) == 1
+
+
 def mend_tiff(picture: Image.Image) -> None:
     """Correct Pillow's idea of the byte order of a compressed TIFF file's samples, before it is decoded."""
     raw = raw_mode(picture)
@@ -72,9 +79,11 @@ def is_misread(picture: Image.Image) -> bool:
     """Whether Pillow unpacks the samples of a TIFF file wrongly.
 
     Of bands that are stored apart it takes the letters of the raw mode for those of the bands, which is right
-    for RGB of 8 bits alone.
+    for RGB of 8 bits alone. YCbCr that is not compressed it takes for whole colors, whatever is declared.
     """
     tags = _tags(picture)
+    if tags and tags.get(_PHOTOMETRIC) == _YCBCR and tags.get(_COMPRESSION, 1) == 1:
+        return True
     if not tags or tags.get(_PLANAR) != _SEPARATE:
         return False
     bits = tags.get(_BITS, (1,))

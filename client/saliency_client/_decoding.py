@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -47,6 +48,22 @@ _AVIF_BRANDS = {b"avif", b"avis"}
 # The largest value of a gray sample of fewer than 8 bits; Pillow spreads the samples over 0..255.
 _SPREAD = {"L;2": 85, "L;4": 17}
 _DARK = 64
+_CLOSED = "Operation on closed image"
+_CONVERT = "convert it to JPEG, PNG or TIFF"
+# What is no picture to Pillow here, and a picture, or meant as one, to whoever has the file.
+_OTHER_KINDS = (
+    (rb"8BPS", "a Photoshop file", _CONVERT),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL picture", _CONVERT),
+    (rb"v/1\x01|#\?RADIANCE|#\?RGBE", "a picture of high dynamic range", _CONVERT),
+    (rb"FUJIFILMCCD-RAW|IIU\0|II\x1a\0\0\0HEAPCCDR|.{4}ftypcrx ", "a raw file of a camera", _CONVERT),
+    (rb".{128}DICM|SIMPLE  =", "a file of scientific pictures", _CONVERT),
+    (rb"%PDF-|%!PS|\xc5\xd0\xd3\xc6", "a document", _CONVERT),
+    (rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*|<!DOCTYPE svg.*)?<svg", "a drawing (SVG)", _CONVERT),
+    (rb"(?i)(\xef\xbb\xbf)?\s*(<!doctype html|<html)", "a web page", "download the picture itself"),
+    (rb"version https://git-lfs", "a pointer of Git LFS", "git lfs pull fetches the picture"),
+    (rb".{4}ftyp", "a video", "save one frame of it as JPEG or PNG"),
+    (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", "an archive", "unpack it"),
+)
 # Decoders that hold copies of their own take several times the memory of others.
 _COPIES = {"WEBP": 2, "JPEG2000": 3}
 
@@ -174,6 +191,8 @@ def one_picture(array: npt.NDArray[Any], name: str = "the array") -> npt.NDArray
     """
     if array.dtype.kind not in "fiub":
         raise TypeError(f"a picture is an array of real numbers, not of {array.dtype}")
+    if np.ma.is_masked(array):
+        raise TypeError("a picture is an array without masked pixels; array.filled(0) makes them black")
     shape = list(array.shape)
     pixels: npt.NDArray[Any] = array[0] if array.ndim == 4 and len(array) == 1 else array
     if pixels.ndim == 2:
@@ -222,7 +241,7 @@ def identify(stream: BinaryIO, name: str) -> Image.Image | None:
 
 def _of_other_libraries(stream: BinaryIO, name: str) -> Image.Image | None:
     stream.seek(0)
-    head = stream.read(64)
+    head = stream.read(256)
     if not head:
         raise ImageError(f"{name} is empty")
     brands = _brands(head)
@@ -248,6 +267,9 @@ def _of_other_libraries(stream: BinaryIO, name: str) -> Image.Image | None:
         raise ImageError(
             f"{name} has {len(bits)} bands of {max(bits)} bits, which is not read", hint=_SAVE_AS
         )
+    for start, kind, hint in _OTHER_KINDS:
+        if re.match(start, head, re.DOTALL):
+            raise ImageError(f"{name} is {kind}, which is not read", hint=hint)
     raise ImageError(
         f"{name} is not an image",
         hint="the formats are JPEG, PNG, WebP, GIF, TIFF, BMP, JPEG 2000, AVIF, HEIC, TGA, ICO and PNM",
@@ -303,7 +325,8 @@ def _told(
         raise _too_large(name, str(error)) from None
     # Pillow's decoders meet hostile bytes with OSError, SyntaxError, struct.error, IndexError and others.
     except Exception as error:
-        raise ImageError(f"{name} cannot be decoded: {error}", hint=_FETCH) from error
+        hint = "open it again: it was closed" if str(error) == _CLOSED else _FETCH
+        raise ImageError(f"{name} cannot be decoded: {error}", hint=hint) from error
 
 
 def _read(
@@ -321,10 +344,12 @@ def _read(
         return _read_tiff(picture, stream, name, max_pixels, held)
     assert picture is not None
     _check_pixels(picture.size, name, max_pixels)
-    if smallest is not None and stream is not None and hasattr(picture, "draft"):
-        # JPEG alone does something here: it leaves out the high frequencies.
-        picture.draft(None, smallest(picture.size))
-    held.enter_context(ROOM.hold(picture.width * picture.height * _COPIES.get(picture.format or "", 1)))
+    if smallest is not None and stream is not None:
+        halvings = _leave_out_detail(picture, smallest(picture.size))
+    else:
+        halvings = 0
+    pixels = (picture.width >> halvings) * (picture.height >> halvings)
+    held.enter_context(ROOM.hold(pixels * _COPIES.get(picture.format or "", 1)))
     notes = _notes_of_frames(picture)
     _declared.mend_tiff(picture)
     raw = _declared.raw_mode(picture)
@@ -350,7 +375,15 @@ def _read(
         other.load()
         return other
 
-    picture.load()
+    if stream is not None:
+        _let_go_of_decoder(picture)
+    try:
+        picture.load()
+    except OSError:
+        if not halvings:
+            raise
+        held.close()  # the whole picture waits for room, and would wait for this one's
+        return _read(given, stream, name, max_pixels, held, None)
     # The picture inside an icon may be larger than the icon's directory says.
     _check_pixels(picture.size, name, max_pixels)
     orientation = _orientation(picture)
@@ -362,6 +395,54 @@ def _read(
     del picture
     turn = _TURNS.get(orientation)
     return shown if turn is None else shown.transpose(turn), (*notes, *more)
+
+
+def _leave_out_detail(picture: Any, size: tuple[int, int]) -> int:
+    """Let the decoder halve a picture up to three times, to this size at least.
+
+    Gives how often a JPEG 2000 decoder will; that fails for files that were not stored so. JPEG's says its
+    new size at once, and others know nothing of the kind.
+    """
+    if picture.format != "JPEG2000":
+        if hasattr(picture, "draft"):
+            picture.draft(None, size)
+        return 0
+    most = min(have // want for have, want in zip(picture.size, size, strict=True))
+    # Pillow rounds to the next number, the standard upwards (ISO/IEC 15444-1, B.5).
+    right = (
+        halvings
+        for halvings in (3, 2, 1)
+        if all((side + (1 << halvings) // 2) >> halvings == -(-side >> halvings) for side in picture.size)
+    )
+    chosen = next((halvings for halvings in right if 1 << halvings <= most), 0)
+    picture.reduce = chosen
+    return chosen
+
+
+class _OfOneFrame:
+    """A decoder of Pillow's that is let go of as soon as it has given its first frame.
+
+    Those of WebP and AVIF hold the frame once or twice more, while Pillow makes its own picture of it.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
+
+    def get_next(self) -> Any:
+        decoder, self._decoder = self._decoder, None
+        return decoder.get_next()
+
+    def get_frame(self, index: int) -> Any:
+        decoder, self._decoder = self._decoder, None
+        return decoder.get_frame(index)
+
+    def reset(self) -> None:
+        """What Pillow asks for where there is no frame."""
+
+
+def _let_go_of_decoder(picture: Any) -> None:
+    if picture.format in ("WEBP", "AVIF") and getattr(picture, "_decoder", None) is not None:
+        picture._decoder = _OfOneFrame(picture._decoder)
 
 
 def _shown(
@@ -547,6 +628,8 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _notes_of_frames(picture: Image.Image) -> list[str]:
+    if _declared.is_reduced(picture):
+        return ["a small copy, the first picture in the file; the other is not read"]
     # A camera's MPO holds the same scene several times and passes for a plain JPEG.
     if picture.format in ("MPO", None) or not getattr(picture, "is_animated", False) or picture.tell():
         return []

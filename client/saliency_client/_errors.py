@@ -260,9 +260,14 @@ def _found(kind: type[CallError], details: str, approach: Approach) -> str | Non
     """The next step for what the details and the way to the target tell; None where they tell nothing."""
     proxy = approach.proxy
     if proxy is not None and kind in _ON_THE_WAY:
+        way = (
+            f"leave {proxy.source} out"
+            if proxy.host is None
+            else f"add {proxy.host} to {proxy.exceptions} in the environment"
+        )
         return (
             f"{proxy.source} is set, so the connection goes through a proxy; where the server is to be "
-            f"reached directly, add {proxy.host} to {proxy.exceptions} in the environment"
+            f"reached directly, {way}"
         )
     if kind is TLSError and _NO_HANDSHAKER_SIGN in details:
         return (
@@ -281,6 +286,24 @@ def _found(kind: type[CallError], details: str, approach: Approach) -> str | Non
             "default, its REST port 8501), or have been stopped"
         )
     return None
+
+
+def cut_off(failure: CallError, approach: Approach) -> CallError:
+    """The error for a target that accepts connections, where gRPC tells of another address of it."""
+    target = failure.target or ""
+    hint = _found(Unavailable, _CUT_OFF_SIGNS[0], approach)
+    told = Unavailable(
+        failure.message.replace(f"no server answers at {target}", f"{target} closed the connection", 1),
+        hint=hint,
+        code=failure.code,
+        details=failure.details,
+        target=target,
+        model=failure.model,
+        signature=failure.signature,
+        attempts=failure.attempts,
+    )
+    told.found = hint
+    return told
 
 
 # TensorFlow wraps what an assertion in a graph says, and names the node behind it.

@@ -3,13 +3,16 @@
 gRPC does not work in a child whose parent had connected, and may hang there, unless its fork support is on.
 Even then no thread may be in a call when the process forks: in the child gRPC waits, inside fork() itself,
 for locks of threads that are not there (grpc/_cython/_cygrpc/fork_posix.pyx.pxi of grpc/grpc's Python,
-and Channel._postfork_child of grpc/_channel.py).
+and Channel._postfork_child of grpc/_channel.py). While a channel
+of asyncio is open, a thread waits inside gRPC's core, which then skips its own preparations ("skipping fork()
+handlers", fork_posix.cc): calls in the child hang, and threads that the core starts there may crash it.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,16 +30,24 @@ class _Process:
     def __init__(self) -> None:
         self.connected_in: int | None = None
         """The process in which a client first connected."""
-        self.forked_in_a_call = False
+        self.forked_while: str | None = None
+        """What made this process, a child, unfit for gRPC: what was under way in its parent at the fork."""
         self.gate = threading.RLock()
         """Held while the process forks, so that no call begins then."""
         self.calls: Counter[Any] = Counter()
         """How many calls are under way on each channel."""
         self.apart: set[Any] = set()
         """Channels that gRPC must not touch in a child, where it would wait for the calls on them."""
+        self.asynchronous: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Channels of asyncio that were opened here."""
 
 
 _process = _Process()
+
+
+def note_asynchronous(channel: Any) -> None:
+    """Note that a channel of asyncio is open from now on."""
+    _process.asynchronous.add(channel)
 
 
 def note_connection() -> None:
@@ -59,11 +70,11 @@ def check_fork(connected_in: int | None) -> None:
             hint="connect in the child only, start processes with 'spawn' or 'forkserver', or set "
             "GRPC_ENABLE_FORK_SUPPORT=1 in the environment before Python starts",
         )
-    if _process.forked_in_a_call:
+    if _process.forked_while is not None:
         raise ClientClosed(
-            "the process was forked while a call was under way, and gRPC may hang in the child process",
-            hint="fork when no call is under way, connect in the child only, or start processes with "
-            "'spawn' or 'forkserver'",
+            f"the process was forked while {_process.forked_while}, and gRPC may hang in the child process",
+            hint="fork when no call is under way and asyncio clients are closed, connect in the child only, "
+            "or start processes with 'spawn' or 'forkserver'",
         )
 
 
@@ -110,9 +121,20 @@ def _after_in_child() -> None:
     if not _is_supported():
         return
     # The channels in `apart` are kept: to let go of one closes it, which waits for its calls.
-    _process.forked_in_a_call |= bool(_process.calls)
+    asynchronous = {channel for channel in _process.asynchronous if _is_open(channel)}
+    _process.apart |= asynchronous
+    if _process.calls:
+        _process.forked_while = "a call was under way"
+    elif asynchronous:
+        _process.forked_while = "an asyncio client was open"
     _process.calls = Counter()
+    _process.asynchronous = weakref.WeakSet()
     _process.gate = threading.RLock()
+
+
+def _is_open(channel: Any) -> bool:
+    inner: Any = getattr(channel, "_channel", None)
+    return not (hasattr(inner, "closed") and inner.closed())
 
 
 def _channels_to_fork() -> set[Any]:

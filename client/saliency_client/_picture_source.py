@@ -89,6 +89,9 @@ def _seekable(source: Any) -> BinaryIO:
     read = getattr(source, "read", None)
     if not callable(read) or inspect.iscoroutinefunction(read) or isinstance(source, io.TextIOBase):
         raise not_taken(source)
+    readable = getattr(source, "readable", None)
+    if callable(readable) and not readable():
+        raise ValueError("it is open for writing alone")
     if _can_seek(source):
         if _reads_text(source):
             raise not_taken(source)

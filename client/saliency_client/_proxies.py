@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 _VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
 _HOSTS_FILE = Path("/etc/hosts")
+_RELEASE = tuple(int(part) for part in re.findall(r"\d+", grpc.__version__)[:2])
 
 _ENABLE, _PROXY = "grpc.enable_http_proxy", "grpc.http_proxy"
 _ADDRESS_PROXY, _PROXIED_ADDRESSES = "grpc.address_http_proxy", "grpc.address_http_proxy_enabled_addresses"
@@ -33,13 +38,14 @@ class Proxy:
     - `address`: its host and port, without user and password.
     - `source`: the variable or the channel argument that names it.
     - `exceptions`: the variable that lists what goes to its target directly.
-    - `host`: what that variable would have to list.
+    - `host`: what that variable would have to list; None where no entry stands for the target, as for several
+      addresses.
     """
 
     address: str
     source: str
     exceptions: str
-    host: str
+    host: str | None
 
 
 def is_local(target: str) -> bool:
@@ -77,8 +83,8 @@ def proxy_of(target: str, arguments: Mapping[str, Any], environment: Mapping[str
     host = _exception_host(target)
     if _is_excepted(host, environment.get(exceptions, "")):
         return None
-    # An entry has no comma: of several addresses the last one stands for all.
-    return Proxy(url[1], source, exceptions, host.rpartition(",")[2])
+    # gRPC compares several addresses as one text, and an entry has no comma.
+    return Proxy(url[1], source, exceptions, None if "," in host else host)
 
 
 def _is_socket(target: str) -> bool:
@@ -111,8 +117,14 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_named_loopback(host: str) -> bool:
-    """Whether a name is of loopback by RFC 6761 (section 6.3), or by this machine's table of hosts."""
+    """Whether a name is of loopback by RFC 6761 (section 6.3), or by this machine's table of hosts.
+
+    Or in the old way to write an address: 127.1 is 127.0.0.1 (inet_aton of POSIX).
+    """
     name = host.lower().removesuffix(".")
+    if re.fullmatch(r"(0x[0-9a-f]+|\d+)(\.(0x[0-9a-f]+|\d+)){0,3}", name):
+        with suppress(OSError):
+            return ipaddress.IPv4Address(socket.inet_aton(name)).is_loopback
     return name == "localhost" or name.endswith(".localhost") or name in _loopback_names(_HOSTS_FILE)
 
 
@@ -146,7 +158,15 @@ def _has_scheme(target: str) -> bool:
 
 def _is_excepted(host: str, exceptions: str) -> bool:
     entries = [entry.strip() for entry in exceptions.split(",") if entry]
-    return any(host.lower().endswith(entry.lower()) or _is_in_network(host, entry) for entry in entries)
+    return any(_ends_with(host.lower(), entry.lower()) or _is_in_network(host, entry) for entry in entries)
+
+
+def _ends_with(host: str, entry: str) -> bool:
+    """Whether an entry stands for a name: from 1.84 on gRPC takes it for a domain, before for an ending."""
+    if _RELEASE < (1, 84):
+        return host.endswith(entry)
+    domain = entry.removeprefix(".")
+    return bool(domain) and f".{host}".endswith(f".{domain}")
 
 
 def _is_in_network(host: str, entry: str) -> bool:

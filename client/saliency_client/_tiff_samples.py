@@ -20,6 +20,18 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _SEPARATE = 2
 _DIFFERENCES, _FLOAT_DIFFERENCES = 2, 3
 _KINDS = {1: "u", 2: "i", 3: "f"}
+# TIFF 6.0, and Technical Note 2 of DNG.
+_COLORS = {
+    3: "a palette",
+    4: "a mask",
+    5: "inks",
+    6: "YCbCr",
+    8: "CIELAB",
+    9: "CIELAB",
+    10: "CIELAB",
+    32803: "a raw sensor",
+    34892: "a raw sensor",
+}
 _NAMES = {1: "whole", 2: "signed whole", 3: "real", 5: "complex", 6: "complex"}
 
 
@@ -110,7 +122,9 @@ def open_tiff(stream: BinaryIO) -> TiffFile | None:
     if not head.startswith(HEADS):
         return None
     try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(head if 43 in head[2:4] else head[:8])
+        tags: Any = TiffImagePlugin.ImageFileDirectory_v2(head if head.startswith(b"II+") else head[:8])
+        if head.startswith(b"MM\0+"):  # Pillow looks for BigTIFF's number in the other byte order
+            tags._bigtiff, tags.next = True, int.from_bytes(head[8:16], "big")
         stream.seek(tags.next)
         tags.load(stream)
         size = int(tags[_WIDTH]), int(tags[_HEIGHT])
@@ -122,6 +136,8 @@ def open_tiff(stream: BinaryIO) -> TiffFile | None:
     numbers = _NAMES.get(min(formats), "unknown")
     held = f"has {bands} {'band' if bands == 1 else 'bands'} of {bits}-bit {numbers} numbers"
     photometric, compression = tags.get(_PHOTOMETRIC, 1), tags.get(_COMPRESSION, 1)
+    if photometric in _COLORS:
+        held += f" of {_COLORS[photometric]}"
     known = (
         len(formats) == 1
         and min(formats) in _KINDS

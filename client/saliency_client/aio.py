@@ -14,7 +14,8 @@ import grpc.aio
 
 from saliency_client._base import BaseClient, given
 from saliency_client._bulk import Batcher, BatchReader, Item, ItemResult, checked_bounds
-from saliency_client._calls import UNSET, Conversation, FetchToken, Send, Step, T, Timeout
+from saliency_client._calls import UNSET, Conversation, FetchToken, Look, Send, Step, T, Timeout
+from saliency_client._channel import listens
 from saliency_client._explanation import Explanation
 from saliency_client._requests import ArrayLike, Outputs, VersionStatus
 from saliency_client._signatures import Signature
@@ -194,6 +195,8 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
         if isinstance(step, FetchToken):
             token = step.provider()
             return await token if isawaitable(token) else token
+        if isinstance(step, Look):
+            return await asyncio.to_thread(listens, step.port)
         return await asyncio.sleep(step.seconds)
 
 

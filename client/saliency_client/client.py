@@ -11,7 +11,8 @@ import grpc
 
 from saliency_client._base import BaseClient, given
 from saliency_client._bulk import Batcher, BatchReader, Item, ItemResult, checked_bounds
-from saliency_client._calls import UNSET, Conversation, FetchToken, Send, Step, T, Timeout
+from saliency_client._calls import UNSET, Conversation, FetchToken, Look, Send, Step, T, Timeout
+from saliency_client._channel import listens
 from saliency_client._explanation import Explanation
 from saliency_client._requests import ArrayLike, Outputs, VersionStatus
 from saliency_client._signatures import Signature
@@ -270,6 +271,8 @@ class SaliencyClient(BaseClient[grpc.Channel]):
                 raise
         if isinstance(step, FetchToken):
             return step.provider()
+        if isinstance(step, Look):
+            return listens(step.port)
         if cancellation is not None:
             return cancellation.wait(step.seconds)
         time.sleep(step.seconds)

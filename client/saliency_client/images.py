@@ -109,7 +109,7 @@ def load_image(
 
     Threads that read pictures wait for one another, so that together they decode no more pixels at a time
     than one picture may have by default. Reading a picture takes up to three times its size as RGB, but
-    more for WebP, AVIF, HEIC and JPEG 2000, whose decoders hold copies of their own.
+    more for WebP, JPEG 2000 and progressive JPEG, whose decoders hold copies of their own.
 
     Args:
         source: a path, encoded bytes (bytes, bytearray, memoryview), an open binary file, a Pillow image, or
@@ -120,9 +120,10 @@ def load_image(
             "pad" adds gray bars.
         max_pixels: refuse larger pictures before decoding them. Pillow's own process-wide bound,
             PIL.Image.MAX_IMAGE_PIXELS, holds as well.
-        draft: let the decoder of a large JPEG make a half, a quarter or an eighth of it, at least four times
-            as large as the model input. It is faster and takes less memory; `picture` and `box` are of the
-            smaller picture, and the pixels of `array` differ by a few levels.
+        draft: let the decoder of a large JPEG or JPEG 2000 make a half, a quarter or an eighth of it, at
+            least four times as large as the model input. It is faster and takes less memory; `picture` and
+            `box` are of the smaller picture, and the pixels of `array` differ by a few levels. That of JPEG
+            2000 is moved by half a pixel of its own at most.
 
     Returns:
         The photo, `array` uint8 [H, W, channels].
@@ -286,6 +287,8 @@ def shown_picture(picture: Image.Image | npt.NDArray[Any]) -> Image.Image:
     """
     if isinstance(picture, np.ndarray):
         return array_picture(picture)
+    if isinstance(picture, Photo):
+        raise TypeError("a Photo shows a part of its picture: give its picture, and its box beside the map")
     if not isinstance(picture, Image.Image):
         path = isinstance(picture, (str, bytes)) or hasattr(picture, "__fspath__")
         error = not_taken(picture, "a Pillow image, an array [H, W, C], or a Photo of load_image")

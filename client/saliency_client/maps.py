@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from saliency_client._numbers import is_real
+
 FloatArray = npt.NDArray[np.float32]
 
 DEFAULT_CLIP = 99.0
@@ -129,8 +131,8 @@ def limits(
         (1.0, 5.0)
     """
     maps = _checked_maps(values)
-    if not 0 < clip <= 100:
-        raise ValueError(f"clip is {clip:g}; it is a percentile above 0 and at most 100")
+    if not is_real(clip) or not 0 < clip <= 100:
+        raise ValueError(f"clip is {clip!r}; it is a percentile above 0 and at most 100")
     magnitudes = np.abs(maps) if signed else maps
     low = np.zeros_like(maps[..., :1, :1]) if signed else maps.min(axis=(-2, -1), keepdims=True)
     high = np.percentile(magnitudes, clip, axis=(-2, -1), keepdims=True).astype(np.float32)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from saliency_client import maps
+from saliency_client._numbers import is_whole
 from saliency_client.images import Box, shown_picture
 from saliency_client.maps import DEFAULT_CLIP, FloatArray
 
@@ -295,7 +296,8 @@ def _one_map(values: npt.ArrayLike) -> FloatArray:
 def _checked_box(box: Box | None, size: tuple[int, int]) -> Box:
     if box is None:
         return (0, 0, *size)
-    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+    whole = len(box) == 4 and all(is_whole(side) for side in box)
+    if not whole or not (box[0] < box[2] and box[1] < box[3]):
         raise ValueError(f"a box is (left, top, right, bottom) in pixels, as Photo.box; this is {box!r}")
     return box
 

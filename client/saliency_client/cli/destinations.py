@@ -70,6 +70,10 @@ def destination(out: str | None, formats: Sequence[str], *, results: int) -> Des
             raise UsageError(
                 f"-o {printable(out)} is a file without a suffix", hint="name it *.png, *.npy, …"
             )
+        if path.exists() and not path.is_dir():
+            raise UsageError(
+                f"-o {printable(out)} is neither a folder nor a file", hint="-o - writes one file to stdout"
+            )
         return Destination(chosen, folder=path)
     if suffix not in _FORMAT_OF_SUFFIX:
         raise UsageError(

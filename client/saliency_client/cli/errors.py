@@ -110,6 +110,8 @@ def describe(error: Exception) -> tuple[str, str | None]:
     elif isinstance(error, OSError) and not hasattr(error, "hint"):
         where = f"{error.filename}: " if error.filename else ""
         message, hint = f"{where}{error.strerror or error}", None
+        if not where and isinstance(error, FileNotFoundError) and not _has_folder():
+            message, hint = "the current folder does not exist any more", "cd to one that does"
     # An error with a next step, or with None in its place, was made for people: CommandError, SaliencyError,
     # and the exporter's, which this package does not import.
     elif hasattr(error, "hint"):
@@ -121,6 +123,13 @@ def describe(error: Exception) -> tuple[str, str | None]:
         message = f"unexpected {type(error).__name__}: {error}"
         hint = "SALIENCY_DEBUG=1 shows where; please report it"
     return one_line(message), one_line(hint) if hint else None
+
+
+def _has_folder() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def _in_options(hint: str) -> str:

@@ -13,13 +13,23 @@ from saliency_client.cli.errors import CommandError
 from saliency_client.cli.marks import read_facts
 from saliency_client.cli.text import printable
 
-_PICTURES = "jpg jpeg jpe jfif png webp gif bmp dib tif tiff ppm pgm pbm pnm jp2 avif heic heif hif tga ico"
+_PICTURES = (
+    "jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff ppm pgm pbm pnm pfm jp2 j2k j2c jpc jpf jpx "
+    "avif heic heif hif tga ico"
+)
 PICTURE_SUFFIXES = frozenset(f".{name}" for name in _PICTURES.split())
 ARRAY_SUFFIX = ".npy"
 # Pictures to whoever took or drew them.
-_OTHERS = "dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 raf pef srw raw 3fr heics psd xcf svg jxl eps ai pdf"
+_OTHERS = (
+    "dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 rwl raf pef srw raw 3fr fff iiq mos mrw x3f erf kdc dcr gpr "
+    "heics avifs psd psb xcf svg svgz jxl jxr wdp exr hdr dcm pcx sgi xpm eps ai pdf"
+)
 _OTHER_SUFFIXES = frozenset(f".{name}" for name in _OTHERS.split())
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+_MAGIC = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*"),
+    *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+)
+_BRANDS = (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypmif1")
 
 OWN = "saliency-client made it; name it to explain it all the same"
 NO_FILE = "it is a named pipe, a socket or a device; `cat … | saliency-client … -` reads one"
@@ -137,9 +147,10 @@ def _is_wanted(path: Path, kind: int, left_out: LeftOut) -> bool:
 def _starts_as_picture(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
-            return file.read(8).startswith(_MAGIC)
+            head = file.read(12)
     except OSError:
         return False
+    return head.startswith(_MAGIC) or head[4:] in _BRANDS or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
 
 
 def _has_pictures(folder: Path) -> bool:

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 _NUMPY_MAGIC = b"\x93NUMPY"
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://|^data:[^,]*,")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:[^,]*,", re.IGNORECASE)
+_FETCHED_BY = {
+    "data:": "`echo … | base64 -d | saliency-client … -` takes what stands behind the comma",
+    "s3:": "aws s3 cp '{0}' - | saliency-client … -",
+    "gs:": "gcloud storage cat '{0}' | saliency-client … -",
+}
+_BY_CURL = "curl -sSfL '{0}' | saliency-client … -"
 _NOT_COUNTED = "pictures that saliency-client made are passed over"
 _NOT_AS_ARRAY = "it is no input of the model, which takes photos; name it to try all the same"
 _NOT_AS_PHOTO = "the model takes arrays (.npy), not photos"
@@ -109,10 +115,13 @@ def _expand(argument: str, recursive: bool, left_out: LeftOut) -> list[Input]:
         if sys.stdin is None or sys.stdin.isatty():
             raise UsageError("- reads an image from stdin, and nothing is piped in", hint="cat photo.jpg | …")
         return [Input(STDIN)]
+    if not argument:
+        raise UsageError("an image's name is empty", hint="a variable of the shell may be unset")
+    scheme = argument.partition(":")[0].lower() + ":"
     if _URL.match(argument) and not os.path.exists(argument):
         raise UsageError(
             f"{printable(argument)} is a URL, and images are not downloaded",
-            hint=f"curl -sSfL '{printable(argument)}' | saliency-client … -",
+            hint=_FETCHED_BY.get(scheme, _BY_CURL).replace("{0}", printable(argument)),
         )
     path = Path(argument)
     if os.path.isdir(argument):

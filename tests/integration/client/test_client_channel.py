@@ -123,7 +123,7 @@ def test_which_targets_stay_on_this_machine(target, local):
         ({"label": 7}, "label is 7"),
         ({"label": ""}, "label is ''"),
         ({"retry": 3}, "retry is 3; it must be a RetryPolicy"),
-        ({"tls": "yes"}, "tls is 'yes'"),
+        ({"tls": "yes"}, "tls is of type str"),
         ({"user_agent": "a\nb"}, "user_agent is .* must be a line"),
         ({"user_agent": 5}, "user_agent is 5"),
         ({"keepalive": 0}, "keepalive is 0"),
@@ -161,6 +161,7 @@ def test_which_targets_stay_on_this_machine(target, local):
         ),
         ({"tls": TLS(ca="missing.pem")}, "TLS ca cannot be read: .*missing.pem"),
         ({"tls": TLS(ca=b"not pem")}, "TLS ca is not PEM"),
+        ({"tls": TLS(ca=7)}, "TLS ca is of type int"),
         ({"tls": TLS(certificate=pem("client.pem"))}, "needs both certificate and key"),
         ({"tls": TLS(ca=pem("server.key"))}, "TLS ca holds a private key, and not a certificate"),
         (
@@ -466,11 +467,22 @@ def test_a_plain_connection_to_a_server_with_tls_gets_a_hint_at_it(tls_server, c
     with pytest.raises(Unavailable, match="closed the connection") as caught:
         client.methods()
     assert "it may want TLS" in caught.value.hint
-    if host == "localhost":
-        return  # within a bounded wait gRPC may report the address at which nothing listens
     with pytest.raises(NotReady, match="closed the connection") as waited:
         client.wait_ready(0.3)
     assert "it may want TLS" in waited.value.hint
+
+
+def test_the_hint_at_tls_comes_whichever_address_of_localhost_grpc_tells_of(tls_server, each_kind):
+    for make in each_kind * 3:
+        with make(f"localhost:{tls_server.port}", model=MODEL) as client:
+            with pytest.raises(NotReady, match="closed the connection") as waited:
+                client.wait_ready(0.1)
+            assert "it may want TLS" in waited.value.hint
+
+
+def test_a_port_of_localhost_where_nobody_listens_is_told_as_such(connect):
+    with nobody() as target, pytest.raises(NotReady, match="no server answers at localhost"):
+        connect(target.replace("127.0.0.1", "localhost")).wait_ready(0.1)
 
 
 def test_files_of_tls_that_do_not_belong_together_are_told_as_such(tls_server, connect):
@@ -479,6 +491,31 @@ def test_files_of_tls_that_do_not_belong_together_are_told_as_such(tls_server, c
         connect(tls_server, tls=own).methods()
 
     assert "the key is not the certificate's" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda content: content.decode(),
+        bytearray,
+        lambda content: b"\xef\xbb\xbf" + content,
+        lambda content: content.decode().encode("utf-16"),
+        lambda content: content.replace(b"\n", b"\r\n"),
+    ],
+    ids=["text", "bytearray", "UTF-8 with a mark", "UTF-16", "lines of Windows"],
+)
+def test_pem_is_taken_however_it_is_held(tls_server, connect, given):
+    files = {name: given(pem(f"{name}.pem" if name == "ca" else f"client.{name}")) for name in ("ca", "key")}
+    own = TLS(certificate=given(pem("client.pem")), server_name="serving.test", **files)
+    assert connect(tls_server, tls=own).methods()
+
+
+def test_no_message_holds_a_key_that_is_given_in_a_wrong_place(tls_server, connect):
+    secret = pem("client.key").decode()
+    for tls in (secret, TLS(ca=secret), TLS(ca=TRUST.ca, certificate=secret, key=secret)):
+        with pytest.raises(OptionError) as caught:
+            connect(tls_server, tls=tls).methods()
+        assert secret.splitlines()[1] not in f"{caught.value} {caught.value.hint}"
 
 
 def test_a_file_that_holds_more_than_is_asked_for_is_taken(tls_server, connect):

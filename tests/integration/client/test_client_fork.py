@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from scripted_server import MODEL, ScriptedServer
@@ -12,14 +13,24 @@ from scripted_server import MODEL, ScriptedServer
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
 
 METHODS = "('gradients', 'smooth')"
+CRASHED = 77
 
 
 def run_and_fork(
-    server: ScriptedServer, before: str, in_child: str, environment: dict[str, str] | None = None
+    server: ScriptedServer,
+    before: str,
+    in_child: str,
+    environment: dict[str, str] | None = None,
+    *,
+    crashes: bool = False,
 ) -> str:
-    """What the child process prints; the parent then checks that its own client still works."""
+    """What the child process prints; the parent then checks that its own client still works.
+
+    `input()` in `before` returns when a call has reached the server. `crashes`: gRPC's own threads may crash
+    the child at any moment (`_forks.py`); then another child is asked.
+    """
     code = f"""
-import os
+import os, sys
 from saliency_client import ClientClosed, SaliencyClient
 make = lambda: SaliencyClient({server.target!r}, model={MODEL!r}, timeout=10)
 client = make()
@@ -31,18 +42,37 @@ if child == 0:
     except ClientClosed as error:
         print(error, error.hint, flush=True)
     os._exit(0)
-os.waitpid(child, 0)
+_, status = os.waitpid(child, 0)
 assert str(make().methods()) == {METHODS!r}
+sys.exit({CRASHED} if os.WIFSIGNALED(status) else status)
 """
-    done = subprocess.run(
+    for _ in range(10 if crashes else 1):
+        output, errors, status = _run(server, code, environment or {})
+        if status != CRASHED:
+            break
+    assert status == 0, errors
+    return output.strip()
+
+
+def _run(server: ScriptedServer, code: str, environment: dict[str, str]) -> tuple[str, str, int]:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
         [sys.executable, "-c", code],
-        env={**os.environ, **(environment or {})},
-        capture_output=True,
+        env={**os.environ, **environment},
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
         text=True,
-        timeout=30,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    ) as process:
+        try:
+            if "input()" in code:
+                until = time.monotonic() + 30
+                while not server.running and process.poll() is None and time.monotonic() < until:
+                    time.sleep(0.005)
+            output, errors = process.communicate("\n", timeout=30)
+        finally:
+            process.kill()
+    return output, errors, process.returncode
 
 
 @pytest.mark.parametrize("client", ["client", "make()"], ids=["its parent's client", "a new client"])
@@ -72,7 +102,7 @@ def test_with_grpcs_fork_support_a_child_connects_anew(server, client):
 
 
 BUSY = """
-import asyncio, threading, time
+import asyncio, threading
 from contextlib import suppress
 from saliency_client import AsyncSaliencyClient
 import numpy as np
@@ -81,8 +111,8 @@ def calls():
     with suppress(Exception):
         {call}
 client.methods()
-threading.Thread(target=calls, daemon=True).start()
-time.sleep(0.3)
+thread = threading.Thread(target=calls, daemon=True)
+thread.start()
 """
 CALLS = {
     "explain": "client.explain(image)",
@@ -102,16 +132,56 @@ class Nothing(grpc.UnaryUnaryClientInterceptor):
     ("call", "client"), [*((call, "client") for call in CALLS), ("explain", "make()"), ("asyncio", "make()")]
 )
 def test_a_child_that_is_forked_while_a_call_is_under_way_is_told_so(server, call, client):
-    server.hang()
-    before = f"TARGET, MODEL = {server.target!r}, {MODEL!r}\n{NOTHING}\n{BUSY.format(call=CALLS[call])}"
-    said = run_and_fork(server, before, f"{client}.status()", {"GRPC_ENABLE_FORK_SUPPORT": "1"})
+    server.script.extend([server.wait_for_the_client_to_leave] * 10)
+    before = (
+        f"TARGET, MODEL = {server.target!r}, {MODEL!r}\n{NOTHING}\n{BUSY.format(call=CALLS[call])}\ninput()"
+    )
+    said = run_and_fork(
+        server,
+        before,
+        f"{client}.status()",
+        {"GRPC_ENABLE_FORK_SUPPORT": "1"},
+        crashes=call == "asyncio",
+    )
 
     assert said.startswith("the process was forked while a call was under way")
     assert "fork when no call is under way" in said
 
 
+OPEN = """
+import asyncio, threading
+from saliency_client import AsyncSaliencyClient
+async def hold():
+    held = AsyncSaliencyClient({target!r}, model={model!r})
+    await held.methods()
+    {then}
+    ready.set()
+    await asyncio.sleep(60)
+ready = threading.Event()
+client.methods()
+threading.Thread(target=lambda: asyncio.run(hold()), daemon=True).start()
+ready.wait()
+"""
+
+
+@pytest.mark.parametrize("client", ["client", "make()"], ids=["its parent's client", "a new client"])
+def test_a_child_that_is_forked_while_an_asyncio_client_is_open_is_told_so(server, client):
+    before = OPEN.format(target=server.target, model=MODEL, then="pass")
+    said = run_and_fork(server, before, f"{client}.status()", {"GRPC_ENABLE_FORK_SUPPORT": "1"}, crashes=True)
+
+    assert said.startswith("the process was forked while an asyncio client was open")
+    assert "asyncio clients are closed" in said
+
+
+def test_a_child_that_is_forked_after_the_asyncio_client_was_closed_connects_anew(server):
+    before = OPEN.format(target=server.target, model=MODEL, then="await held.close()")
+    calls = f"asyncio.run(AsyncSaliencyClient({server.target!r}, model={MODEL!r}).methods())"
+
+    assert run_and_fork(server, before, calls, {"GRPC_ENABLE_FORK_SUPPORT": "1"}) == METHODS
+
+
 def test_a_child_that_is_forked_after_the_calls_connects_anew(server):
-    before = BUSY.format(call="client.explain(image)") + "time.sleep(0.3)"
+    before = BUSY.format(call="client.explain(image)") + "thread.join()"
     calls = "client.explain(image).saliency.shape"
 
     assert run_and_fork(server, before, calls, {"GRPC_ENABLE_FORK_SUPPORT": "1"}) == "(1, 6, 5)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 
 import grpc
@@ -19,6 +21,7 @@ from saliency_client import (
     SaliencyClient,
     Unavailable,
 )
+from saliency_client._proxies import proxy_of
 
 IMAGES = np.zeros((1, LinearModel.height, LinearModel.width, 3), np.uint8)
 SECRET = "sekret-7d1f"
@@ -135,6 +138,28 @@ def test_the_way_around_the_proxy_works(server, proxy, connect, monkeypatch):
 
     assert "proxy" not in f"{caught.value} {caught.value.hint}"
     assert proxy.asked == []
+
+
+@pytest.mark.parametrize(
+    "exceptions",
+    [
+        ".serving.invalid",
+        "invalid",
+        ".invalid",
+        "valid",
+        "*.invalid",
+        "serving.invalid:8500",
+        "x, Serving.Invalid",
+    ],
+)
+def test_no_proxy_is_read_as_grpc_reads_it(proxy, connect, monkeypatch, exceptions):
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", exceptions)
+    known = proxy_of(ELSEWHERE, {}, dict(os.environ))
+
+    with contextlib.suppress(Unavailable):
+        connect(ELSEWHERE, retry=ONCE, timeout=2).methods()
+    assert (known is not None) is bool(proxy.asked)
 
 
 def test_a_proxy_that_swallows_everything_is_named_when_time_is_over(server, proxy, connect, monkeypatch):

@@ -12,11 +12,13 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import tifffile
 from cli_harness import SIZE, Cli, known_model
 from PIL import Image
 from scripted_server import ScriptedServer
 
 from saliency_client._files import write_whole
+from saliency_client.cli.errors import describe
 
 
 def make_photos(folder: Path, *names: str) -> None:
@@ -108,13 +110,32 @@ def test_heic_pictures_of_a_folder_are_not_left_out_in_silence(
 
 
 @pytest.mark.parametrize(
-    "url", ["https://example.org/cat.jpg", "s3://bucket/cat.jpg", "data:image/png;base64,AA=="]
+    ("url", "step"),
+    [
+        ("https://example.org/cat.jpg", "curl -sSfL 'https://example.org/cat.jpg' |"),
+        ("file:///tmp/cat.jpg", "curl -sSfL 'file:///tmp/cat.jpg' |"),
+        ("s3://bucket/cat.jpg", "aws s3 cp 's3://bucket/cat.jpg' - |"),  # curl knows neither these
+        ("data:image/png;base64,AA==", "`echo … | base64 -d | saliency-client … -`"),
+        ("DATA:,AA", "`echo … | base64 -d | saliency-client … -`"),
+    ],
 )
-def test_urls_are_refused_with_the_next_step(cli: Cli, url: str) -> None:
+def test_urls_are_refused_with_the_next_step(cli: Cli, url: str, step: str) -> None:
     run = cli("explain", url)
     assert run.code == 2
     assert f"error: {url} is a URL" in run.err
-    assert "hint: curl" in run.err
+    assert f"hint: {step}" in run.err
+
+
+def test_an_empty_name_is_a_usage_error(cli: Cli) -> None:
+    run = cli("explain", "")
+    assert (run.code, "an image's name is empty" in run.err) == (2, True)
+
+
+def test_a_device_is_no_place_for_files(cli: Cli, photo: Path) -> None:
+    run = cli("explain", photo.name, "-o", "/dev/null")
+    assert run.code == 2
+    assert "-o /dev/null is neither a folder nor a file" in run.err
+    assert "hint: -o - writes one file to stdout" in run.err
 
 
 def test_stdin_cannot_be_read_twice(cli: Cli) -> None:
@@ -336,6 +357,42 @@ def test_what_a_folder_has_beside_its_pictures_is_counted(cli: Cli) -> None:
     assert "note: left out in/sub: it is a subfolder with pictures" in run.err
     assert run.err.count("note:") == 2
     assert maps(cli) == {"a-gradients.png", "bare-gradients.png"}
+
+
+def test_a_folder_gives_every_picture_that_is_read_by_its_suffix_or_its_beginning(cli: Cli) -> None:
+    (cli.folder / "in").mkdir()
+    picture = Image.new("RGB", (30, 24), "teal")
+    for name, format in (("a.mpo", "JPEG"), ("b.apng", "PNG"), ("c.j2k", "JPEG2000"), ("d.jfif", "JPEG")):
+        picture.save(cli.folder / "in" / name, format)
+    for name, format in (("webp", "WEBP"), ("jp2", "JPEG2000"), ("gif", "GIF")):
+        picture.save(cli.folder / "in" / name, format)
+    run = cli("explain", "in", "-o", "maps/", "-q")
+    assert run.code == 0, run.err
+    assert {name.partition("-")[0] for name in maps(cli)} == {*"abcd", "webp", "jp2", "gif"}
+
+
+def test_pillows_log_stays_off_the_terminal(cli: Cli, program: list[str]) -> None:
+    tifffile.imwrite(cli.folder / "bands.tif", np.zeros((4, 5, 13), np.uint8), planarconfig="contig")
+    done = subprocess.run(
+        [*program, "explain", "bands.tif"],
+        cwd=cli.folder,
+        env={**os.environ, **cli.environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: bands.tif has 13 bands")
+
+
+def test_a_current_folder_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FileNotFoundError) as caught:
+        os.getcwd()
+    assert describe(caught.value)[0] == "the current folder does not exist any more"
 
 
 def test_a_photo_that_speaks_of_this_tool_is_a_photo(cli: Cli) -> None:

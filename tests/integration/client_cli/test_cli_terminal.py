@@ -284,8 +284,11 @@ def test_a_reader_that_leaves_early_ends_the_command_quietly(
     cli: Cli, photo: Path, environment: dict[str, str], program: list[str], mode: list[str]
 ) -> None:
     names = copies(photo, 30)
+    # What it waits for until the reader has left: all lines may fit into the pipe before that.
+    last = cli.folder / "last.png"
+    os.mkfifo(last)
     process = subprocess.Popen(
-        [*program, "explain", *names, *mode],
+        [*program, "explain", *names, last.name, *mode],
         cwd=cli.folder,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
@@ -293,6 +296,7 @@ def test_a_reader_that_leaves_early_ends_the_command_quietly(
     )
     process.stdout.readline()
     process.stdout.close()
+    last.write_bytes(photo.read_bytes())
     err = process.stderr.read().decode()
     process.stderr.close()
     assert process.wait(SECONDS) == 1

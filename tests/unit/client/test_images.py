@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from saliency_client._picture_room import ROOM
 from saliency_client.images import ImageError, array_picture, input_box, load_array, load_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -131,18 +133,44 @@ def test_a_mistyped_size_is_refused(size: object) -> None:
         load_image(encoded(picture_of(noise(4, 4))), size)
 
 
-def test_a_draft_is_smaller_and_gives_nearly_the_same_model_input() -> None:
+def smooth_picture(width: int, height: int) -> Image.Image:
     values = np.random.default_rng(5).integers(0, 256, (50, 75, 3), np.uint8)
-    data = encoded(Image.fromarray(values).resize((1200, 800), Image.Resampling.BICUBIC), "JPEG", quality=95)
+    return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(("format", "shift"), [("JPEG", 0), ("JPEG2000", 1.5)])
+def test_a_draft_is_smaller_and_gives_nearly_the_same_model_input(format: str, shift: float) -> None:
+    """A quarter by wavelets has every fourth pixel, not the middle of four (ISO/IEC 15444-1, annex F)."""
+    picture = smooth_picture(1200, 800)
+    data = encoded(picture, format, **({"quality": 95} if format == "JPEG" else {}))
     whole, draft = (load_image(data, (32, 32), draft=draft) for draft in (False, True))
     assert whole.picture.size == (1200, 800)
     assert draft.picture.size == (300, 200)  # a quarter; an eighth would be less than four times the input
     assert draft.box == input_box((300, 200), (32, 32), "crop")
-    difference = np.abs(whole.array.astype(int) - draft.array)
+    moved = picture.transform(
+        picture.size, Image.Transform.AFFINE, (1, 0, -shift, 0, 1, -shift), Image.Resampling.BICUBIC
+    )
+    expected = load_image(moved, (32, 32)).array if shift else whole.array
+    difference = np.abs(expected.astype(int) - draft.array)[1:, 1:]
     assert difference.mean() < 1.5
     assert difference.max() <= 12
+
+
+def test_what_has_no_smaller_picture_in_it_is_read_whole_as_a_draft() -> None:
     png = load_image(encoded(picture_of(noise(200, 200))), (8, 8), draft=True)
     assert png.picture.size == (200, 200)
+    picture = smooth_picture(401, 320)
+    halved = load_image(encoded(picture, "JPEG2000"), (8, 8), draft=True)
+    assert halved.picture.size == (201, 160)  # Pillow fails at a quarter, 100.25 pixels wide
+    whole = load_image(encoded(picture, "JPEG2000", num_resolutions=1), (8, 8), draft=True)
+    assert np.array_equal(np.asarray(whole.picture), np.asarray(picture))
+
+
+@pytest.mark.timeout(20)
+def test_what_is_read_whole_after_all_does_not_wait_for_its_own_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ROOM, "bound", 100)
+    data = encoded(smooth_picture(320, 320), "JPEG2000", num_resolutions=1)
+    assert load_image(data, (8, 8), draft=True).picture.size == (320, 320)
 
 
 def cubic_weights(source: int, target: int) -> np.ndarray:
@@ -541,7 +569,7 @@ def test_a_format_that_is_a_program_is_not_run(tmp_path):
     # Pillow gives EPS to Ghostscript; nothing here may.
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n%%EOF\n")
-    with pytest.raises(ImageError, match=r"photo\.jpg is not an image"):
+    with pytest.raises(ImageError, match=r"photo\.jpg is a document, which is not read"):
         load_image(path, (32, 32))
 
 
@@ -554,3 +582,69 @@ def test_a_picture_larger_than_its_icon_says_is_refused_by_the_bound(tmp_path):
     with pytest.raises(ImageError, match="too large"):
         load_image(path, (32, 32), max_pixels=400 * 300 - 1)
     assert load_image(path, (32, 32), max_pixels=400 * 300).picture.size == (400, 300)
+
+
+def tiff_of(samples: np.ndarray, **options: object) -> bytes:
+    data = io.BytesIO()
+    tifffile.imwrite(data, samples, metadata=None, **options)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("big", [False, True])
+def test_a_big_tiff_is_read_in_both_byte_orders(order: str, big: bool) -> None:
+    pixels = noise(6, 8)
+    data = tiff_of(pixels.astype(np.uint16) * 257, bigtiff=big, byteorder=order, photometric="rgb")
+    assert np.array_equal(load_image(data, (6, 8)).array, pixels)
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "held"),
+    [
+        (
+            np.zeros((4, 5, 3), np.uint16),
+            {"photometric": "cielab"},
+            "3 bands of 16-bit whole numbers of CIELAB",
+        ),
+        (
+            np.zeros((4, 5), np.uint16),
+            {"photometric": "palette", "colormap": np.zeros((3, 65536), np.uint16)},
+            "1 band of 16-bit whole numbers of a palette",
+        ),
+        (np.zeros((4, 6, 3), np.uint8), {"photometric": "ycbcr"}, "3 bands of 8-bit whole numbers of YCbCr"),
+    ],
+)
+def test_a_tiff_file_of_other_colors_is_refused_by_their_name(
+    samples: np.ndarray, options: dict, held: str
+) -> None:
+    with pytest.raises(ImageError, match=held):
+        load_image(tiff_of(samples, **options), (4, 5))
+
+
+def test_the_small_copy_in_a_raw_file_of_a_camera_has_a_note() -> None:
+    data = tiff_of(noise(6, 8), photometric="rgb", subfiletype=1)
+    assert "a small copy" in load_image(data, (6, 8)).notes[0]
+    assert load_image(tiff_of(noise(6, 8), photometric="rgb"), (6, 8)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"8BPS\0\1", "a Photoshop file"),
+        (b"\xff\x0a\x7a", "a JPEG XL picture"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
+        (b"v/1\x01\2\0\0\0", "a picture of high dynamic range"),
+        (b"\0" * 128 + b"DICM", "a file of scientific pictures"),
+        (b"%PDF-1.7\n", "a document"),
+        (b'<?xml version="1.0"?>\n<!-- made by -->\n<svg xmlns="">', "a drawing"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"\0\0\0\x18ftypmp42", "a video"),
+        (b"\0\0\0\x18ftypcrx ", "a raw file of a camera"),
+        (b"PK\x03\x04\x14\0", "an archive"),
+    ],
+)
+def test_what_is_no_picture_here_is_called_what_it_is(start: bytes, kind: str) -> None:
+    with pytest.raises(ImageError, match=f"the image is {kind}") as caught:
+        load_image(start + bytes(100), (4, 4))
+    assert caught.value.hint

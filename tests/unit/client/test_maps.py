@@ -95,3 +95,9 @@ def test_values_that_cannot_be_shown_are_errors() -> None:
         maps.normalize(np.zeros((0, 3)))
     with pytest.raises(ValueError, match=r"shape \[3\]"):
         maps.normalize(np.zeros(3))
+
+
+@pytest.mark.parametrize("clip", ["99", None, True, float("nan")])
+def test_a_clip_that_is_no_percentile_is_named(clip: object) -> None:
+    with pytest.raises(ValueError, match="it is a percentile above 0"):
+        maps.limits(np.ones((1, 2, 2)), clip=clip)

@@ -211,3 +211,25 @@ def test_a_heic_picture_is_read_where_pillow_heif_is_installed() -> None:
     assert np.abs(photo.array[8, 8].astype(int) - (200, 60, 80)).max() <= 8
     assert np.abs(photo.array[56, 40].astype(int) - (20, 60, 180)).max() <= 8
     assert set(Image.OPEN) == before  # Pillow's own formats stay as the program has them
+
+
+def test_a_file_that_is_open_for_writing_is_told_so(tmp_path: Path) -> None:
+    with open(tmp_path / "new.png", "wb") as file, pytest.raises(ImageError, match="open for writing alone"):
+        load_image(file, (4, 4))
+
+
+def test_a_picture_that_was_closed_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    with Image.open(tmp_path / "a.png") as picture:
+        pass
+    picture.close()
+    with pytest.raises(ImageError) as caught:
+        load_image(picture, (4, 4))
+    assert caught.value.hint == "open it again: it was closed"
+
+
+def test_masked_pixels_are_not_taken_for_pixels() -> None:
+    masked = np.ma.masked_greater(PIXELS, 100)
+    with pytest.raises(TypeError, match=r"array\.filled\(0\)"):
+        load_image(masked, (6, 8))
+    assert np.array_equal(load_image(masked.filled(0), (6, 8)).array, np.where(PIXELS > 100, 0, PIXELS))

@@ -60,6 +60,7 @@ def test_what_stays_on_this_machine_goes_without_a_proxy(target: str) -> None:
         "ipv4:127.0.0.1:8500,10.0.0.2:8500",
         "ipv6:[::1]:8500,[2001:db8::1]:8500",
         "xds:///localhost:8500",
+        "10.1:8500",
     ],
 )
 def test_a_target_of_which_any_address_may_be_elsewhere_does_not_stay(target: str) -> None:
@@ -75,10 +76,11 @@ def test_names_of_loopback_go_without_a_proxy_but_no_token_may(tmp_path: Path, m
     monkeypatch.setattr(_proxies, "_HOSTS_FILE", hosts)
     _proxies._loopback_names.cache_clear()
 
-    for name in ("here", "HERE.example", "ip6-localhost", "app.localhost", "localhost."):
+    old_ways = ("127.1", "2130706433", "0x7f.0.0.1", "0177.0.0.1")
+    for name in ("here", "HERE.example", "ip6-localhost", "app.localhost", "localhost.", *old_ways):
         assert goes_direct(f"{name}:8500"), name
         assert not is_local(f"{name}:8500"), "its address may change"
-    for name in ("both", "mine", "elsewhere"):
+    for name in ("both", "mine", "elsewhere", "10.1", "99999999999", "0x7g.1"):
         assert not goes_direct(f"{name}:8500"), name
     monkeypatch.setattr(_proxies, "_HOSTS_FILE", tmp_path / "none")
     assert not goes_direct("here:8500")
@@ -136,13 +138,38 @@ def test_networks_are_exceptions_for_addresses_alone() -> None:
 def test_the_exception_that_is_named_works() -> None:
     for target in (
         "serving:8500",
-        "ipv4:10.0.0.1:8500,10.0.0.2:8500",
         "[2001:db8::7]:8500",
         "xds:///serving",
     ):
         proxy = proxy_of(target, {}, {"http_proxy": PROXY})
         assert proxy is not None
         assert proxy_of(target, {}, {"http_proxy": PROXY, proxy.exceptions: proxy.host}) is None
+
+
+def test_no_entry_stands_for_several_addresses() -> None:
+    proxy = proxy_of("ipv4:10.0.0.1:8500,10.0.0.2:8500", {}, {"http_proxy": PROXY, "no_proxy": "10.0.0.2"})
+    assert proxy is not None
+    assert proxy.host is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "before", "since"),
+    [
+        ("serving.example.org", True, True),
+        (".serving.example.org", False, True),
+        ("example.org", True, True),
+        (".example.org", True, True),
+        ("ple.org", True, False),
+        ("..example.org", False, False),
+        (".", False, False),
+    ],
+)
+def test_an_entry_is_a_domain_since_grpc_1_84(entry: str, before: bool, since: bool, monkeypatch) -> None:
+    """Found by asking gRPC 1.83, 1.84 and 1.85 themselves, with a proxy that notes what it is asked for."""
+    environment = {"http_proxy": PROXY, "no_proxy": entry}
+    for release, excepted in (((1, 83), before), ((1, 84), since)):
+        monkeypatch.setattr(_proxies, "_RELEASE", release)
+        assert (proxy_of("serving.example.org:8500", {}, environment) is None) is excepted
 
 
 def test_channel_options_of_the_caller_say_more_than_the_environment() -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from saliency_client import render
-from saliency_client.images import input_box
+from saliency_client.images import input_box, load_image
 
 
 def pixels(picture: Image.Image) -> np.ndarray:
@@ -329,3 +329,15 @@ def test_a_caption_in_any_script_leaves_no_boxes() -> None:
         return pixels(render.panel(Image.new("RGB", (300, 300)), np.zeros((20, 20, 3)), title=title))
 
     np.testing.assert_array_equal(caption("Café 猫 (7)\x1b"), caption("Cafe (7)"))
+
+
+def test_a_photo_is_not_drawn_over_as_if_the_model_saw_all_of_it() -> None:
+    photo = load_image(np.zeros((8, 12, 3), np.uint8), (4, 4))
+    with pytest.raises(TypeError, match="give its picture, and its box"):
+        render.overlay(photo, np.ones((4, 4)))
+
+
+@pytest.mark.parametrize("box", [(0.5, 0, 4, 4), (0, 0, 4), (4, 0, 0, 4), ("0", 0, 4, 4)])
+def test_a_box_that_is_none_is_named(box: tuple) -> None:
+    with pytest.raises(ValueError, match="a box is"):
+        render.overlay(np.zeros((8, 8, 3), np.uint8), np.ones((4, 4)), box)
