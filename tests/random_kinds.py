@@ -53,6 +53,14 @@ class Hooks:
         self._keep(lambda x: np.abs(x - np.floor(x) - 0.5), x)
         return tf.round(x)
 
+    def steps(self, x: tf.Tensor) -> None:
+        """Where a layer of 8 bits rounds its input: to 127 steps of each row's largest value."""
+        if self.margin is None:
+            return
+        steps = x * (127 / (tf.reduce_max(tf.abs(x), -1, keepdims=True) + 1e-7))
+        # The distance in steps, over ten: rounding of float32 is 1e-4 of a step, and 1e-3 is kept from.
+        self._keep(lambda s: np.abs(s - np.floor(s) - 0.5) * np.abs(s).max() / 10, steps)
+
     def _keep(self, distance: Callable[[np.ndarray], np.ndarray], x: tf.Tensor) -> None:
         if self.margin is None or not hasattr(x, "numpy"):
             return
@@ -457,7 +465,18 @@ def int8(d: _Draw) -> Part:
         return keras.layers.Dense(4, activation="tanh")
 
     factory.quantized = "int8"
-    return d.layer("int8 Dense", factory)
+    layer = d.layer("int8 Dense", factory)
+
+    def make(policy: str, shape: Shape) -> tuple[Run, list[keras.Layer]]:
+        quantized, made = layer.make(policy, shape)
+
+        def run(x: tf.Tensor, hooks: Hooks) -> tf.Tensor:
+            hooks.steps(x)
+            return quantized(x, hooks)
+
+        return run, made
+
+    return Part(layer.text, make)
 
 
 def recurrent(d: _Draw) -> Part:

@@ -1,11 +1,14 @@
-"""A series: which stretch of a measurement, and which of its two channels, a Conv1D and a GRU look at.
+"""A series: which stretch of a measurement, and which of its two channels, a convolutional network looks at.
 
 The model says whether there is a short burst in a noisy measurement of two channels, and in which. It is
 trained here, in a few seconds, and saved as a `.keras` file; the places of the bursts are known, so that the
 map can be judged. Clients send float32 [B, 96, 2], and `saliency` is [B, 96], one value for each step.
 
-The gradient says where a change would matter. A GRU that has seen the burst hardly reacts to more of it, and
-a second burst elsewhere would matter too. Gradient times series says what the values that are there did.
+The gradient says where a change would matter; gradient times series says what the values that are there did.
+Both are on the burst here, because each feature of this network sees 13 steps and the largest one counts. A
+recurrent network is exported the same way, but its map need not be there: MaxPooling1D(4) and GRU(16) in the
+place of the second convolution and the pooling are right about 60 of 60 series as well, and on average only
+41 % of their gradient is on the burst. Once the GRU has seen a burst, more of it hardly changes the score.
 
 python tests/examples/series.py [OUTPUT] [--compile none]
 """
@@ -38,14 +41,14 @@ def measurements(number: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def trained() -> keras.Model:
-    """A Conv1D and a GRU, trained on 600 series."""
+    """Two convolutions over time and the largest value of each feature, trained on 600 series."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
             keras.Input((STEPS, 2)),
             layers.Conv1D(12, 7, padding="same", activation="relu"),
-            layers.MaxPooling1D(4),
-            layers.GRU(16),
+            layers.Conv1D(12, 7, padding="same", activation="relu"),
+            layers.GlobalMaxPooling1D(),
             layers.Dense(len(CLASSES), activation="softmax"),
         ]
     )
@@ -72,24 +75,29 @@ def main() -> None:
     trained().save(file)
     labels = options.output / "labels.txt"
     labels.write_text("\n".join(CLASSES))
-    more = ("--preprocessing", "none", "--labels", str(labels), "--methods", "gradients,smooth")
-    served = export_file(file, options, *more, "--batch-sizes", "1,2")
-    series, classes, begins = measurements(3, seed=1)
+    more = ("--preprocessing", "none", "--labels", str(labels), "--methods", "gradients")
+    served = export_file(file, options, *more, "--batch-sizes", "1,4")
+    series, classes, begins = measurements(12, seed=1)
     with serve([served], options) as target, SaliencyClient(target, model=served.name, timeout=600) as client:
-        answer = client.explain(series, method="smooth", outputs="gradients", num_samples=20, noise_level=0.1)
+        answer = client.explain(series, method="gradients", outputs="gradients")
     for one, begin in enumerate(begins):
         print(f"series {one}: {answer.label[one]}, {answer.probability[one]:.0%}", flush=True)
         if classes[one] == 0:
             continue
-        done = np.abs(answer.gradients[one] * series[one]).T
-        in_burst = share(done.max(0), slice(begin, begin + BURST))
-        in_channel = share(done, int(classes[one]) - 1)
-        print(
-            f"  its burst is {BURST / STEPS:.0%} of the steps and has {in_burst:.0%} of gradient times "
-            f"series; the burst's channel has {in_channel:.0%}",
-            flush=True,
-        )
-        render.overlay(drawn(series[one]), done).save(options.output / f"series-{one}.png")
+        # [2, STEPS], as it is drawn: one row for each channel.
+        gradient = np.abs(answer.gradients[one]).T
+        for what, values in (
+            ("gradient", gradient),
+            ("gradient times series", gradient * np.abs(series[one].T)),
+        ):
+            in_burst = share(values.max(0), slice(begin, begin + BURST))
+            in_channel = share(values, int(classes[one]) - 1)
+            print(
+                f"  the burst is {BURST / STEPS:.0%} of the steps and has {in_burst:.0%} of the {what}; "
+                f"its channel has {in_channel:.0%}",
+                flush=True,
+            )
+        render.overlay(drawn(series[one]), gradient).save(options.output / f"series-{one}.png")
 
 
 if __name__ == "__main__":

@@ -74,13 +74,14 @@ def test_a_page_runs_with_trained_weights_where_nothing_can_be_downloaded(tmp_pa
 @pytest.mark.slow
 def test_the_map_of_a_series_is_where_its_burst_is(tmp_path):
     printed = run("series", tmp_path)
-    assert len(pictures(tmp_path)) == 2
-    found = re.findall(r"12% of the steps and has (\d+)% of .*; the burst's channel has (\d+)%", printed)
-    assert len(found) == 2
-    for of_steps, of_channels in found:
+    assert len(pictures(tmp_path)) == 8
+    found = re.findall(r"12% of the steps and has (\d+)% of the (.*); its channel has (\d+)%", printed)
+    assert len(found) == 16
+    for of_steps, what, of_channels in found:
         # By chance 12 % and 50 %.
-        assert int(of_steps) > 50
-        assert int(of_channels) > 50
+        bound = 90 if what == "gradient times series" else 55
+        assert int(of_steps) > bound
+        assert int(of_channels) > bound
 
 
 @pytest.mark.slow

@@ -522,7 +522,7 @@ def _compare(
             tf.TensorSpec((None, *network.shape), tf.float32)
         )
         source = SimpleNamespace(
-            name=network.name, call=call, input_shape=network.shape, variables=tuple(weights.made)
+            name=network.name, call=call, input_shape=network.shape, variables=tuple(weights.made), kept=None
         )
         graph = trace(source, score="output")
         rules = lowering_rules("cpu", compiled=False)

@@ -34,6 +34,7 @@ from saliency_exporter.graph.own_gradients import (
     without_gates_of_tensorflow,
 )
 from saliency_exporter.graph.unservable import refuse_unservable, without_state
+from saliency_exporter.runtime.functions import ConcreteFunction
 from saliency_exporter.runtime.inlined import assigns
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
             "@tf.function",
         ) from error
     output = _single_output(function.structured_outputs, source.name)
-    changed = assigned_by(function) if assigns(function) else frozenset()
+    changed = _changed_by(function, source)
     own = find_own_gradients(function.graph)
     if own.gated:
         function = _with_gates(function, own, spec)
@@ -107,6 +108,16 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
     refuse_unservable(graph, source.name, captures)
     _refuse_resources(graph, source.name)
     return graph
+
+
+def _changed_by(function: ConcreteFunction, source: Source) -> frozenset[int]:
+    """The variables that the model changes while it runs, by the id of their handles.
+
+    A source may have left the assignments out of what is traced, to take a batch of any size or to begin
+    behind the decoding; the signature that the model keeps assigns all the same.
+    """
+    functions = [function, *([source.kept.forward] if source.kept else [])]
+    return frozenset[int]().union(*(assigned_by(one) for one in functions if assigns(one)))
 
 
 def _refuse_resources(graph: ForwardGraph, name: str) -> None:

@@ -16,9 +16,16 @@ import tensorflow as tf
 from tensorflow.python.ops.parallel_for.control_flow_ops import pfor
 
 from saliency_exporter.errors import ExportError, brief
-from saliency_exporter.runtime.inlined import full_name, in_a_graph, inlined, node_of, read_only, run
+from saliency_exporter.runtime.inlined import Inlined, full_name, in_a_graph, inlined, node_of, read_only, run
 
 Call = Callable[[tf.Tensor], tf.Tensor]
+
+_ROW_BY_ROW: dict[str, Call] = {
+    "Identity": tf.identity,
+    "LogSoftmax": tf.nn.log_softmax,
+    "Sigmoid": tf.sigmoid,
+    "Softmax": tf.nn.softmax,
+}
 
 _TOLERANCE = 1e-3
 """Bound of max|difference| / max|scores| between examples in one batch and alone: another order of sums."""
@@ -58,15 +65,20 @@ def for_any_batch(name: str, call: Call, batch: int | None, input_shape: tuple[i
         ) from error
     graph = inlined(function)
     classes, dtype = function.outputs[0].shape[-1], function.outputs[0].dtype
+    before_head, head = _head(graph)
 
     def batched(x: tf.Tensor) -> tf.Tensor:
         return run(graph, {graph.inputs[0]: x}, graph.outputs[:1])[0]
 
     def alone(example: tf.Tensor) -> tf.Tensor:
-        if batch == 1:
-            return tf.reshape(batched(example[tf.newaxis]), [classes])
-        copies = tf.broadcast_to(example, [batch, *input_shape])
-        return tf.reshape(batched(copies)[:1], [classes])
+        copies = example[tf.newaxis] if batch == 1 else tf.broadcast_to(example, [batch, *input_shape])
+        (before,) = run(graph, {graph.inputs[0]: copies}, [before_head])
+        return tf.reshape(before[:1], [classes])
+
+    def headed(scores: tf.Tensor) -> tf.Tensor:
+        for op in head:
+            scores = op(scores)
+        return scores
 
     def first(example: np.ndarray) -> np.ndarray:
         return tf.nest.flatten(function(tf.repeat(example[tf.newaxis], batch, axis=0)))[0][0].numpy()
@@ -74,8 +86,8 @@ def for_any_batch(name: str, call: Call, batch: int | None, input_shape: tuple[i
     ways: list[Call] = [
         call,
         batched,
-        lambda x: _vectorized(alone, x),
-        lambda x: tf.map_fn(alone, x, fn_output_signature=tf.TensorSpec([classes], dtype)),
+        lambda x: headed(_vectorized(alone, x)),
+        lambda x: headed(tf.map_fn(alone, x, fn_output_signature=tf.TensorSpec([classes], dtype))),
     ]
     examples = _examples(max(3, batch + 1), input_shape)
     wanted = np.stack([first(example) for example in examples])
@@ -97,6 +109,19 @@ def for_any_batch(name: str, call: Call, batch: int | None, input_shape: tuple[i
         hint="save the model with an open batch size, None, or export a function that builds it so, as "
         "module:callable",
     )
+
+
+def _head(graph: Inlined) -> tuple[str, list[Call]]:
+    """The tensor in front of the last ops that take each row by itself, and these ops, in order.
+
+    They stay behind the loop over examples: what is inside it is not seen to be the head.
+    """
+    nodes = {node.name: node for node in graph.graph_def.node}
+    name, ops = full_name(graph.outputs[0]), list[Call]()
+    while (node := nodes[node_of(name)]).op in _ROW_BY_ROW:
+        name = full_name(node.input[0])
+        ops.insert(0, _ROW_BY_ROW[node.op])
+    return name, ops
 
 
 @contextmanager

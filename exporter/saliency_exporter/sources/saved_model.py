@@ -114,7 +114,7 @@ def load(path: Path, choices: Choices = NO_CHOICES) -> Source:
         ),
         input_shape=input_shape,
         variables=loaded.variables,
-        kept=_kept(loaded),
+        kept=_kept(loaded, key),
         notes=_notes(loaded),
     )
 
@@ -144,19 +144,20 @@ def _cut_source(path: Path, key: str, loaded: _Loaded, choices: Choices) -> Sour
         call=chosen.call,
         input_shape=chosen.input_shape,
         variables=loaded.variables,
-        kept=_kept(loaded),
+        kept=_kept(loaded, key),
         notes=_notes(loaded),
     )
 
 
-def _kept(loaded: _Loaded) -> Kept:
+def _kept(loaded: _Loaded, forward: str) -> Kept:
     signatures = {key: signature for key, signature in loaded.signatures.items() if not _is_ours(key)}
     variables = {id(variable.handle): variable for variable in loaded.variables}
     captured = {id(tensor) for signature in signatures.values() for tensor in signature.captured_inputs}
     read = [variable for handle, variable in variables.items() if handle in captured]
     # Keras tracks a second copy of all weights, which no function reads. The loaded object is saved whole
     # only where a function reads more than variables: a table, or a file.
-    return Kept(read if captured <= set(variables) else [loaded.owner, read], signatures)
+    owner = read if captured <= set(variables) else [loaded.owner, read]
+    return Kept(owner, signatures, loaded.signatures[forward])
 
 
 def _notes(loaded: _Loaded) -> tuple[str, ...]:

@@ -20,10 +20,12 @@ class Kept:
     Attributes:
         owner: the object that tracks the variables, tables and assets of their functions.
         signatures: name to function of keyword tensors to a mapping of tensors.
+        forward: the one that is the forward pass, as it was saved: with the variables that it assigns.
     """
 
     owner: Any
     signatures: Mapping[str, ConcreteFunction]
+    forward: ConcreteFunction
 
 
 @dataclass(frozen=True)

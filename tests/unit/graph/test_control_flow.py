@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from saliency_exporter.graph.evaluate import independent_of_input
 from saliency_exporter.graph.loops import beyond_xla
 from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
+from saliency_exporter.sources.load import load_source
 
 layers = keras.layers
 
@@ -247,6 +249,26 @@ def test_a_variable_that_is_assigned_is_a_weight_of_the_export_and_not_the_model
     graph = trace(source_of(model, (6,)))
     assert not any(variable is model.memory for variable in graph.variables.values())
     assert len(graph.weights) == 2  # the memory's value, and the weight behind it
+
+
+def test_nor_is_it_one_where_the_batch_of_a_saved_model_was_fixed(tmp_path: Path):
+    model = Remembers()
+    model.out = OUT  # What is saved has to be tracked.
+    spec = tf.TensorSpec([1, 6], tf.float32, name="x")
+    signature = tf.function(lambda x: {"y": model(x)}, autograph=False).get_concrete_function(spec)
+    tf.saved_model.save(model, str(tmp_path), signatures=signature)
+    source = load_source(str(tmp_path))
+    assert source.kept is not None
+    read = [variable.handle for variable in trace(source).variables.values()]
+    # The signature that is kept assigns the memory at every call; a first call has its value at export.
+    (kept,) = source.kept.signatures.values()
+    assigned = [v.handle for v in kept.variables if v.shape == (6,) or v.shape == ()]
+    assert len(assigned) == 2
+    assert not any(one is other for one in read for other in assigned)
+    x = inputs((6,))
+    stateless = lambda v: tf.tanh(v + tf.linspace(0.0, 1.0, 6)) @ OUT  # noqa: E731
+    got = tf.function(Forward(trace(source)).scores)(tf.constant(x))
+    np.testing.assert_allclose(got, stateless(tf.constant(x)), rtol=1e-5, atol=1e-6)
 
 
 class Ticks(tf.Module):

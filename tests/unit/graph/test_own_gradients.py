@@ -233,6 +233,20 @@ def test_a_rectifier_with_a_gradient_of_its_own_has_no_guided_rule() -> None:
     assert coverage.uncovered == (("rectifier with a gradient of its own", "IdentityN"),)
 
 
+def test_nor_has_one_in_a_block_that_is_recomputed_on_the_way_back() -> None:
+    block = tf.recompute_grad(lambda x: tf.nn.relu(x * SCALE) + x)
+
+    def model(x):
+        return tf.nn.relu(block(x)) @ W
+
+    coverage = find_activations(trace(source_of(model, (12,))))
+    assert coverage.count() == {"relu": 1}
+    assert [op for op, _ in coverage.uncovered] == ["rectifier with a gradient of its own"]
+    signatures = signatures_of(model, (12,), batch_sizes=(3,), methods=("gradients",))
+    got = signatures("explain_gradients", X, class_index=CLASS)["gradients"]
+    assert difference(got, own_gradient(model, X, CLASS)) < 1e-5
+
+
 def saved(directory: Path, *, gradients: bool) -> Callable:
     """A model in a SavedModel, as another process finds it: without what this one has registered."""
 

@@ -13,6 +13,7 @@ from built_signatures import signatures_of
 from callables import source_of
 
 from saliency_exporter.errors import ExportError
+from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
 from saliency_exporter.sources.any_batch import for_any_batch
 from saliency_exporter.sources.keras_model import source_from_keras
@@ -89,6 +90,27 @@ def test_only_a_size_in_a_constant_costs_the_plain_graph() -> None:
     assert "While" not in ops
     assert "GatherV2" not in ops
     assert ops.count("Conv2D") == 1
+
+
+@pytest.mark.parametrize("head", [tf.nn.softmax, tf.nn.log_softmax, tf.sigmoid], ids=lambda f: f.__name__)
+def test_the_head_is_found_where_a_loop_runs_over_the_examples(head: Callable) -> None:
+    keras.utils.set_random_seed(3)
+    x = keras.Input(batch_shape=(1, 6, 3))
+    recurrent = keras.layers.LSTM(5, stateful=True)
+    logits = keras.layers.Dense(4)(recurrent(x))
+    model = keras.Model(x, logits)
+    ended = keras.Model(x, keras.layers.Activation(head)(logits))
+    series = np.random.default_rng(2).normal(size=(3, 6, 3)).astype(np.float32)
+    source = source_from_keras(ended, name="model", origin="test")
+    graph = trace(source)
+    assert not graph.head_assumed
+    assert graph.head == ("sigmoid" if head is tf.sigmoid else "softmax")
+    want = []
+    for one in series:
+        recurrent.reset_state()
+        want.append(model(one[np.newaxis], training=False)[0].numpy())
+    got = tf.function(Forward(graph).scores)(tf.constant(series))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("compiled", ["none", "xla"])

@@ -110,7 +110,7 @@ def find_activations(graph: ForwardGraph) -> Coverage:
     skipped = {node.name for node in graph.nodes} - on_the_way_back(graph)
     passed = tuple(a for a in reversed(found) if node_name(a.output) not in skipped)
     uncovered = [(op, name) for op, name in analysis.uncovered(owner) if name not in skipped]
-    return Coverage(passed, (*uncovered, *_with_own_gradient(graph, found)))
+    return Coverage(passed, (*uncovered, *_with_own_gradient(graph, found, skipped)))
 
 
 def _activations(analysis: _Analysis) -> list[Activation]:
@@ -127,13 +127,26 @@ def _activations(analysis: _Analysis) -> list[Activation]:
     return found
 
 
-def _with_own_gradient(graph: ForwardGraph, found: Sequence[Activation]) -> Iterator[tuple[str, str]]:
-    """Rectifiers that the model's author gave a gradient: which of the two rules holds is not ours to say."""
-    rectifiers = {(a.output, a.input) for a in found if not a.is_gate}
+def _with_own_gradient(
+    graph: ForwardGraph, found: Sequence[Activation], skipped: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Rectifiers that the model's author gave a gradient: which of the two rules holds is not ours to say.
+
+    They may be a part of what has the gradient: `tf.recompute_grad` gives one to a whole block.
+    """
+    rectifiers = {node_name(a.output) for a in found if not a.is_gate} & set(skipped)
+    nodes = graph.node_map()
     for gate in filter(is_gate, graph.nodes):
-        given = tensor_name(gate.input[0])
-        if any((given, tensor_name(name)) in rectifiers for name in arguments_of(gate, graph)):
-            yield "rectifier with a gradient of its own", gate.name
+        seen = {node_name(name) for name in arguments_of(gate, graph)}
+        stack = [node_name(gate.input[0])]
+        while stack:
+            name = stack.pop()
+            if name in rectifiers:
+                yield "rectifier with a gradient of its own", gate.name
+                break
+            if name in nodes and name not in seen:
+                seen.add(name)
+                stack += map(node_name, nodes[name].input)
 
 
 class _Analysis:
