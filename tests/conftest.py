@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from exports import export_classifier, once
+from preloaded import READ_AT_START
 from server_process import ServerProcess
 
 # A shell's background job ignores SIGINT, and so would every process that it starts, which tests interrupt.
@@ -19,11 +22,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 gc.set_threshold(50_000, 20, 50)
 
 
+_VARIABLES: set[str] = set()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
-    """What is imported by now is never garbage."""
+    """What is imported by now is never garbage, and what it set in the environment stays."""
     gc.collect()
     gc.freeze()
+    _VARIABLES.update(os.environ)
+
+
+@pytest.fixture(autouse=True)
+def _variables_of_tensorflow_stay_in_their_test() -> Iterator[None]:
+    """A command that runs in this process sets some; with them, no later one could be a fork."""
+    yield
+    for name in os.environ.keys() - _VARIABLES:
+        if name.startswith(READ_AT_START):
+            del os.environ[name]
 
 
 @pytest.fixture(scope="session", autouse=True)

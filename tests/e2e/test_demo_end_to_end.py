@@ -66,6 +66,7 @@ def test_the_table_names_the_cat_and_the_cup_for_every_method(first_run, directo
         assert found["coffee", method].startswith("espresso (967)")
     assert len(found) == 6
     assert "saliency-client explain" in first_run.stdout
+    assert processes_of(directory) == []
 
 
 def test_it_leaves_pictures_maps_and_the_model(first_run, directory: Path) -> None:
@@ -82,6 +83,20 @@ def test_it_leaves_pictures_maps_and_the_model(first_run, directory: Path) -> No
     assert (directory / "models" / "efficientnet-lite0" / "1" / "saved_model.pb").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_serves_leaves_nothing_running(first_run, directory: Path, number) -> None:
+    done = interrupt(directory, "loading", number)
+    assert "is up to date" in done.stderr
+    assert "exporting" not in done.stderr
+    assert [path.name for path in (directory / "models" / "efficientnet-lite0").iterdir()] == ["1"]
+    assert done.returncode == 128 + number
+    assert "nothing is left running" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert processes_of(directory) == []
+
+
+# Twenty-five seconds, of which the test above has the first: that nothing is exported again.
+@pytest.mark.slow
 def test_a_second_run_does_not_export_again_and_nothing_stays_running(first_run, directory: Path) -> None:
     second = subprocess.run([*COMMAND, str(directory)], capture_output=True, text=True, timeout=400)
     assert second.returncode == 0, second.stderr
@@ -89,15 +104,6 @@ def test_a_second_run_does_not_export_again_and_nothing_stays_running(first_run,
     assert "exporting" not in second.stderr
     versions = [path.name for path in (directory / "models" / "efficientnet-lite0").iterdir()]
     assert versions == ["1"]
-    assert processes_of(directory) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_it_serves_leaves_nothing_running(first_run, directory: Path, number) -> None:
-    done = interrupt(directory, "loading", number)
-    assert done.returncode == 128 + number
-    assert "nothing is left running" in done.stderr
-    assert "Traceback" not in done.stderr
     assert processes_of(directory) == []
 
 

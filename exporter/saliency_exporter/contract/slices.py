@@ -27,30 +27,57 @@ def run_in_slices(core: Core, inputs: Tensors, batch_sizes: Sequence[int]) -> di
     Returns:
         The core's outputs for the B examples.
     """
-    sizes = tf.constant(batch_sizes)
     largest = batch_sizes[-1]
     batch = tf.shape(next(iter(inputs.values())))[0]
     specs = core.get_concrete_function().structured_outputs
     names = sorted(specs)
     slices = -(-batch // largest)
-    arrays = tuple(
-        tf.TensorArray(specs[name].dtype, size=slices, element_shape=specs[name].shape, infer_shape=False)
-        for name in names
+    # Lists, and slices of shared bounds, as ops: a `tf.TensorArray` and `[:count]` make more of them for each
+    # output, and a server optimizes all of them anew for every set of outputs that is asked for.
+    shapes = [tf.constant(_as_numbers(specs[name].shape)) for name in names]
+    lists = tuple(
+        tf.raw_ops.TensorListReserve(
+            element_shape=shape, num_elements=slices, element_dtype=specs[name].dtype
+        )
+        for name, shape in zip(names, shapes, strict=True)
     )
 
-    def run_slice(
-        index: tf.Tensor, arrays: tuple[tf.TensorArray, ...]
-    ) -> tuple[tf.Tensor, tuple[tf.TensorArray, ...]]:
+    def run_slice(index: tf.Tensor, lists: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         start = index * largest
         count = tf.minimum(largest, batch - start)
-        padded = sizes[tf.searchsorted(sizes, count[tf.newaxis])[0]]
+        padded = _next_size(batch_sizes, count)
         rows = tf.minimum(start + tf.range(padded), batch - 1)
         outputs = core(*(tf.gather(value, rows) for value in inputs.values()))
+        bounds = tf.constant([0]), count[tf.newaxis], tf.constant([1])
+        items = [tf.strided_slice(outputs[name], *bounds) for name in names]
         return index + 1, tuple(
-            array.write(index, outputs[name][:count]) for name, array in zip(names, arrays, strict=True)
+            tf.raw_ops.TensorListSetItem(input_handle=handle, index=index, item=item)
+            for handle, item in zip(lists, items, strict=True)
         )
 
-    _, arrays = tf.while_loop(
-        lambda index, _: index < slices, run_slice, (tf.constant(0), arrays), parallel_iterations=1
+    _, lists = tf.while_loop(
+        lambda index, _: index < slices, run_slice, (tf.constant(0), lists), parallel_iterations=1
     )
-    return {name: array.concat() for name, array in zip(names, arrays, strict=True)}
+    no_lengths = tf.constant([], tf.int64)
+    return {
+        name: tf.raw_ops.TensorListConcatV2(
+            input_handle=handle,
+            element_shape=shape,
+            leading_dims=no_lengths,
+            element_dtype=specs[name].dtype,
+        ).tensor
+        for name, handle, shape in zip(names, lists, shapes, strict=True)
+    }
+
+
+def _next_size(batch_sizes: Sequence[int], count: tf.Tensor) -> tf.Tensor:
+    """The least of the sizes that holds `count` examples, [], int32."""
+    if len(batch_sizes) == 1:
+        return tf.constant(batch_sizes[0])
+    sizes = tf.constant(batch_sizes)
+    return tf.reduce_min(tf.where(sizes >= count, sizes, batch_sizes[-1]))
+
+
+def _as_numbers(shape: tf.TensorShape) -> list[int] | int:
+    """A shape as TensorFlow's lists take it, −1 for what is not known: of a dimension, or of all of them."""
+    return -1 if shape.rank is None else [-1 if size is None else size for size in shape]

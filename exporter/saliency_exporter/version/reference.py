@@ -1,7 +1,8 @@
 """The reference of an export: two images, their parameters and what the uncompiled model answers to them.
 
-It is computed in the exporting process by the same signatures without XLA and without lowering, and kept
-beside the model, so that a server's answers can be held against it at any time and on any machine.
+It is computed in the exporting process by what the same signatures compute, without XLA and without
+lowering, and kept beside the model, so that a server's answers can be held against it at any time and on
+any machine.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from saliency_exporter.contract.examples import parameter_examples, reference_inputs
+from saliency_exporter.contract.slices import Core, run_in_slices
 from saliency_exporter.methods.declarations import CLASS_INDEX, Method
-from saliency_exporter.runtime.functions import ConcreteFunction, Function
 
 COMPARED = {
     CLASS_INDEX: "equal",
@@ -49,17 +50,19 @@ def zero_maps(reference: Mapping[str, np.ndarray], methods: Iterable[Method]) ->
 
 @contextmanager
 def started_reference(
-    signatures: Mapping[str, Function],
+    cores: Mapping[str, Core],
+    batch_sizes: Sequence[int],
     spec: tf.TensorSpec,
     classes: int,
     methods: Iterable[Method],
 ) -> Iterator[Callable[[], dict[str, np.ndarray]]]:
     """Computes the reference in a thread of its own while the block does something else.
 
-    The signatures are traced first, here; only their runs, which leave Python alone, go on beside the block.
+    The cores are traced first, here; only their runs, which leave Python alone, go on beside the block.
 
     Args:
-        signatures: by name; without XLA and without lowering.
+        cores: by the names of their signatures; without XLA and without lowering.
+        batch_sizes: that they run at, ascending.
         spec: of the images, [B, …].
         classes: number of class scores.
         methods: that signatures are of.
@@ -78,15 +81,11 @@ def started_reference(
     pool = ThreadPoolExecutor(1, thread_name_prefix="reference")
     try:
         runs = {}
-        for signature, function in signatures.items():
-            names = [argument.name for argument in function.input_signature]
-            inputs = inputs_of(arrays, signature, names)
-            runs[signature] = pool.submit(
-                _answers,
-                function.get_concrete_function(),
-                [tf.constant(inputs[name]) for name in names],
-                kept.get(signature, set(COMPARED)),
-            )
+        for signature, core in cores.items():
+            inputs = inputs_of(arrays, signature, [argument.name for argument in core.input_signature])
+            core.get_concrete_function()
+            wanted = kept.get(signature, set(COMPARED))
+            runs[signature] = pool.submit(_answers, core, batch_sizes, inputs, wanted)
 
         def finished() -> dict[str, np.ndarray]:
             answers = {
@@ -103,6 +102,8 @@ def started_reference(
 
 
 def _answers(
-    function: ConcreteFunction, inputs: Sequence[tf.Tensor], kept: Container[str]
+    core: Core, batch_sizes: Sequence[int], inputs: Mapping[str, np.ndarray], kept: Container[str]
 ) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in function(*inputs).items() if name in kept}
+    tensors = {name: tf.constant(value) for name, value in inputs.items()}
+    answers = run_in_slices(core, tensors, batch_sizes)
+    return {name: value.numpy() for name, value in answers.items() if name in kept}

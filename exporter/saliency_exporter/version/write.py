@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from saliency_client._contract import CLASS_LABELS, PARAMETER_DEFAULTS
-from saliency_exporter.contract.build import build_signatures
+from saliency_exporter.contract.build import build_cores, build_signatures
 from saliency_exporter.contract.compile_choice import Choice, choose, uncompiled_sizes
 from saliency_exporter.contract.examples import reference_inputs
 from saliency_exporter.contract.settings import Settings, predictions_signature
@@ -169,11 +169,12 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
     lowered: set[str] = set()
     signatures = _signatures(job, forward, predictions, lowered)
     progress("computing the reference that the export is verified against")
-    plain = replace(job, settings=replace(job.settings, compile="none", lowering=False))
-    plain_signatures = _signatures(plain, as_traced, predictions)
+    plain = replace(job.settings, compile="none", lowering=False)
+    cores = build_cores(as_traced, job.preprocessing, plain, job.name, predictions=predictions)
     spec = signatures[predictions].input_signature[0]
     # Tracing leaves the other cores idle: there the reference runs meanwhile.
-    with started_reference(plain_signatures, spec, graph.classes, job.settings.methods) as finished_reference:
+    started = started_reference(cores, plain.batch_sizes, spec, graph.classes, plain.methods)
+    with started as finished_reference:
         with unchanged(state):
             kept_calls = kept_references(kept.signatures, own_shape(job.source)) if kept else {}
         progress("saving")

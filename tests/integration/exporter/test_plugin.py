@@ -6,7 +6,7 @@ No line outside that package names it. The model is linear, so that its attribut
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,21 +43,23 @@ build = Linear
 """
 
 
-def exporter(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command in an environment in which the package of the method is installed."""
-    path = os.pathsep.join(filter(None, (str(PLUGIN), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "saliency_exporter", *arguments]
-    return subprocess.run(
-        command, cwd=cwd, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=240
-    )
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the package of the method, which `python -m` finds where it is run, with its entry points."""
+    return Path(shutil.copytree(PLUGIN, tmp_path_factory.mktemp("plugin") / "installed"))
+
+
+def exporter(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command where the package of the method is found."""
+    return preloaded.run([sys.executable, "-m", "saliency_exporter", *arguments], cwd=folder)
 
 
 @pytest.fixture(scope="module")
-def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plugin")
+def version(folder: Path) -> Path:
     (folder / "linear.py").write_text(MODEL)
     arguments = ["linear:build", "models/linear", "--preprocessing", "none", "--batch-sizes", "1,2"]
-    done = exporter("export", *arguments, "--target", "cpu", "--methods", f"gradients,{METHOD}", cwd=folder)
+    arguments += ["--target", "cpu", "--compile", "none", "--methods", f"gradients,{METHOD}"]
+    done = exporter(folder, "export", *arguments)
     assert done.returncode == 0, done.stderr
     return folder / "models" / "linear" / "1"
 
@@ -99,7 +101,7 @@ def test_every_set_of_outputs_that_clients_ask_for_is_warmed_up(version: Path) -
     assert all(set(r.inputs) == {"images", "class_index", "factor"} for r in asked)
 
 
-def test_the_manifest_and_inspect_show_its_parameters(version: Path) -> None:
+def test_the_manifest_and_inspect_show_its_parameters(folder: Path, version: Path) -> None:
     entry = read_manifest(version).methods[METHOD]
     (factor,) = entry.parameters
     assert (factor.name, factor.default, factor.low, factor.high) == ("factor", 1.0, 0, 8)
@@ -108,12 +110,12 @@ def test_the_manifest_and_inspect_show_its_parameters(version: Path) -> None:
         "attributions",
         ["total"],
     )
-    shown = exporter("inspect", str(version)).stdout
+    shown = exporter(folder, "inspect", str(version)).stdout
     assert f"explain_{METHOD}, factor 1.0 (0 to 8)" in shown
 
 
-def test_the_export_command_offers_it() -> None:
-    assert METHOD in " ".join(exporter("export", "--help").stdout.split())
+def test_the_export_command_offers_it(folder: Path) -> None:
+    assert METHOD in " ".join(exporter(folder, "export", "--help").stdout.split())
 
 
 def test_the_client_explains_by_it_with_its_parameter_and_its_outputs(client: SaliencyClient) -> None:

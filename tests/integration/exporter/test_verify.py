@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from saliency_exporter.contract.settings import Settings
 from saliency_exporter.errors import ExportError
 from saliency_exporter.methods.registry import OWN, find_methods
-from saliency_exporter.runtime.servable import Servable
+from saliency_exporter.runtime.servable import Servable, load_servable
 from saliency_exporter.sources.preprocessing import builtin
 from saliency_exporter.sources.source import Source
 from saliency_exporter.version.manifest import manifest_path, read_manifest
@@ -58,6 +59,20 @@ def copy(version: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def small_copy(small_version: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_version, tmp_path / "1"))
+
+
+@pytest.fixture(scope="module")
+def small_servable(small_version: Path) -> Iterator[Servable]:
+    servable = load_servable(small_version)
+    yield servable
+    servable.close()
+
+
+@pytest.fixture
+def stays_loaded(small_servable: Servable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model of `small_copy` is loaded and prepared once: what is changed is what it is held to."""
+    monkeypatch.setattr(small_servable, "close", lambda: None)
+    monkeypatch.setattr("saliency_exporter.version.verify.load_servable", lambda _: small_servable)
 
 
 def change(version: Path, name: str, function) -> None:
@@ -109,6 +124,7 @@ def only_first(value: np.ndarray, factor: float) -> np.ndarray:
     return np.concatenate([factor * value[:1], value[1:]])
 
 
+@pytest.mark.usefixtures("stays_loaded")
 def test_one_map_may_have_a_unit_at_a_kink_and_no_more(small_copy):
     change(small_copy, "explain_gradients/gradients", lambda value: only_first(value, 1.1))
     report = verify(small_copy)
@@ -120,6 +136,7 @@ def test_one_map_may_have_a_unit_at_a_kink_and_no_more(small_copy):
     assert problems
 
 
+@pytest.mark.usefixtures("stays_loaded")
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize(
     "wrong", [lambda value: value[::-1], lambda value: np.maximum(value, 0), lambda value: -value]
@@ -130,8 +147,9 @@ def test_wrong_maps_are_found_whatever_rounding_a_deep_model_has(small_copy, dty
     manifest["rounding"] = {"dtype": dtype, "depth": 100, "kinks": 50}
     path.write_text(json.dumps(manifest))
     change(small_copy, "explain_gradients/gradients", wrong)
-    assert all("from the reference by" in problem for problem in verify(small_copy).problems)
-    assert verify(small_copy).problems
+    problems = verify(small_copy).problems
+    assert all("from the reference by" in problem for problem in problems)
+    assert problems
 
 
 def test_class_names_that_are_not_the_manifests_are_found(small_copy):
@@ -162,6 +180,7 @@ def test_an_answer_to_a_warmup_record_that_differs_is_found(copy, monkeypatch):
     assert len(light) + len(full) == len(report.problems) == len(filtered) == 4
 
 
+@pytest.mark.usefixtures("stays_loaded")
 @pytest.mark.parametrize(
     ("fault", "is_found"),
     [
@@ -187,6 +206,7 @@ def test_a_saliency_that_is_not_that_of_its_gradients_is_found_and_rounding_is_n
     assert bool(problems) == is_found
 
 
+@pytest.mark.usefixtures("stays_loaded")
 def test_a_warmup_record_of_other_examples_is_found(small_copy):
     (request, *_) = (r for r in read_warmup(small_copy) if r.model_spec.signature_name == "serving_default")
     inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
@@ -197,11 +217,13 @@ def test_a_warmup_record_of_other_examples_is_found(small_copy):
     )
 
 
+@pytest.mark.usefixtures("stays_loaded")
 def test_another_class_is_found(small_copy):
     change(small_copy, "explain_gradients/class_index", lambda value: (value + 1) % 5)
     assert any("class_index is" in problem for problem in verify(small_copy).problems)
 
 
+@pytest.mark.usefixtures("stays_loaded")
 def test_a_label_that_is_wrong_is_found(small_copy, monkeypatch):
     predict = Servable.predict
 

@@ -56,7 +56,7 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def networks(signatures_of):
-    return {how: signatures_of(network, SHAPE, compile=how) for how in ("xla", "none")}
+    return {how: signatures_of(network, SHAPE, compile=how, whole=True) for how in ("xla", "none")}
 
 
 def answer(built, signature: str, images: np.ndarray, rows: list[int], **others: np.ndarray):

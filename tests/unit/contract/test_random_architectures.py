@@ -314,7 +314,12 @@ def check(net: Net, signatures_of: Callable, seed: int, **options: object) -> No
         assume(difference is not None)
         expected.append((scores, *answers, difference))
     signatures = signatures_of(
-        KerasTwin().model(net), net.input_shape, methods=("gradients", "guided"), batch_sizes=(2,), **options
+        KerasTwin().model(net),
+        net.input_shape,
+        methods=("gradients", "guided"),
+        batch_sizes=(2,),
+        whole=True,
+        **options,
     )
     plain = signatures("explain_gradients", images, class_index=[0, 1])
     guided = signatures("explain_guided", images, class_index=[0, 1])

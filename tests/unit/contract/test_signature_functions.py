@@ -19,7 +19,7 @@ from saliency_exporter.sources.preprocessing import builtin
 
 
 def test_non_finite_float_images_are_refused_by_position(signatures_of):
-    built = signatures_of(lambda x: x, (3,), methods=("gradients",))
+    built = signatures_of(lambda x: x, (3,), methods=("gradients",), whole=True)
     images = np.zeros((3, 3), np.float32)
     images[2, 1] = np.nan
     for signature in ("serving_default", "explain_gradients"):
@@ -47,6 +47,16 @@ def test_changing_values_never_compiles_again_and_shapes_are_the_batch_sizes():
         got = run(tf.constant(images), tf.range(batch))["sum"].numpy()
         np.testing.assert_allclose(got, images.sum(axis=1) + np.arange(batch), rtol=1e-5, atol=1e-6)
     assert set(seen) == {2, 5}
+
+
+def test_slices_of_an_output_of_unknown_rank_are_put_together():
+    @tf.function(input_signature=[tf.TensorSpec((None, 2))], autograph=False)
+    def core(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"twice": tf.compat.v1.placeholder_with_default(2 * images, shape=None)}
+
+    run = tf.function(lambda images: run_in_slices(core, {"images": images}, (2, 3)), autograph=False)
+    images = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
+    np.testing.assert_array_equal(run(tf.constant(images))["twice"], 2 * images)
 
 
 def test_a_model_that_ends_in_softmax_is_explained_by_its_logits_unless_told_otherwise(signatures_of):

@@ -80,6 +80,23 @@ def test_mean_variance_and_error_equal_those_of_the_samples_taken_one_by_one(smo
         np.testing.assert_allclose(got["relative_error"][b], error, rtol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(7,), (5, 3), (3, 2, 2, 2)], ids=["features", "series", "volume"])
+def test_inputs_of_any_rank_have_noise_of_their_own(signatures_of, shape):
+    """Σx³ over any axes, with one sample and two: each example by its own seed and range."""
+    x = np.random.default_rng(4).uniform(-1, 1, (2, *shape)).astype(np.float32)
+    axes, level, seeds, counts = list(range(1, x.ndim)), 0.3, (5, 6), (1, 2)
+
+    def scores(v: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(v**3, axes)[:, tf.newaxis] * tf.ones((1, 2))
+
+    built = signatures_of(scores, shape, methods=("smooth",), batch_sizes=(2,), score="output")
+    got = built("explain_smooth", x, class_index=0, num_samples=counts, noise_level=level, seed=seeds)
+    for b, (seed, n) in enumerate(zip(seeds, counts, strict=True)):
+        drawn = [standard_normal(tf.constant([seed]), tf.constant(i), shape).numpy()[0] for i in range(n)]
+        noisy = x[b] + sigma_of(x[b], level) * np.stack(drawn).astype(np.float64)
+        np.testing.assert_allclose(got["gradients"][b], (3 * noisy**2).mean(0), rtol=2e-5, atol=2e-6)
+
+
 @pytest.mark.parametrize("n", [2, IMAGES_AT_ONCE, IMAGES_AT_ONCE + 2])
 def test_an_image_alone_takes_several_samples_in_a_step_but_only_those_asked_for(smooth, images, n):
     got = smooth(images[:1], class_index=0, num_samples=n, noise_level=0.3, seed=5)

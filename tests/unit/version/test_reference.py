@@ -11,16 +11,22 @@ from saliency_exporter.contract.examples import EXAMPLES
 from saliency_exporter.version.reference import started_reference
 
 SPEC = tf.TensorSpec((None, 6, 6, 3), tf.float32, name="images")
+SIZES = (1, 2)
 
 
 def signature(function):
     return tf.function(function, input_signature=[SPEC], autograph=False)
 
 
+def numbers(function, images):
+    """What a function of nothing gives, for each image."""
+    return tf.fill(tf.shape(images)[:1], tf.ensure_shape(tf.numpy_function(function, [], tf.float32), []))
+
+
 def test_the_reference_is_what_the_signatures_answer_to_its_inputs() -> None:
     total = signature(lambda images: {"logits": tf.reduce_sum(images, axis=[1, 2]), "other": images})
     mean = signature(lambda images: {"score": tf.reduce_mean(images, axis=[1, 2, 3])})
-    with started_reference({"total": total, "mean": mean}, SPEC, 5, ()) as finished:
+    with started_reference({"total": total, "mean": mean}, SIZES, SPEC, 5, ()) as finished:
         arrays = finished()
     images = arrays["input/images"]
     assert images.shape == (EXAMPLES, 6, 6, 3)
@@ -36,19 +42,19 @@ def test_the_signatures_run_beside_the_block() -> None:
     def wait() -> np.float32:
         return np.float32(reached.wait(30))
 
-    waiting = signature(lambda images: {"score": tf.numpy_function(wait, [], tf.float32)})
-    with started_reference({"waiting": waiting}, SPEC, 5, ()) as finished:
+    waiting = signature(lambda images: {"score": numbers(wait, images)})
+    with started_reference({"waiting": waiting}, SIZES, SPEC, 5, ()) as finished:
         reached.set()
-        assert finished()["waiting/score"] == 1
+        assert (finished()["waiting/score"] == 1).all()
 
 
 def test_an_error_of_a_run_is_raised_where_the_reference_is_asked_for() -> None:
     def refuse() -> np.float32:
         raise ValueError("no answer")
 
-    refusing = signature(lambda images: {"score": tf.numpy_function(refuse, [], tf.float32)})
+    refusing = signature(lambda images: {"score": numbers(refuse, images)})
     refused = pytest.raises(tf.errors.InvalidArgumentError, match="no answer")
-    with started_reference({"refusing": refusing}, SPEC, 5, ()) as finished, refused:
+    with started_reference({"refusing": refusing}, SIZES, SPEC, 5, ()) as finished, refused:
         finished()
 
 
@@ -60,10 +66,8 @@ def test_after_an_error_in_the_block_nothing_more_begins() -> None:
         time.sleep(0.2)
         return np.float32(0)
 
-    noting = {
-        str(i): signature(lambda images: {"score": tf.numpy_function(note, [], tf.float32)}) for i in range(9)
-    }
-    with pytest.raises(KeyboardInterrupt), started_reference(noting, SPEC, 5, ()):
+    noting = {str(i): signature(lambda images: {"score": numbers(note, images)}) for i in range(9)}
+    with pytest.raises(KeyboardInterrupt), started_reference(noting, SIZES, SPEC, 5, ()):
         raise KeyboardInterrupt
     assert len(begun) < 9
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("reference")]
