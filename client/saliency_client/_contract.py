@@ -24,7 +24,9 @@ INTERNAL_PREFIX = "__saved_model_"
 
 CALL_ARGUMENTS = ("images", "method", "class_index", "outputs", "timeout", "batch_size", "max_in_flight")
 """Arguments of the client's calls, which no parameter of a method may be named like."""
-FILE_ENTRIES = ("file", "box")
+REGION_ENTRIES = ("region_saliency", "region_ranks")
+"""What the client's files hold of regions, beside a method's outputs."""
+FILE_ENTRIES = ("file", "box", *REGION_ENTRIES)
 """Names in the client's files that no output of a method may have."""
 
 

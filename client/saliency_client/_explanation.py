@@ -294,6 +294,41 @@ class Explanation(Sequence["Explanation"]):
         else:
             raise InputError(f"{target} ends in neither .npz (all outputs) nor .npy (saliency)")
 
+    @property
+    def offered_signed_map(self) -> str | None:
+        """The output that holds the method's own map with signs, whether it came or not; None: it has none.
+
+        Example:
+            >>> client.explain(images).offered_signed_map
+            'gradients'
+        """
+        return next(
+            (name for name in SIGNED_MAPS if name in self._arrays or name in (self._offered or ())), None
+        )
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether the last axis of the method's map holds channels; images [B, H, W] have none."""
+        return self._channels
+
+    def with_outputs(self, outputs: Mapping[str, Array]) -> Explanation:
+        """The same with other arrays by name, such as averages.
+
+        Example:
+            >>> explanation = client.explain(images)
+            >>> half = explanation.with_outputs({"saliency": explanation.saliency / 2})
+            >>> half.saliency.shape
+            (2, 224, 224)
+        """
+        return Explanation(
+            outputs,
+            method=self.method,
+            model=self.model,
+            version=self.version,
+            offered=self._offered,
+            channels=self._channels,
+        )
+
     def _signed_map(self) -> Array:
         """The method's own map, with signs, [B, H, W, C]; of images without channels, C is 1."""
         own = self[next((name for name in SIGNED_MAPS if name in self._arrays), self._offered_map())]
@@ -318,14 +353,8 @@ class Explanation(Sequence["Explanation"]):
         )
 
     def _taken(self, some: slice) -> Explanation:
-        arrays = {name: value[some] if value.ndim else value for name, value in self._arrays.items()}
-        return Explanation(
-            arrays,
-            method=self.method,
-            model=self.model,
-            version=self.version,
-            offered=self._offered,
-            channels=self._channels,
+        return self.with_outputs(
+            {name: value[some] if value.ndim else value for name, value in self._arrays.items()}
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -24,6 +24,8 @@ Picture = Image.Image | npt.NDArray[Any]
 SEQUENTIAL = "bids:inferno"
 DIVERGING = "colorbrewer:RdBu_r"
 DEFAULT_OPACITY = 0.9
+OUTLINED_FROM = 90.0
+"""The percentile above which `outlines` draws a line around a map's values, unless told otherwise."""
 
 _INK = (34, 34, 34)
 _FAINT_INK = (110, 110, 110)
@@ -31,6 +33,11 @@ _PAPER = (255, 255, 255)
 _NO_DATA = (208, 208, 208)
 _PALE_BLACK, _PALE_CONTRAST = 160, 0.3
 _BAND_PIXELS = 2**15
+_MOST_COLUMNS = 5
+# Near a half, but no value that many pixels have: rounding, which differs by bands, would decide about those.
+_INSIDE = 0.497231
+# Of a diverging color map, whose ends are nearly black.
+_RAISES, _LOWERS = 216, 39
 
 
 def heatmap(
@@ -40,6 +47,7 @@ def heatmap(
     *,
     colormap: str | None = None,
     clip: float = DEFAULT_CLIP,
+    clip_low: float = 0.0,
     signed: bool = False,
 ) -> Image.Image:
     """The map in colors, at the picture's size; gray where the model saw nothing.
@@ -50,14 +58,15 @@ def heatmap(
         box: the part of the picture that the map covers, as `Photo.box`; the whole picture if None.
         colormap: a name of the `cmap` catalog; "inferno", or a diverging one if `signed`.
         clip: percentile that is shown as the hottest color, in (0, 100].
+        clip_low: percentile up to which values are shown as the coldest color, in [0, clip).
         signed: the map has a sign; 0 is the middle of the color map.
 
     Returns:
         An RGB picture.
 
     Raises:
-        ValueError: unknown color map, `clip` out of range, a map that is not [H, W] and finite, or an array
-            that is no picture.
+        ValueError: unknown color map, `clip` or `clip_low` out of range, a map that is not [H, W] and finite,
+            or an array that is no picture.
         TypeError: the picture is neither an image nor an array, such as a path.
 
     Example:
@@ -70,7 +79,7 @@ def heatmap(
         True
     """
     size = shown_picture(picture).size
-    placed = _place(maps.normalize(_one_map(values), clip=clip, signed=signed), size, box)
+    placed = _place(_normal(values, clip, clip_low, signed), size, box)
     return _in_bands(size, lambda rows: _colored(placed.rows(rows), colormap, signed))
 
 
@@ -82,11 +91,13 @@ def overlay(
     colormap: str | None = None,
     opacity: float = DEFAULT_OPACITY,
     clip: float = DEFAULT_CLIP,
+    clip_low: float = 0.0,
     signed: bool = False,
+    photo_colors: bool = False,
 ) -> Image.Image:
     """The map in colors over the photo, stronger where it is hotter; dim where the model saw nothing.
 
-    The photo is shown in grays, so that every color is the map's.
+    The photo is shown in grays, so that every color is the map's, unless its colors are asked for.
 
     Args:
         picture: the original photo, a Pillow image or an array [H, W, C].
@@ -95,7 +106,9 @@ def overlay(
         colormap: as in `heatmap`.
         opacity: of the hottest color, in [0, 1].
         clip: as in `heatmap`.
+        clip_low: as in `heatmap`.
         signed: as in `heatmap`.
+        photo_colors: show the photo in its colors.
 
     Returns:
         An RGB picture of the photo's size.
@@ -114,12 +127,13 @@ def overlay(
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity:g}; it must be within [0, 1]")
     photo = shown_picture(picture)
-    placed = _place(maps.normalize(_one_map(values), clip=clip, signed=signed), photo.size, box)
+    placed = _place(_normal(values, clip, clip_low, signed), photo.size, box)
 
     def draw(rows: slice) -> npt.NDArray[np.uint8]:
         band, gray = placed.rows(rows), _rows_of(photo, rows, "L")[..., None]
         alpha = (opacity * np.abs(band.values))[..., None]
-        blended = gray * (1 - alpha) + _colored(band, colormap, signed) * alpha
+        under = _rows_of(photo, rows, "RGB") if photo_colors else gray
+        blended = under * (1 - alpha) + _colored(band, colormap, signed) * alpha
         return _bytes(np.where(band.seen[..., None], blended, _PALE_BLACK + _PALE_CONTRAST * gray))
 
     return _in_bands(photo.size, draw)
@@ -131,6 +145,7 @@ def masked(
     box: Box | None = None,
     *,
     clip: float = DEFAULT_CLIP,
+    clip_low: float = 0.0,
 ) -> Image.Image:
     """The photo times the normalized map: bright where the map is hot, black where it is not.
 
@@ -139,6 +154,7 @@ def masked(
         values: [H, W], a raw map.
         box: as in `heatmap`.
         clip: as in `heatmap`.
+        clip_low: as in `heatmap`.
 
     Returns:
         An RGB picture of the photo's size.
@@ -154,10 +170,108 @@ def masked(
         [(0, 0, 0), (255, 255, 255)]
     """
     photo = shown_picture(picture)
-    placed = _place(maps.normalize(_one_map(values), clip=clip), photo.size, box)
+    placed = _place(_normal(values, clip, clip_low, signed=False), photo.size, box)
     return _in_bands(
         photo.size, lambda rows: _bytes(_rows_of(photo, rows, "RGB") * placed.rows(rows).values[..., None])
     )
+
+
+def outlines(
+    picture: Picture,
+    values: npt.ArrayLike,
+    box: Box | None = None,
+    *,
+    colormap: str | None = None,
+    clip_low: float = OUTLINED_FROM,
+    signed: bool = False,
+) -> Image.Image:
+    """The photo with lines around the areas where a map is hot; pale where the model saw nothing.
+
+    Args:
+        picture: the original photo, a Pillow image or an array [H, W, C].
+        values: [H, W], a raw map, whose areas are those of `maps.areas`; or bool [H, W], the areas
+            themselves, such as `Regions.top` gives.
+        box: as in `heatmap`.
+        colormap: as in `heatmap`; its hottest color is the line's.
+        clip_low: the percentile above which the smoothed map is outlined, in [0, 100).
+        signed: outline the positive and the negative part of the map, each in its color.
+
+    Returns:
+        An RGB picture of the photo's size.
+
+    Raises:
+        ValueError, TypeError: as `heatmap`.
+
+    Example:
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from saliency_client import render
+        >>> areas = np.zeros((100, 100), bool)
+        >>> areas[30:60, 30:60] = True
+        >>> drawn = render.outlines(Image.new("RGB", (100, 100)), areas, colormap="gray")
+        >>> drawn.getpixel((30, 45)), drawn.getpixel((45, 45))
+        ((255, 255, 255), (0, 0, 0))
+    """
+    photo, one = shown_picture(picture), np.asarray(values)
+    table = _table(colormap or (DIVERGING if signed else SEQUENTIAL))
+    if one.dtype == bool:
+        areas = one.astype(np.int8)
+    else:
+        areas = maps.areas(_one_map(one), clip_low=clip_low, signed=signed)
+    colors = {1: table[_RAISES], -1: table[_LOWERS]} if signed else {1: table[-1]}
+    drawn = overlay(photo, np.zeros((1, 1)), box, photo_colors=True)
+    for sign, color in colors.items():
+        drawn = outlined(drawn, areas == sign, box, color=color)
+    return drawn
+
+
+def outlined(
+    picture: Picture,
+    areas: npt.ArrayLike,
+    box: Box | None = None,
+    *,
+    color: Sequence[int] | npt.NDArray[np.uint8] = _PAPER,
+) -> Image.Image:
+    """A picture with lines around areas; all else stays as it is.
+
+    Args:
+        picture: a photo, or what another function drew of it.
+        areas: bool [H, W], as `Regions.top` gives them.
+        box: as in `heatmap`.
+        color: of the line, RGB 0..255. A thinner line beside it, black or white, keeps it visible.
+
+    Returns:
+        An RGB picture of the picture's size.
+
+    Raises:
+        ValueError, TypeError: as `heatmap`.
+
+    Example:
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from saliency_client import render
+        >>> render.outlined(Image.new("RGB", (64, 64)), np.eye(8, dtype=bool)).size
+        (64, 64)
+    """
+    photo = shown_picture(picture)
+    placed = _place(_one_map(np.asarray(areas, bool)), photo.size, box)
+    reach = max(1, round(max(photo.size) / 500))
+    beside = _PAPER if float(np.mean(color)) < 128 else (0, 0, 0)
+
+    def draw(rows: slice) -> npt.NDArray[np.uint8]:
+        # The line reaches into a band from the rows beside it.
+        wide = slice(max(0, rows.start - 2 * reach), min(photo.height, rows.stop + 2 * reach))
+        kept = slice(rows.start - wide.start, rows.stop - wide.start)
+        band = placed.rows(wide)
+        inside = band.values > _INSIDE
+        line, halo = (
+            (maps.near(inside, by) & maps.near(~inside & band.seen, by) & band.seen)[kept]
+            for by in (reach, 2 * reach)
+        )
+        drawn = np.where(halo[..., None], np.asarray(beside), _rows_of(photo, rows, "RGB"))
+        return _bytes(np.where(line[..., None], np.asarray(color), drawn))
+
+    return _in_bands(photo.size, draw)
 
 
 def panel(
@@ -219,6 +333,78 @@ def panel(
     ]
     bar = _ColorBar(_table(colormap or SEQUENTIAL), "0", f">= {float(high.item()):.2g}", first=1, last=3)
     return _sheet(tiles, title, subtitle, bar)
+
+
+def side_by_side(
+    picture: Picture,
+    values: Mapping[str, npt.ArrayLike],
+    box: Box | None = None,
+    *,
+    draw: Callable[..., Image.Image] = overlay,
+    title: str = "",
+    subtitle: str = "",
+    **options: Any,
+) -> Image.Image:
+    """The photo, and several maps of it beside it, such as those of several methods; each on its own scale.
+
+    Shown is the part of the photo that the model saw, 256 to 448 pixels on its long side; five in a row.
+
+    Args:
+        picture: the original photo, a Pillow image or an array [H, W, C].
+        values: maps [H, W] by the titles that they get.
+        box: as in `heatmap`.
+        draw: `overlay`, `heatmap`, `masked` or `outlines`.
+        title: as in `panel`.
+        subtitle: as in `panel`.
+        **options: of `draw`.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        ValueError, TypeError: as `draw`.
+
+    Example:
+        >>> from saliency_client import render
+        >>> from saliency_client.images import load_image
+        >>> photo = load_image("cat.png", size=(224, 224))
+        >>> found = {name: client.explain(photo.array, method=name).saliency[0] for name in client.methods()}
+        >>> render.side_by_side(photo.picture, found, photo.box, draw=render.heatmap).save("methods.png")
+    """
+    small, box = seen_part(picture, box)
+    tiles = {name: draw(small, one, box, **options) for name, one in values.items()}
+    return sheet({"original": small, **tiles}, title=title, subtitle=subtitle)
+
+
+def seen_part(picture: Picture, box: Box | None = None) -> tuple[Image.Image, Box]:
+    """The part of a photo that the model saw, 256 to 448 pixels on its long side, and the map's box in it.
+
+    Args:
+        picture: the original photo, a Pillow image or an array [H, W, C].
+        box: as in `heatmap`.
+
+    Example:
+        >>> import numpy as np
+        >>> from saliency_client import render
+        >>> small, box = render.seen_part(np.zeros((200, 300, 3), np.uint8), (50, 0, 250, 200))
+        >>> small.size, box
+        ((256, 256), (0, 0, 256, 256))
+    """
+    photo = shown_picture(picture)
+    return _tile(photo, _checked_box(box, photo.size))
+
+
+def sheet(tiles: Mapping[str, Image.Image], *, title: str = "", subtitle: str = "") -> Image.Image:
+    """Pictures of one size side by side below their titles, with a caption; five in a row.
+
+    Example:
+        >>> from PIL import Image
+        >>> from saliency_client import render
+        >>> tile = Image.new("RGB", (256, 256))
+        >>> render.sheet({"one": tile, "two": tile}, title="two tiles").mode
+        'RGB'
+    """
+    return _sheet(list(tiles.items()), title, subtitle, None)
 
 
 def colormap_name(name: str) -> str:
@@ -283,6 +469,10 @@ class _Placed:
             where = slice(first - rows.start, last - rows.start), slice(start, stop)
             values[where], seen[where] = np.asarray(grown), True
         return _Band(values, seen)
+
+
+def _normal(values: npt.ArrayLike, clip: float, clip_low: float, signed: bool) -> FloatArray:
+    return maps.normalize(_one_map(values), clip=clip, clip_low=clip_low, signed=signed)
 
 
 def _one_map(values: npt.ArrayLike) -> FloatArray:
@@ -371,9 +561,9 @@ class _ColorBar:
 
 
 def _sheet(
-    tiles: Sequence[tuple[str, Image.Image]], title: str, subtitle: str, bar: _ColorBar
+    tiles: Sequence[tuple[str, Image.Image]], title: str, subtitle: str, bar: _ColorBar | None
 ) -> Image.Image:
-    """Tiles in a row below their titles, a caption above and a scale below."""
+    """Tiles in rows below their titles, a caption above and, of a single row, a scale below."""
     width, height = tiles[0][1].size
     text = _font(max(13, round(max(width, height) / 22)))
     large = _font(round(text.size * 1.5))
@@ -381,9 +571,12 @@ def _sheet(
     cell = max(width, *(math.ceil(text.getlength(name)) for name, _ in tiles))
     caption = (round(large.size * 1.5) if title else 0) + (line if subtitle else 0)
     caption += gap if caption else 0
-    total = 2 * margin + len(tiles) * cell + (len(tiles) - 1) * gap
-    top = margin + caption + line
-    sheet = Image.new("RGB", (total, top + height + gap + line + margin), _PAPER)
+    rows = math.ceil(len(tiles) / _MOST_COLUMNS)
+    columns = math.ceil(len(tiles) / rows)
+    total = 2 * margin + columns * cell + (columns - 1) * gap
+    top, step = margin + caption + line, height + gap + line
+    bottom = top + (rows - 1) * step + height
+    sheet = Image.new("RGB", (total, bottom + (gap + line if bar else 0) + margin), _PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:
         draw.text((margin, margin), _fitted(title, large, total - 2 * margin), _INK, large)
@@ -394,11 +587,13 @@ def _sheet(
             _FAINT_INK,
             text,
         )
-    lefts = [margin + index * (cell + gap) for index in range(len(tiles))]
-    for left, (name, tile) in zip(lefts, tiles, strict=True):
-        draw.text((left, top - line), name, _INK, text)
-        sheet.paste(tile, (left, top))
-    _draw_bar(sheet, bar, lefts[bar.first], lefts[bar.last] + width, top + height + gap, text)
+    lefts = [margin + index * (cell + gap) for index in range(columns)]
+    for index, (name, tile) in enumerate(tiles):
+        left, at = lefts[index % columns], top + (index // columns) * step
+        draw.text((left, at - line), name, _INK, text)
+        sheet.paste(tile, (left, at))
+    if bar:
+        _draw_bar(sheet, bar, lefts[bar.first], lefts[bar.last] + width, bottom + gap, text)
     return sheet
 
 

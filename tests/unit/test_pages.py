@@ -10,7 +10,14 @@ from test_floors import EXPORTER, FLOORS
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "client" / "saliency_client"
-PAGES = ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "exporter/FUSIONS.md")
+PAGES = (
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "exporter/FUSIONS.md",
+    "exporter/VERTEX.md",
+)
 MADE_BY_A_READER = re.compile("NAME|MODULE|gradient_x_input")
 """In the names of files that a recipe has a reader write."""
 

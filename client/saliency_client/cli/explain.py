@@ -40,8 +40,8 @@ _CLASSES = {"--class": "class_name", "--class-index": "class_index", "--top": "t
     "--method",
     default="gradients",
     show_default=True,
-    metavar="NAME",
-    help="A method of the model; `saliency-client signatures` lists them.",
+    metavar="NAME[,NAME…]",
+    help="A method of the model, or several, drawn side by side; `saliency-client signatures` lists them.",
 )
 @_explanation(
     "--class",
@@ -57,10 +57,29 @@ _CLASSES = {"--class": "class_name", "--class-index": "class_index", "--top": "t
 )
 @_explanation("--top", type=click.IntRange(min=1), metavar="K", help="Explain the K most probable classes.")
 @parameter_options("Explanation")
+@_explanation(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    metavar="LEVEL[,…]",
+    help="What a method with a baseline compares the image with: black, white, grey (127.5) or a number. "
+    "The map is the average over several.  [default: the model's; with --regions black,white]",
+)
+@_explanation(
+    "--regions",
+    is_flag=True,
+    help="Draw regions instead of pixels (XRAI), the best ones outlined. Needs saliency-serving[regions].",
+)
+@_explanation(
+    "--top-regions",
+    type=FiniteRange(0, 100, min_open=True),
+    metavar="PERCENT",
+    help="With --regions, the best ones are those that cover so much of the image.  [default: 30]",
+)
 @_picture(
     "--style",
     "styles",
-    type=click.Choice(["overlay", "heatmap", "masked", "panel"]),
+    type=click.Choice(["overlay", "heatmap", "masked", "outlines", "panel"]),
     multiple=True,
     default=["overlay"],
     show_default=True,
@@ -69,7 +88,13 @@ _CLASSES = {"--class": "class_name", "--class-index": "class_index", "--top": "t
 @_picture(
     "--signed",
     is_flag=True,
-    help="Draw the sign: red where more of a channel raises the score, blue where it lowers it.",
+    help="Draw the sign: red where more of a channel raises the score, blue where it lowers it. "
+    "Short for --polarity both.",
+)
+@_picture(
+    "--polarity",
+    type=click.Choice(["positive", "negative", "both"]),
+    help="Draw what raises the score, what lowers it, or both, of the sum over a pixel's channels.",
 )
 @_picture(
     "--colormap",
@@ -91,6 +116,13 @@ _CLASSES = {"--class": "class_name", "--class-index": "class_index", "--top": "t
     metavar="PERCENTILE",
     help="The percentile of the map that gets the hottest color.",
 )
+@_picture(
+    "--clip-low",
+    type=FiniteRange(0, 100, max_open=True),
+    metavar="PERCENTILE",
+    help="The percentile of the map up to which nothing is shown.  [default: 0; of outlines 90]",
+)
+@_picture("--photo-colors", is_flag=True, help="In an overlay, keep the photo's colors.")
 @_files(
     "-o",
     "--out",
@@ -131,6 +163,7 @@ def explain(
     overwrite: bool,
     skip_existing: bool,
     parameters: dict[str, Number],
+    signed: bool,
     **options: Any,
 ) -> int:
     """Explain what a model sees in images. IMAGE is a file, a folder, a pattern, or - for stdin.
@@ -143,27 +176,47 @@ def explain(
     over samples comes with its relative error: well below 1 it is settled, else take more samples.
 
     \b
+    What a method's map answers, by what the method returns (`saliency-client signatures`):
+      gradients      to which pixels the score is sensitive; not what the score is made of
+      attributions   each pixel's share of the score beside a baseline; nothing without the baseline
+      cam            which places count, coarsely; not which of their pixels
+
+    Regions (XRAI, Kapishnikov et al. 2019) are segments of the photo, ranked by the mean of the map over
+    each. They follow edges of the photo, not of objects: what a region shows is that the map is strong in it.
+
+    \b
     saliency-client explain cat.jpg
     saliency-client explain cat.jpg --method smooth --num-samples 200 --style panel -o cat-panel.png
     saliency-client explain photos/ --recursive -o maps/ --skip-existing --json
     saliency-client explain cat.jpg --top 3 --format png --format npy -o maps/
     saliency-client explain cat.jpg --class 'tiger cat' --signed
+    saliency-client explain cat.jpg --method gradients,smooth -o methods.png
+    saliency-client explain cat.jpg --method integrated_gradients --regions --style panel -o regions.png
+    saliency-client explain cat.jpg --style outlines --polarity positive --clip-low 95
     cat cat.jpg | saliency-client explain - -o - > map.png
     saliency-client explain cat.jpg --local models/efficientnet-lite0/1
 
     \b
-    --json prints one line for each picture:
+    --json prints one line for each picture and method:
       image, status      always; status is "ok", "skipped" or "failed"
       file, files        ok, skipped: the first, and all of the files
       method, model, version, rank, class_index, label, probability, score,
-      relative_error, outputs, milliseconds, notes
+      relative_error, outputs, baselines, milliseconds, notes
                          ok; null where unknown; rank counts from 1 with --top; outputs has the
-                         numbers that the method gives beside these, by name
+                         numbers that the method gives beside these, by name; baselines are the
+                         gray levels that were averaged over
       error, hint, code  failed; code is the gRPC code's name or null
     """
+    from saliency_client.cli.baselines import listed
     from saliency_client.cli.explain_run import run
     from saliency_client.cli.explainer import ExplainOptions
 
+    options["method"] = ",".join(dict.fromkeys(options["method"].split(",")))
+    options["baselines"] = listed(options["baselines"])
+    if signed and options["polarity"] not in (None, "both"):
+        raise UsageError(f"--signed and --polarity {options['polarity']} exclude one another")
+    if signed:
+        options["polarity"] = "both"
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude one another")
     given = [option for option, name in _CLASSES.items() if options[name] is not None]

@@ -37,16 +37,17 @@ from saliency_client.cli.destinations import (
     together,
     with_folders,
 )
-from saliency_client.cli.errors import CommandError
+from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.explainer import Explainer, ExplainOptions, Result, made_with
 from saliency_client.cli.inputs import STDIN, find_inputs, for_model, has_found_arrays
+from saliency_client.cli.looks import files_of
 from saliency_client.cli.marks import read_facts
 from saliency_client.cli.methods import method_signature
 from saliency_client.cli.model_input import model_input
 from saliency_client.cli.photos import allow_pixels
-from saliency_client.cli.pictures import files_of
 from saliency_client.cli.printer import Printer
 from saliency_client.cli.text import printable
+from saliency_client.regions import check_installed
 
 if TYPE_CHECKING:
     from saliency_client import SaliencyClient
@@ -58,7 +59,9 @@ _STATUS_SECONDS = 10.0
 def run(options: ExplainOptions, printer: Printer) -> int:
     """Explain all images; returns the exit code."""
     for look in options.looks:
-        look.check()
+        look.check(methods=len(options.methods))
+    if options.regions:
+        check_installed()
     check_given(options.connection)
     found = find_inputs(options.images, recursive=options.recursive)
     names = classes.names_of_file(options.labels)
@@ -66,10 +69,15 @@ def run(options: ExplainOptions, printer: Printer) -> int:
         client = functools.cache(lambda: stack.enter_context(_ready_client(options, printer)))
         inputs = found.inputs
         if has_found_arrays(inputs):
-            signature = method_signature(options.method, client().signatures())
+            signature = method_signature(options.methods[0], client().signatures())
             inputs = for_model(inputs, model_input(signature), found.left_out)
         results = len(inputs) * (options.top or 1) * len(options.looks)
         to = destination(options.out, options.formats, results=results)
+        if "npy" in to.formats and len(options.methods) > 1:
+            raise UsageError(
+                f"npy holds one map, and {len(options.methods)} methods are asked for",
+                hint="--format npz holds the maps of all, by method and name",
+            )
         if to.stdout:
             printer = Printer(printer.mode, printer.verbose, results_to_stderr=True)
         jobs = together(
@@ -111,7 +119,7 @@ def _ready_client(options: ExplainOptions, printer: Printer) -> Iterator[Salienc
 
 def _needs_names(options: ExplainOptions, client: SaliencyClient) -> bool:
     """Whether names are wanted that do not come with the answers: some servers take a call for them."""
-    signature = client.signatures().get(f"explain_{options.method}")
+    signature = client.signatures().get(f"explain_{options.methods[0]}")
     labeled = signature is not None and "label" in signature.outputs
     by_name = options.class_name is not None and not options.class_name.isdecimal()
     return options.labels is not None or by_name or not labeled
@@ -122,8 +130,10 @@ def _suffixes(options: ExplainOptions, style: str) -> list[str]:
     parts = [_slug(options.method)]
     if style != "overlay":
         parts.append(style)
-    if options.signed:
-        parts.append("signed")
+    if options.regions:
+        parts.append("regions")
+    if options.polarity is not None:
+        parts.append("signed" if options.polarity == "both" else options.polarity)
     if options.class_index is not None:
         parts.append(f"class{options.class_index}")
     elif options.class_name is not None:
@@ -328,10 +338,18 @@ def _finish(
             elif not os.path.exists(path):
                 _write_unless_there(path, content)
         paths = [str(path) for path in files]
-        record = {**result.record, "file": paths[0] if paths else None, "files": paths}
-        line = show.Line(job.input.shown, record, width=width, alone=alone and len(results) == 1)
-        printer.result(record, line.render, paths)
-    for note in dict.fromkeys(note for result in results for note in result.record["notes"]):
+        several = len(result.records) > 1
+        for number, fields in enumerate(result.records):
+            record = {**fields, "file": paths[0] if paths else None, "files": paths}
+            line = show.Line(
+                job.input.shown,
+                record,
+                width=width,
+                alone=alone and len(results) == 1 and not several,
+                names_method=several,
+            )
+            printer.result(record, line.render, () if number else paths)
+    for note in dict.fromkeys(note for result in results for note in result.records[0]["notes"]):
         printer.note(f"note: {job.input.shown}: {note}")
 
 

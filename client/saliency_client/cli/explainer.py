@@ -7,23 +7,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
+from saliency_client import regions
 from saliency_client._picture_room import ROOM
-from saliency_client.cli import classes, marks, pictures
+from saliency_client.cli import baselines, classes, looks, marks, pictures
 from saliency_client.cli.batch import in_halves
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.inputs import Input, read_photo
-from saliency_client.cli.methods import method_signature
+from saliency_client.cli.methods import method_signature, parameters_of
 from saliency_client.cli.model_input import ModelInput, class_scores, model_input
-from saliency_client.cli.parameters import check
 from saliency_client.cli.printer import Printer
 from saliency_client.cli.version import release
 from saliency_client.images import DEFAULT_MAX_PIXELS, Photo, Resize
+from saliency_client.maps import Polarity
 
 if TYPE_CHECKING:
     from saliency_client import Explanation, SaliencyClient, Signature
@@ -42,6 +44,7 @@ class ExplainOptions:
     connection: Connection
     existing: Literal["refuse", "overwrite", "skip"]
     method: str
+    baselines: tuple[str, ...]
     class_name: str | None
     class_index: int | None
     top: int | None
@@ -52,7 +55,11 @@ class ExplainOptions:
     colormap: str | None
     opacity: float | None
     clip: float
-    signed: bool
+    clip_low: float | None
+    polarity: Polarity | None
+    photo_colors: bool
+    regions: bool
+    top_regions: float | None
     resize: Resize
     max_pixels: int | None
     recursive: bool
@@ -63,19 +70,34 @@ class ExplainOptions:
     wait: float | None
 
     @property
-    def looks(self) -> tuple[pictures.Look, ...]:
+    def methods(self) -> tuple[str, ...]:
+        """The methods: of several, one picture shows all."""
+        return tuple(self.method.split(","))
+
+    @property
+    def looks(self) -> tuple[looks.Look, ...]:
         """How pictures are drawn, one for each style."""
         return tuple(
-            pictures.Look(style, self.colormap, self.opacity, self.clip, self.signed)
+            looks.Look(
+                style,
+                self.colormap,
+                self.opacity,
+                self.clip,
+                self.clip_low,
+                self.polarity,
+                self.photo_colors,
+                self.regions,
+                self.top_regions,
+            )
             for style in dict.fromkeys(self.styles)
         )
 
 
 @dataclass(frozen=True)
 class Result:
-    """One explained class of one image: the record for JSON, and the bytes of its files."""
+    """One explained class of one image: a record for each method, for JSON, and the bytes of its files."""
 
-    record: Mapping[str, Any]
+    records: tuple[Mapping[str, Any], ...]
     contents: tuple[bytes, ...]
 
 
@@ -88,12 +110,23 @@ class _Wanted:
         photo: the image.
         class_index: None for the predicted class.
         rank: of the class, with --top.
+        segments: cuts the image into segments, once for all that is drawn of it.
     """
 
     index: int
     photo: Photo
+    segments: Callable[[], Any]
     class_index: int | None
     rank: int | None
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """What one method is asked for: its parameters, and the baselines that it is averaged over."""
+
+    signature: Signature
+    parameters: Mapping[str, Any]
+    baselines: tuple[float, ...]
 
 
 @dataclass
@@ -106,23 +139,34 @@ class Explainer:
     class_names: classes.ClassNames | None
     formats: tuple[str, ...]
     model: ModelInput = field(init=False)
-    signature: Signature = field(init=False)
+    signatures: tuple[Signature, ...] = field(init=False)
+    _asks: tuple[_Ask, ...] = field(init=False)
     _class_index: int | None = field(init=False)
 
     def __post_init__(self) -> None:
-        signatures = self.client.signatures()
-        signature = method_signature(self.options.method, signatures)
-        self.signature, self.model = signature, model_input(signature, signatures)
-        check(self.options.parameters, signature, signatures)
-        for look in self.options.looks:
-            if look.draws_signed_map(self.formats) and signature.signed_map is None:
-                raise UsageError(
-                    f"method {self.options.method} gives no signed map, which --signed and the panel show; "
-                    f"it gives {', '.join(signature.outputs)}",
-                    hint="choose another --style, or another --method",
-                )
+        options, signatures = self.options, self.client.signatures()
+        self.signatures = tuple(method_signature(method, signatures) for method in options.methods)
+        first = self.signatures[0]
+        self.model = model_input(first, signatures)
+        own = [parameters_of(one, options.parameters, self.signatures, signatures) for one in self.signatures]
+        levels = [baselines.levels(one, self.signatures, signatures, options) for one in self.signatures]
+        self._asks = tuple(
+            _Ask(signature, parameters, gray)
+            for signature, parameters, gray in zip(self.signatures, own, levels, strict=True)
+        )
+        for look in options.looks:
+            for signature in self.signatures:
+                if look.needs_signed_map(self.formats) and signature.signed_map is None:
+                    negative = look.polarity == "negative"
+                    shown = "--polarity negative shows" if negative else "--signed and the panel show"
+                    raise UsageError(
+                        f"method {signature.method} gives no signed map, which {shown}; it gives "
+                        f"{', '.join(signature.outputs)}",
+                        hint="choose another --style, or another --method",
+                    )
         self._class_index = self._given_class()
-        self.printer.detail(f"signature {signature.name} takes images {signature.inputs['images']}")
+        for signature in self.signatures:
+            self.printer.detail(f"signature {signature.name} takes images {signature.inputs['images']}")
 
     def explain(self, images: Sequence[Input]) -> list[list[Result] | Exception]:
         """Read images, explain the classes asked for, and draw them; of each image its results, or its error.
@@ -175,8 +219,11 @@ class Explainer:
             if isinstance(indices, Exception):
                 outcomes[index] = indices
                 continue
+            segments = cache(lambda photo=photo: regions.segment(photo.array))
             for rank, class_index in enumerate(indices, 1):
-                wanted.append(_Wanted(index, photo, class_index, rank if self.options.top else None))
+                wanted.append(
+                    _Wanted(index, photo, segments, class_index, rank if self.options.top else None)
+                )
         for start in range(0, len(wanted), self.options.batch_size):
             batch = wanted[start : start + self.options.batch_size]
             batch = [want for want in batch if not isinstance(outcomes[want.index], Exception)]
@@ -187,26 +234,32 @@ class Explainer:
                 try:
                     if isinstance(answer, Exception):
                         raise answer
-                    known.append(self._drawn(images[want.index][0], want, *answer))
+                    known.append(self._drawn(images[want.index][0], want, answer))
                 except Exception as error:
                     outcomes[want.index] = error
         return outcomes
 
-    def _ask(self, batch: Sequence[_Wanted]) -> list[tuple[Explanation, float]]:
-        """The explanation of each, B = 1, and the milliseconds that all took together."""
+    def _ask(self, batch: Sequence[_Wanted]) -> list[list[tuple[Explanation, float]]]:
+        """Of each: by each method the explanation, B = 1, and the milliseconds that all took together."""
         options = self.options
         indices = [-1 if want.class_index is None else want.class_index for want in batch]
-        started = time.perf_counter()
-        explanation = self.client.explain(
-            np.stack([want.photo.array for want in batch]),
-            method=options.method,
-            class_index=None if set(indices) == {-1} else indices,
-            outputs=pictures.needed_outputs(options.looks, self.formats),
-            timeout=options.connection.timeout * len(batch),
-            **options.parameters,
-        )
-        milliseconds = (time.perf_counter() - started) * 1000
-        return [(one, milliseconds) for one in explanation]
+        images = np.stack([want.photo.array for want in batch])
+        by_method: list[list[tuple[Explanation, float]]] = []
+        for ask in self._asks:
+            started = time.perf_counter()
+            explanation = baselines.explain(
+                self.client,
+                images,
+                ask.baselines,
+                method=ask.signature.method,
+                class_index=None if set(indices) == {-1} else indices,
+                outputs=looks.needed_outputs(options.looks, self.formats, averaged=len(ask.baselines) > 1),
+                timeout=options.connection.timeout * len(batch),
+                **ask.parameters,
+            )
+            milliseconds = (time.perf_counter() - started) * 1000
+            by_method.append([(one, milliseconds) for one in explanation])
+        return [list(answers) for answers in zip(*by_method, strict=True)]
 
     def _patiently(
         self, ask: Callable[[Sequence[ItemT]], Sequence[ResultT]], items: Sequence[ItemT]
@@ -224,25 +277,33 @@ class Explainer:
             outcomes = in_halves(ask, items)
         return outcomes
 
-    def _drawn(self, one: Input, want: _Wanted, explanation: Explanation, milliseconds: float) -> Result:
-        facts = self._facts(explanation, want.rank)
+    def _drawn(self, one: Input, want: _Wanted, answered: Sequence[tuple[Explanation, float]]) -> Result:
         software = f"{marks.NAME} {release()}"
-        contents = tuple(
-            pictures.encode(
+        answers = [
+            pictures.Answer(
                 explanation,
-                self.signature.signed_map,
-                want.photo,
-                look,
-                format,
-                facts,
-                made_with(self.options),
-                software,
+                ask.signature.signed_map,
+                {**self._facts(explanation, want.rank), "baselines": list(ask.baselines) or None},
+                want.segments,
             )
-            for look, formats in pictures.files_of(self.options.looks, self.formats)
+            for ask, (explanation, _) in zip(self._asks, answered, strict=True)
+        ]
+        contents = tuple(
+            pictures.encode(answers, want.photo, look, format, made_with(self.options), software)
+            for look, formats in looks.files_of(self.options.looks, self.formats)
             for format in formats
         )
-        record = {"image": one.source, "status": "ok", **facts, "milliseconds": round(milliseconds, 3)}
-        return Result({**record, "notes": list(want.photo.notes)}, contents)
+        records = tuple(
+            {
+                "image": one.source,
+                "status": "ok",
+                **answer.facts,
+                "milliseconds": round(milliseconds, 3),
+                "notes": list(want.photo.notes),
+            }
+            for answer, (_, milliseconds) in zip(answers, answered, strict=True)
+        )
+        return Result(records, contents)
 
     def _facts(self, explanation: Explanation, rank: int | None) -> dict[str, Any]:
         outputs = explanation.outputs
@@ -310,14 +371,24 @@ class Explainer:
 
 def made_with(options: ExplainOptions) -> dict[str, Any]:
     """The options that a file depends on and its name does not tell."""
+    drawn = {
+        "resize": options.resize,
+        "clip": options.clip,
+        "colormap": options.colormap,
+        "opacity": options.opacity,
+    }
+    # Options that came later are told where they are used: files that are older stay what they were.
+    later = {
+        "clip_low": options.clip_low,
+        "regions": options.regions or None,
+        "polarity": None if options.polarity == "both" else options.polarity,
+        "photo_colors": options.photo_colors or None,
+        "top_regions": options.top_regions,
+        "baselines": options.baselines or None,
+    }
     return {
         "parameters": {name: options.parameters[name] for name in sorted(options.parameters)},
-        "drawn": {
-            "resize": options.resize,
-            "clip": options.clip,
-            "colormap": options.colormap,
-            "opacity": options.opacity,
-        },
+        "drawn": {**drawn, **{name: value for name, value in later.items() if value is not None}},
     }
 
 

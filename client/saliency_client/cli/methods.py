@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from saliency_client._contract import EXPLAIN_PREFIX
 from saliency_client.cli.errors import CommandError, UsageError
+from saliency_client.cli.parameters import check
 
 if TYPE_CHECKING:
     from saliency_client import Signature
@@ -38,3 +39,28 @@ def method_signature(
     near = get_close_matches(method, [*methods, *beside], n=1)
     choose = " or ".join(["choose one with --method", *beside])
     raise UsageError(message, hint=f"did you mean {near[0]}?" if near else choose)
+
+
+def parameters_of(
+    signature: Signature,
+    parameters: Mapping[str, Any],
+    asked: Sequence[Signature],
+    signatures: Mapping[str, Signature],
+) -> dict[str, Any]:
+    """Those of the given parameters that a method takes; of several methods, each must be one's.
+
+    Args:
+        signature: of the method.
+        parameters: as given, by name.
+        asked: the signatures of all methods that are asked for together.
+        signatures: all that the model has.
+
+    Raises:
+        UsageError: none of the methods has a parameter of that name, or it takes whole numbers.
+    """
+    taken = {name: value for name, value in parameters.items() if name in signature.parameters}
+    unknown = {
+        name: value for name, value in parameters.items() if not any(name in one.parameters for one in asked)
+    }
+    check({**taken, **unknown}, signature, signatures)
+    return taken

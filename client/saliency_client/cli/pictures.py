@@ -1,151 +1,179 @@
-"""An explanation and its photo to a file's bytes, in any style and format."""
+"""Explanations and their photo to a file's bytes, in any style and format."""
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saliency_client import maps, render
+from saliency_client import maps, regions, render
+from saliency_client._contract import REGION_ENTRIES, SIGNED_MAPS
 from saliency_client.cli import marks
-from saliency_client.cli.errors import CommandError, UsageError
+from saliency_client.cli.errors import CommandError
+from saliency_client.cli.looks import Look
 from saliency_client.cli.show import number_texts
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from saliency_client import Explanation
-    from saliency_client.images import Photo
+    from saliency_client.images import Box, Photo
 
-STYLES = ("overlay", "heatmap", "masked", "panel")
-PICTURE_FORMATS = frozenset({"png", "jpg"})
 _JPEG_QUALITY = 92
 # As small as with zlib's own 6 for these pictures, in half the time.
 _PNG_LEVEL = 4
 # Photos hold no repetitions but runs: looking for those alone takes half of that time, for 3 % more bytes.
-_PHOTO_STYLES = frozenset({"overlay", "masked"})
+_PHOTO_STYLES = frozenset({"overlay", "masked", "outlines"})
 _RUNS_ALONE = {"compress_level": 1, "compress_type": 3}
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a picture is drawn; None where the style's own default holds."""
+class Answer:
+    """What one method says of one image, to be drawn.
 
-    style: str = "overlay"
-    colormap: str | None = None
-    opacity: float | None = None
-    clip: float = maps.DEFAULT_CLIP
-    signed: bool = False
-
-    def check(self) -> None:
-        """Raise UsageError for options that do not go together, or an unknown color map."""
-        if self.signed and self.style in ("masked", "panel"):
-            shows = "the positive and the negative part already" if self.style == "panel" else "no sign"
-            raise UsageError(f"--signed is for overlay and heatmap; {self.style} shows {shows}")
-        if self.opacity is not None and self.style != "overlay":
-            raise UsageError(f"--opacity is for overlay, not for {self.style}")
-        if self.colormap is None:
-            return
-        if self.style == "masked":
-            raise UsageError("--colormap is not for masked, which keeps the photo's colors")
-        try:
-            render.colormap_name(self.colormap)
-        except ValueError as error:
-            raise UsageError(str(error), hint="cmap-docs.readthedocs.io shows all of them") from error
-
-    def draws_signed_map(self, formats: Iterable[str]) -> bool:
-        """Whether a file of it needs the method's map with its signs."""
-        return self.signed or (self.style == "panel" and not PICTURE_FORMATS.isdisjoint(formats))
-
-
-def files_of(looks: Sequence[Look], formats: Sequence[str]) -> list[tuple[Look, tuple[str, ...]]]:
-    """The formats of each look's files: a picture for every look, arrays once, with the first."""
-    first, *others = looks
-    drawn = tuple(format for format in formats if format in PICTURE_FORMATS)
-    return [(first, tuple(formats)), *((look, drawn) for look in others if drawn)]
-
-
-def needed_outputs(looks: Sequence[Look], formats: Iterable[str]) -> Literal["all"] | None:
-    """What to ask a signature for: all where a file needs the signed map, else all but the large outputs.
-
-    Not the exact list for each style: for every other list of outputs a server prunes its graph anew, and
-    compiles it anew with XLA, which takes seconds. With two lists, warmup records can cover both.
+    Attributes:
+        explanation: B = 1.
+        signed_map: the output that holds the method's map with its signs.
+        facts: written into files as text, and into captions.
+        segments: cuts the image into segments, bool [N, H, W]; asked for where regions are drawn.
     """
-    chosen = set(formats)
-    drawn_from_signs = any(look.draws_signed_map(chosen) for look in looks)
-    return "all" if drawn_from_signs or "npz" in chosen else None
+
+    explanation: Explanation
+    signed_map: str | None
+    facts: Mapping[str, Any]
+    segments: Callable[[], regions.BoolArray]
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.explanation.method
+
+    @cached_property
+    def ranked(self) -> regions.Regions:
+        """The segments, ranked by the method's shares of the score; by `saliency`, if it gives no shares."""
+        shares = self.signed_map == SIGNED_MAPS[1]
+        try:
+            return regions.xrai(self.signs if shares else self._only("saliency"), self.segments())
+        except ValueError as error:
+            raise CommandError(
+                f"regions cannot be ranked: {error}",
+                hint="--format npz without --regions keeps the raw values",
+            ) from error
+
+    @property
+    def signs(self) -> maps.FloatArray:
+        """The map with signs, [H, W, C]; of images without channels, C is 1."""
+        own = self._only(self.signed_map)
+        return own[..., np.newaxis] if own.ndim == 2 else own
+
+    def values(self, look: Look) -> maps.FloatArray:
+        """The map [H, W] that is drawn."""
+        if look.regions:
+            return np.asarray(self.ranked.saliency, np.float32)
+        # A map without signs is all of the positive.
+        if look.polarity is None or (look.polarity == "positive" and self.signed_map is None):
+            return self._only("saliency")
+        return maps.polarized(maps.signed(self.signs), look.polarity)
+
+    def arrays(self, *, with_regions: bool) -> dict[str, Any]:
+        """All outputs, without their batch axis; text as NumPy's own, which needs no pickle."""
+        arrays = {
+            name: np.asarray(values[0], np.str_) if values.dtype == object else values[0]
+            for name, values in self.explanation.outputs.items()
+        }
+        if with_regions:
+            found = self.ranked.saliency, self.ranked.ranks
+            arrays |= dict(zip(REGION_ENTRIES, found, strict=True))
+        return arrays
+
+    def _only(self, output: str | None) -> maps.FloatArray:
+        values = None if output is None else self.explanation.outputs.get(output)
+        if values is None:
+            raise CommandError(
+                f"signature explain_{self.method} has no output {output!r}",
+                hint="export the model again with saliency-exporter",
+            )
+        return np.asarray(values[0], np.float32)
 
 
 def encode(
-    explanation: Explanation,
-    signed_map: str | None,
+    answers: Sequence[Answer],
     photo: Photo,
     look: Look,
     format: str,
-    facts: Mapping[str, Any],
     made_with: Mapping[str, Any],
     software: str,
 ) -> bytes:
     """The bytes of one file.
 
     Args:
-        explanation: of one image, B = 1.
-        signed_map: the output that holds the method's map with its signs.
+        answers: of one method, or of several, about the same image.
         photo: that image.
         look: how it is drawn.
         format: "png", "jpg", "npy" or "npz".
-        facts: written into files as text, and into the caption of a panel.
-        made_with: the options beside these facts; written into files as well.
+        made_with: the options beside the facts; written into files as well.
         software: who made the picture; written into it.
 
     Raises:
         CommandError: the map holds NaN or infinity.
     """
     stream = io.BytesIO()
+    facts = {**common_facts(answers), **made_with}
     if format == "npz":
-        np.savez(stream, box=np.asarray(photo.box), **_arrays(explanation))
+        np.savez(stream, box=np.asarray(photo.box), **_arrays(answers, look))
         with zipfile.ZipFile(stream, "a") as archive:
-            archive.comment = marks.comment(software, {**facts, **made_with})
+            archive.comment = marks.comment(software, facts)
     elif format == "npy":
-        np.save(stream, _values(explanation, signed_map, look), allow_pickle=False)
+        np.save(stream, answers[0].values(look), allow_pickle=False)
     else:
-        picture = draw(explanation, signed_map, photo, look, facts)
-        _save(picture, look.style, stream, format, {**facts, **made_with}, software)
+        _save(draw(answers, photo, look), look.style, stream, format, facts, software)
     return stream.getvalue()
 
 
-def draw(
-    explanation: Explanation, signed_map: str | None, photo: Photo, look: Look, facts: Mapping[str, Any]
-) -> Image.Image:
-    """The picture of one explanation, B = 1.
+def draw(answers: Sequence[Answer], photo: Photo, look: Look) -> Image.Image:
+    """The picture of one image: of one method at the photo's size, of several side by side.
 
     Raises:
         CommandError: the map holds NaN or infinity.
     """
-    scale: dict[str, Any] = {"clip": look.clip}
-    colored = {**scale, "colormap": look.colormap}
+    first, *others = answers
     try:
-        if look.style == "panel":
-            signs = _signs(explanation, signed_map)
-            title, subtitle = caption(facts)
-            return render.panel(photo.picture, signs, photo.box, title=title, subtitle=subtitle, **colored)
-        values = _values(explanation, signed_map, look)
-        if look.style == "masked":
-            return render.masked(photo.picture, values, photo.box, **scale)
-        if look.style == "heatmap":
-            return render.heatmap(photo.picture, values, photo.box, signed=look.signed, **colored)
-        opacity = render.DEFAULT_OPACITY if look.opacity is None else look.opacity
-        return render.overlay(
-            photo.picture, values, photo.box, signed=look.signed, opacity=opacity, **colored
-        )
+        if not others and look.style != "panel":
+            return _picture(first, photo.picture, photo.box, look)
+        title, subtitle = caption(common_facts(answers))
+        if not others and not look.regions:
+            options: dict[str, Any] = {"clip": look.clip, "colormap": look.colormap}
+            return render.panel(
+                photo.picture, first.signs, photo.box, title=title, subtitle=subtitle, **options
+            )
+        small, box = render.seen_part(photo.picture, photo.box)
+        if others:
+            tiles = {answer.method: _picture(answer, small, box, look) for answer in answers}
+        else:
+            tiles = _region_tiles(first, small, box, look)
+        return render.sheet({"original": small, **tiles}, title=title, subtitle=subtitle)
     except ValueError as error:
         raise CommandError(
             f"no picture can be drawn: {error}", hint="--format npz keeps the raw values"
         ) from error
+
+
+def common_facts(answers: Sequence[Answer]) -> Mapping[str, Any]:
+    """The facts of one method; of several, those that all have in common, beside their names."""
+    first, *others = answers
+    if not others:
+        return first.facts
+    same = {
+        name: value
+        for name, value in first.facts.items()
+        if all(answer.facts.get(name) == value for answer in others)
+    }
+    return {**same, "method": ",".join(answer.method for answer in answers)}
 
 
 def caption(facts: Mapping[str, Any]) -> tuple[str, str]:
@@ -154,43 +182,59 @@ def caption(facts: Mapping[str, Any]) -> tuple[str, str]:
     name = f"{label} ({index})" if label else f"class {index}"
     title = name if probability is None else f"{name}, {100 * probability:.1f} %"
     version = f" version {facts['version']}" if facts.get("version") else ""
-    parts = [f"{facts.get('method')}, {facts.get('model')}{version}"]
+    methods = str(facts.get("method")).replace(",", ", ")
+    parts = [f"{methods}, {facts.get('model')}{version}"]
     if facts.get("score") is not None:
         parts.append(f"score {facts['score']:.2f}")
     parts += number_texts(facts)
     return title, ", ".join(parts)
 
 
-def _values(explanation: Explanation, signed_map: str | None, look: Look) -> maps.FloatArray:
-    """The map [H, W] that is drawn: `saliency`, or the sum over channels of the map with signs."""
-    if look.signed:
-        return maps.signed(_signs(explanation, signed_map))
-    return _only(explanation, "saliency")
-
-
-def _signs(explanation: Explanation, signed_map: str | None) -> maps.FloatArray:
-    """The map with signs, [H, W, C]; of images without channels, C is 1."""
-    own = _only(explanation, signed_map)
-    return own[..., np.newaxis] if own.ndim == 2 else own
-
-
-def _only(explanation: Explanation, output: str | None) -> maps.FloatArray:
-    values = None if output is None else explanation.outputs.get(output)
-    if values is None:
-        raise CommandError(
-            f"signature explain_{explanation.method} has no output {output!r}",
-            hint="export the model again with saliency-exporter",
+def _picture(answer: Answer, picture: Image.Image, box: Box, look: Look) -> Image.Image:
+    """One map over a picture, in any style but a panel."""
+    colored: dict[str, Any] = {"colormap": look.colormap}
+    scale: dict[str, Any] = {"clip": look.clip, "clip_low": look.clip_low or 0.0}
+    top = answer.ranked.top(_percent(look)) if look.regions else None
+    if look.style == "outlines":
+        if top is not None:
+            return render.outlines(picture, top, box, **colored)
+        clip_low = render.OUTLINED_FROM if look.clip_low is None else look.clip_low
+        return render.outlines(
+            picture, answer.values(look), box, clip_low=clip_low, signed=look.signed, **colored
         )
-    return np.asarray(values[0], np.float32)
+    if look.style == "masked":
+        if top is not None:
+            return render.masked(picture, top, box, clip=100)
+        return render.masked(picture, answer.values(look), box, **scale)
+    if look.style == "heatmap":
+        drawn = render.heatmap(picture, answer.values(look), box, signed=look.signed, **scale, **colored)
+    else:
+        opacity = render.DEFAULT_OPACITY if look.opacity is None else look.opacity
+        colored |= {"opacity": opacity, "photo_colors": look.photo_colors}
+        drawn = render.overlay(picture, answer.values(look), box, signed=look.signed, **scale, **colored)
+    return drawn if top is None else render.outlined(drawn, top, box)
 
 
-def _arrays(explanation: Explanation) -> dict[str, Any]:
-    """All outputs, without their batch axis; text as NumPy's own, which needs no pickle."""
-    outputs = explanation.outputs.items()
+def _region_tiles(answer: Answer, picture: Image.Image, box: Box, look: Look) -> dict[str, Image.Image]:
+    """What a panel of regions shows beside the photo."""
+    colored = replace(look, style="heatmap")
     return {
-        name: np.asarray(values[0], np.str_) if values.dtype == object else values[0]
-        for name, values in outputs
+        "pixels": _picture(answer, picture, box, replace(colored, regions=False)),
+        "regions": _picture(answer, picture, box, colored),
+        f"best {_percent(look):g} %": _picture(answer, picture, box, replace(look, style="masked")),
     }
+
+
+def _percent(look: Look) -> float:
+    return regions.TOP_PERCENT if look.top is None else look.top
+
+
+def _arrays(answers: Sequence[Answer], look: Look) -> dict[str, Any]:
+    """All outputs by name; of several methods by `method/name`."""
+    found = {answer.method: answer.arrays(with_regions=look.regions) for answer in answers}
+    if len(answers) == 1:
+        return found[answers[0].method]
+    return {f"{method}/{name}": value for method, arrays in found.items() for name, value in arrays.items()}
 
 
 def _save(

@@ -13,6 +13,7 @@ from saliency_client.cli.text import printable
 
 _NAME_WIDTH = 36
 _LABEL_WIDTH = 24
+_METHOD_WIDTH = 20
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Line:
         record: the fields of its JSON line.
         width: of the column of names.
         alone: the only result, which has room for more.
+        names_method: one of several methods' lines.
     """
 
     name: str
     record: Mapping[str, Any]
     width: int
     alone: bool
+    names_method: bool = False
 
     def render(self) -> Text:
         """The text to print."""
@@ -40,6 +43,8 @@ class Line:
         parts = [(column(self.name, self.width), "")]
         if record["rank"] is not None:
             parts.append((f"{record['rank']:>2}", "dim"))
+        if self.names_method:
+            parts.append((column(printable(record["method"]), _METHOD_WIDTH), "cyan"))
         parts += [
             (column(class_name(record, with_index=True), _LABEL_WIDTH), "bold"),
             (f"{percent(record['probability']):>7}", "green"),

@@ -19,6 +19,7 @@ _COMMANDS = {
     "serve": f"{_HOME}.serve:serve",
     "serving-config": f"{_HOME}.serving_config:serving_config",
     "demo": f"{_HOME}.demo:demo",
+    "from-vertex": f"{_HOME}.from_vertex:from_vertex",
     "completion": f"{_HOME}.completion:completion",
 }
 

@@ -23,7 +23,7 @@ import saliency_client
 from saliency_client import _base
 from saliency_client._channel import parse_targets
 
-PUBLIC_MODULES = ["images", "maps", "render"]
+PUBLIC_MODULES = ["images", "maps", "render", "baselines", "regions"]
 MODULES = [
     *PUBLIC_MODULES,
     "client",
@@ -54,9 +54,11 @@ def example_server():
 
 
 @pytest.fixture
-def names(example_server, tmp_path, monkeypatch):
+def names(request, example_server, tmp_path, monkeypatch):
     """What examples take for granted: a connected client and two pictures, of class 0 and class 1."""
     monkeypatch.chdir(tmp_path)
+    # A method with a baseline, where an example is of one: the others show which methods there are.
+    example_server.model.shares = "baselines" in request.node.name or "readme" in request.node.name
     certificates = Path(__file__).parent / "certificates"
     for name in ("ca.pem", "client.pem", "client.key"):
         os.symlink(certificates / name, tmp_path / name)
@@ -143,10 +145,13 @@ def python_blocks(page: Path = README) -> str:
 def test_the_python_of_the_readme_runs_from_top_to_bottom(names, tmp_path, capsys):
     (tmp_path / "token").write_text("secret\n")
 
-    exec(compile(python_blocks(), str(README), "exec"), {})
+    # A method of that kind is served here under a name that no client knows.
+    text = python_blocks().replace('"integrated_gradients"', '"shares"')
+    exec(compile(text, str(README), "exec"), {})
 
     written = {path.name for path in tmp_path.iterdir()}
-    assert {"overlay.png", "maps.npz"} | {f"map-{index}.npy" for index in range(20)} <= written
+    drawn = {"overlay.png", "regions.png", "xrai.png", "negative.png", "methods.png", "maps.npz"}
+    assert drawn | {f"map-{index}.npy" for index in range(20)} <= written
     assert "class_index 123456 is outside" in capsys.readouterr().out
 
 

@@ -15,7 +15,7 @@ from scripted_server import ScriptedServer
 
 FIELDS = {
     *("image", "status", "file", "files", "method", "model", "version", "rank", "class_index", "label"),
-    *("probability", "score", "relative_error", "outputs", "milliseconds", "notes"),
+    *("probability", "score", "relative_error", "baselines", "outputs", "milliseconds", "notes"),
 }
 
 

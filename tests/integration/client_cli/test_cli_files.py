@@ -654,7 +654,7 @@ def test_a_methods_name_cannot_lead_out_of_the_folder(cli: Cli, photo: Path, met
         (["cat.png", "--overwrite", "--skip-existing"], "exclude one another"),
         (["cat.png", "--class", "1", "--top", "2"], "exclude one another"),
         (["cat.png", "--json", "-q"], "exclude one another"),
-        (["cat.png", "--signed", "--style", "masked"], "--signed is for overlay and heatmap"),
+        (["cat.png", "--signed", "--style", "masked"], "--signed is for overlay, heatmap and outlines"),
         (["cat.png", "--opacity", "0.5", "--style", "heatmap"], "--opacity is for overlay"),
         (["cat.png", "--colormap", "infernal"], "no color map 'infernal'"),
         (

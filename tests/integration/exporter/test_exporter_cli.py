@@ -43,7 +43,7 @@ def run_anew(*arguments: str, cwd: Path = TESTS) -> subprocess.CompletedProcess[
 def test_help_names_every_command_and_does_not_import_tensorflow():
     done = run_anew("--help")
     assert done.returncode == 0
-    for command in ("export", "verify", "inspect", "serve", "serving-config", "demo", "completion"):
+    for command in ("export", "verify", "inspect", "serve", "serving-config", "demo", "from-vertex"):
         assert command in done.stdout
     check = (
         "import sys, saliency_exporter.cli\n"

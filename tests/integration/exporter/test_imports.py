@@ -12,13 +12,17 @@ from small_manifest import EXPORT
 from saliency_exporter.version.manifest import write_manifest
 
 
-def test_the_command_does_not_wait_for_tensorflow(tmp_path):
-    directory = tmp_path / "lite0" / "7"
-    directory.mkdir(parents=True)
-    write_manifest(directory, EXPORT)
+@pytest.mark.parametrize("command", ["serving-config", "from-vertex"])
+def test_the_command_does_not_wait_for_tensorflow(tmp_path, command):
+    given = tmp_path / "lite0" / "7"
+    given.mkdir(parents=True)
+    write_manifest(given, EXPORT)
+    if command == "from-vertex":
+        given = tmp_path / "spec.json"
+        given.write_text('{"parameters": {"xraiAttribution": {"stepCount": 50}}}')
     code = (
         "import sys; from saliency_exporter.cli import main\n"
-        f"main(['serving-config', {str(directory)!r}], standalone_mode=False)\n"
+        f"main([{command!r}, {str(given)!r}], standalone_mode=False)\n"
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)

@@ -11,8 +11,9 @@ from PIL import Image
 from saliency_client import Explanation, InputError, Signature, TensorSpec
 from saliency_client.cli.errors import CommandError
 from saliency_client.cli.inputs import Input, read_photo
+from saliency_client.cli.looks import Look
 from saliency_client.cli.model_input import ModelInput, model_input
-from saliency_client.cli.pictures import Look, encode
+from saliency_client.cli.pictures import Answer, encode
 from saliency_client.images import ImageError, array_picture, load_array
 
 SHAPE = (6, 8)
@@ -101,7 +102,11 @@ def test_views_of_the_map_have_its_size() -> None:
         np.testing.assert_array_equal(one.positive() - one.negative(), gradients)
 
 
-@pytest.mark.parametrize("look", [Look(), Look("panel"), Look(signed=True), Look("heatmap"), Look("masked")])
+@pytest.mark.parametrize(
+    "look",
+    [Look(), Look("panel"), Look(polarity="both"), Look("heatmap"), Look("masked"), Look("outlines")]
+    + [Look(style, regions=True) for style in ("overlay", "masked", "outlines", "panel")],
+)
 def test_every_style_draws_it(look: Look) -> None:
     gradients = np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32)
     explanation = Explanation(
@@ -113,9 +118,11 @@ def test_every_style_draws_it(look: Look) -> None:
     from saliency_client.images import Photo
 
     photo = Photo(array, picture, (0, 0, 8, 6), "photo")
-    assert encode(explanation, "gradients", photo, look, "png", {"class_index": 1}, {}, "test")[1:4] == b"PNG"
+    halves = np.stack([np.tri(6, 8, dtype=bool), ~np.tri(6, 8, dtype=bool)])
+    answer = Answer(explanation, "gradients", {"class_index": 1}, lambda: halves)
+    assert encode([answer], photo, look, "png", {}, "test")[1:4] == b"PNG"
     if look.signed:
-        drawn = np.load(_file(encode(explanation, "gradients", photo, look, "npy", {}, {}, "test")))
+        drawn = np.load(_file(encode([answer], photo, look, "npy", {}, "test")))
         np.testing.assert_allclose(drawn, gradients[0])
 
 
