@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-all real-models coverage kernels soak mutants coverage-table families-table methods-table tensorflow-matrix conformance docker-smoke lint audit bench bench-parts constraints clean
+.PHONY: help demo test test-fast test-all real-models coverage kernels soak mutants coverage-table families-table methods-table tensorflow-matrix conformance docker-smoke lint audit bench bench-methods bench-parts constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

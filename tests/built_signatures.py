@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from callables import source_of
+from exports import THREE
 
 from saliency_exporter.contract.build import PREDICTED_CLASS, build_cores, build_signatures
 from saliency_exporter.contract.settings import Settings
@@ -19,7 +20,7 @@ from saliency_exporter.contract.slices import run_in_slices
 from saliency_exporter.graph.forward_graph import ForwardGraph
 from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
-from saliency_exporter.methods.registry import OWN, find_methods
+from saliency_exporter.methods.registry import find_methods
 from saliency_exporter.sources.preprocessing import builtin
 
 
@@ -36,7 +37,7 @@ class Signatures:
         self.graph = graph
         self.whole = whole
         settings = {"compile": "none", "batch_sizes": (1, 4), "target": "cpu", **settings}
-        settings["methods"] = find_methods(settings.get("methods", OWN))
+        settings["methods"] = find_methods(settings.get("methods", THREE))
         self.batch_sizes = settings["batch_sizes"]
         self.defaults = {p.name: p.default for m in settings["methods"] for p in m.parameters}
         self.defaults["class_index"] = PREDICTED_CLASS

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from saliency_exporter.cli.demo import METHODS
+
 COMMAND = [sys.executable, "-m", "saliency_exporter", "demo"]
 pytestmark = pytest.mark.timeout(900)
 
@@ -61,25 +63,26 @@ def test_the_table_names_the_cat_and_the_cup_for_every_method(first_run, directo
     lines = [line.split() for line in first_run.stdout.splitlines()]
     rows = [words for words in lines if words and words[0] in ("chelsea", "coffee")]
     found = {(row[0], row[1]): " ".join(row[2:5]) for row in rows}
-    for method in ("gradients", "guided", "smooth"):
+    for method in METHODS:
         assert found["chelsea", method] == "Egyptian cat (285)"
         assert found["coffee", method].startswith("espresso (967)")
-    assert len(found) == 6
+    assert len(found) == 2 * len(METHODS) == 16
     assert "saliency-client explain" in first_run.stdout
     assert processes_of(directory) == []
 
 
 def test_it_leaves_pictures_maps_and_the_model(first_run, directory: Path) -> None:
     for photo in ("chelsea", "coffee"):
-        for method in ("gradients", "guided", "smooth"):
-            saliency = np.load(directory / "maps" / f"{photo}-{method}.npy")
+        for method in METHODS:
+            saliency = np.load(directory / "maps" / f"{photo}-{method.replace('_', '-')}.npy")
             assert saliency.shape == (224, 224)
             assert saliency.dtype == np.float32
             assert np.isfinite(saliency).all()
             assert saliency.min() >= 0
             assert saliency.max() > 0
-            Image.open(directory / "maps" / f"{photo}-{method}.png").verify()
+            Image.open(directory / "maps" / f"{photo}-{method.replace('_', '-')}.png").verify()
         Image.open(directory / "maps" / f"{photo}-smooth-panel.png").verify()
+        Image.open(directory / "maps" / f"{photo}-methods.png").verify()
     assert (directory / "models" / "efficientnet-lite0" / "1" / "saved_model.pb").exists()
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from saliency_client import Explanation
+from saliency_client import Explanation, SaliencyClient, render
+from saliency_client.images import Photo
 
 TRAINED = "efficientnet-lite0"
 """The classifier that brings its own trained weights: what stands in where nothing can be downloaded."""
@@ -159,6 +160,20 @@ def share(saliency: np.ndarray, place: slice | int | np.ndarray) -> float:
     """How much of a map lies in a part of it: of the sum of squares, 0 to 1."""
     energy = np.square(saliency.astype(np.float64))
     return float(energy[place].sum() / energy.sum())
+
+
+def cams_and_paths(client: SaliencyClient, photo: Photo, title: str, steps: int = 50) -> Image.Image:
+    """Grad-CAM, which shows a region, beside integrated gradients, whose shares add up to the score."""
+    cam = client.explain(photo.array, method="grad_cam")
+    path = client.explain(
+        photo.array, method="integrated_gradients", num_steps=steps, class_index=cam.class_index
+    )
+    maps = {"Grad-CAM": cam.saliency[0], "integrated gradients": path.saliency[0]}
+    score = f"{cam.score[0]:.2f}, and {path.baseline_score[0]:.2f} for black"
+    error = f"completeness error {path.completeness_error[0]:.2f} at {steps} steps"
+    return render.side_by_side(
+        photo.picture, maps, photo.box, title=title, subtitle=f"score {score}; {error}"
+    )
 
 
 def class_of(explanation: Explanation) -> str:

@@ -9,6 +9,7 @@ From the notebook "ConvNet", which writes `guided_relu` and `guided_swish` and p
   itself the layer is flat to the one side, and nothing passes.
 - swish: `(dy > 0 & x > 0) * (s + x s (1 - s))`, s = sigmoid(x).
 - absolute, positive and negative gradients and "original * abs(gradients)" are the panel's pictures.
+- below them, beyond the page: Grad-CAM and integrated gradients of the same photo.
 
 Guided maps hardly depend on the upper layers or on the class: they show edges, and are no evidence.
 
@@ -17,11 +18,12 @@ python tests/examples/guided_backprop.py [OUTPUT] [--offline] [--quick]
 
 from __future__ import annotations
 
-from example_support import arguments, class_of, export, inspect, photos, serve, stack
+from example_support import arguments, cams_and_paths, class_of, export, inspect, photos, serve, stack
 
 from saliency_client import SaliencyClient, render
 from saliency_client.images import load_image
 
+METHODS = "gradients,guided,integrated_gradients,grad_cam"
 MODELS = {"ResNet50": "relu", "MobileNetV2": "relu6", "EfficientNetB0": "swish"}
 
 
@@ -32,7 +34,10 @@ def main() -> None:
     for model, kind in MODELS.items():
         # The stand-in with trained weights is a ReLU6 network.
         exported = export(
-            model, options, "--methods", "gradients,guided", "--batch-sizes", "1", stand_in=kind == "relu6"
+            model,
+            options,
+            *("--methods", METHODS, "--batch-sizes", "1"),
+            stand_in=kind == "relu6",
         )
         for served in exported:
             (line,) = [text for text in inspect(served, options).splitlines() if f"× {kind}," in text]
@@ -56,6 +61,7 @@ def main() -> None:
                                 subtitle=f"{method}, {served.title}",
                             )
                         )
+                    panels.append(cams_and_paths(client, photo, f"{file.stem}, {served.title}"))
                     stack(panels, options.output / f"{served.name}-{file.stem}.png")
 
 

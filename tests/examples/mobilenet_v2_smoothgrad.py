@@ -10,24 +10,35 @@ From the notebook "Saliency using Gradient Backpropagation". Its numbers, and wh
 - `nn(inputs)` gives logits there: the score is the logit here as well.
 - `reduce_sum(abs(g))`, `reduce_sum(relu(g))`, `reduce_sum(relu(-g))`: `absolute()`, `positive()`,
   `negative()` of an explanation, and the panel, whose three maps share a scale; there each has its own.
+- below them, beyond the page: Grad-CAM and integrated gradients of the same photo.
 
 python tests/examples/mobilenet_v2_smoothgrad.py [OUTPUT] [--offline] [--quick] [--samples N]
 """
 
 from __future__ import annotations
 
-from example_support import arguments, class_of, export, model_input_range, photos, serve, stack
+from example_support import (
+    arguments,
+    cams_and_paths,
+    class_of,
+    export,
+    model_input_range,
+    photos,
+    serve,
+    stack,
+)
 
 from saliency_client import SaliencyClient, render
 from saliency_client.images import load_image
 
 NOISE = 0.2
+METHODS = "gradients,smooth,integrated_gradients,grad_cam"
 
 
 def main() -> None:
     """Export, serve, ask, draw."""
     options = arguments("mobilenet_v2_smoothgrad", __doc__.splitlines()[0], samples=50)
-    models = export("MobileNetV2", options, "--methods", "gradients,smooth", "--batch-sizes", "1")
+    models = export("MobileNetV2", options, "--methods", METHODS, "--batch-sizes", "1")
     with serve(models, options) as target:
         for served in models:
             preprocessing = "lite" if served.model == "efficientnet-lite0" else "tf"
@@ -60,6 +71,7 @@ def main() -> None:
                         )
                         for explanation, text in ((plain, "gradients"), (smooth, how))
                     ]
+                    panels.append(cams_and_paths(client, photo, f"{file.stem}, {served.title}"))
                     stack(panels, options.output / f"{served.name}-{file.stem}.png")
 
 

@@ -11,6 +11,7 @@ From the page "Saliency Maps in Tensorflow 2.0". Its steps, and where they are h
   the other classes; here it is the logit. `--score output` on export explains the output itself.
 - the page feeds pixels 0..255 as they are, VGG16 wants its `preprocess_input` (BGR minus the means): it is
   inside the exported model.
+- below them, beyond the page: Grad-CAM and integrated gradients of the same photo.
 
 python tests/examples/vgg16_jet.py [OUTPUT] [--offline] [--quick]
 """
@@ -18,16 +19,18 @@ python tests/examples/vgg16_jet.py [OUTPUT] [--offline] [--quick]
 from __future__ import annotations
 
 import numpy as np
-from example_support import arguments, export, photos, serve, stack
+from example_support import arguments, cams_and_paths, export, photos, serve, stack
 
 from saliency_client import SaliencyClient, render
 from saliency_client.images import load_image
+
+METHODS = "gradients,integrated_gradients,grad_cam"
 
 
 def main() -> None:
     """Export, serve, ask, draw."""
     options = arguments("vgg16_jet", __doc__.splitlines()[0])
-    models = export("VGG16", options, "--methods", "gradients", "--batch-sizes", "1")
+    models = export("VGG16", options, "--methods", METHODS, "--batch-sizes", "1")
     with serve(models, options) as target:
         for served in models:
             with SaliencyClient(target, model=served.name, timeout=600.0) as client:
@@ -44,9 +47,10 @@ def main() -> None:
                     heat = render.heatmap(
                         photo.picture, explanation.saliency[0], photo.box, colormap="jet", clip=100
                     )
+                    more = cams_and_paths(client, photo, f"{file.stem}, {served.title}")
                     print(f"{served.title}: {file.stem} is class {explanation.class_index[0]}")
                     stack(
-                        [jet, heat, explanation.overlay(photo)],
+                        [jet, heat, explanation.overlay(photo), more],
                         options.output / f"{served.name}-{file.stem}.png",
                     )
 

@@ -12,6 +12,7 @@ From keras-explainable's page "Smooth-Grad". Its numbers, and where they are her
 - `batch_size=32`: `--batch-sizes 32`, and 32 images in one call.
 - `absolute_normalize`: the sum over channels of the absolute gradient, `absolute()`, scaled to [0, 1] by its
   largest value: `clip=100`.
+- below them, beyond the page: Grad-CAM and integrated gradients of the same photo.
 
 python tests/examples/xception_smoothgrad.py [OUTPUT] [--offline] [--quick] [--samples N]
 """
@@ -21,13 +22,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from example_support import arguments, export, model_input_range, photos, serve, stack
+from example_support import arguments, cams_and_paths, export, model_input_range, photos, serve, stack
 from PIL import Image
 
 from saliency_client import SaliencyClient, render
+from saliency_client.images import load_image
 
 BATCH = 32
 NOISE = 0.1
+METHODS = "gradients,smooth,integrated_gradients,grad_cam"
 _SHOWN = 4
 
 
@@ -47,7 +50,7 @@ def views(files: list[Path], size: tuple[int, int]) -> np.ndarray:
 def main() -> None:
     """Export, serve, ask, draw."""
     options = arguments("xception_smoothgrad", __doc__.splitlines()[0], samples=20)
-    models = export("Xception", options, "--methods", "gradients,smooth", "--batch-sizes", str(BATCH))
+    models = export("Xception", options, "--methods", METHODS, "--batch-sizes", f"1,{BATCH}")
     with serve(models, options) as target:
         for served in models:
             preprocessing = "lite" if served.model == "efficientnet-lite0" else "tf"
@@ -63,13 +66,15 @@ def main() -> None:
                     noise_level=level,
                     outputs="gradients",
                 )
+                photo = load_image(photos(options)[0], size=(height, width))
+                more = cams_and_paths(client, photo, f"{photos(options)[0].stem}, {served.title}")
             assert np.array_equal(plain.class_index, smooth.class_index)
             rows = []
             for one, many, image in zip(plain, smooth, images[:_SHOWN], strict=False):
                 picture = Image.fromarray(image)
                 maps = [render.heatmap(picture, e.absolute()[0], clip=100) for e in (one, many)]
                 rows.append(Image.fromarray(np.hstack([image, *map(np.asarray, maps)])))
-            stack(rows, options.output / f"{served.name}.png")
+            stack([*rows, more], options.output / f"{served.name}.png")
             print(
                 f"{served.title}: photo, gradient, SmoothGrad of {options.samples} samples; relative error "
                 f"of the {BATCH} maps {smooth.relative_error.min():.2f} to {smooth.relative_error.max():.2f}"

@@ -31,6 +31,7 @@ from saliency_exporter.contract.build import build_signatures
 from saliency_exporter.contract.settings import Settings
 from saliency_exporter.errors import ExportError
 from saliency_exporter.graph.activations.find import find_activations
+from saliency_exporter.graph.feature_layers import with_feature_layer
 from saliency_exporter.graph.folding import fold
 from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
@@ -258,9 +259,9 @@ MODELS: dict[tuple[str, str], Callable[[], keras.Model]] = {
 
 
 def differences(model: keras.Model, logits: keras.Model, name: str) -> tuple[str, float, float]:
-    """The activations that were found, and how far scores and gradients are from the tape's, relative."""
+    """What was found in the model, and how far scores and gradients are from the tape's, relative."""
     source = source_from_keras(model, name=name, origin="random weights")
-    graph = trace(source)
+    graph = with_feature_layer(trace(source), name)
     found = ", ".join(
         f"{kind.count} × {kind.kind}" for kind in describe_activations(find_activations(graph)).recognised
     )
@@ -283,10 +284,13 @@ def differences(model: keras.Model, logits: keras.Model, name: str) -> tuple[str
     score, gradients = (t.numpy() for t in tape(tf.constant(images)))
     got = {
         signature: signatures[signature](tf.constant(images), class_index=tf.constant(classes))
-        for signature in ("explain_gradients", "explain_guided")
+        for signature in ("explain_gradients", "explain_guided", "explain_grad_cam")
     }
     plain = got["explain_gradients"]
     assert np.all(np.isfinite(got["explain_guided"]["gradients"].numpy()))
+    assert np.any(got["explain_grad_cam"]["cam"].numpy())
+    layer = graph.features
+    found += f" | {layer.name}, {' × '.join(map(str, layer.sizes))}"
     return found, _distance(plain["score"], score), _distance(plain["gradients"], gradients)
 
 
@@ -319,7 +323,7 @@ def row(library: str, member: str) -> tuple[str, bool]:
         verdict = "all methods" if right else "WRONG"
         errors = f"{score:.0e} | {gradients:.0e}"
     except ExportError as error:
-        found, right, verdict, errors = "", False, f"refused: {error}", "– | –"
+        found, right, verdict, errors = " | ", False, f"refused: {error}", "– | –"
     print(f"  {time.monotonic() - begun:.0f} s", file=sys.stderr)
     cells = f"{library} | {member} | {size} | {parameters:.1f} | {found} | {verdict} | {errors}"
     return f"| {cells} |\n", right
@@ -349,8 +353,8 @@ The last columns say how far the export's scores and gradients are from those of
 Keras model, relative to their norms: float32 rounding, and in deep models of ReLUs the few units within
 rounding of their kink.
 
-| library | member | size | million weights | activations found | exports with | score | gradients |
-|---|---|---|---|---|---|---|---|
+| library | member | size | million weights | activations | feature layer | exports with | score | gradients |
+|---|---|---|---|---|---|---|---|---|
 """
 
 

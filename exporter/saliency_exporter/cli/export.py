@@ -24,7 +24,7 @@ from saliency_exporter.cli.params import (
     SIZES,
 )
 from saliency_exporter.errors import ExportError
-from saliency_exporter.methods.registry import OWN, method_names
+from saliency_exporter.methods.registry import ALL, DEFAULT, method_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,9 +139,17 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
 @option(
     "--methods",
     type=METHODS,
-    default=OWN,
     section="Methods",
-    help=f"The explanation methods to export, of {', '.join(method_names())}.  [default: {','.join(OWN)}]",
+    help=f"The explanation methods to export, of {', '.join(method_names())}; smooth(NAME) smooths another "
+    f"one; {ALL} is every method that is defined for the model.  [default: {','.join(DEFAULT)}, as far as "
+    "they are defined]",
+)
+@option(
+    "--cam-layer",
+    metavar="NAME",
+    section="Methods",
+    help="The layer, or the tensor, that the CAM methods look at.  [default: the last one with a height and "
+    "a width; inspect lists them]",
 )
 @option(
     "--method",
@@ -159,7 +167,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
     show_default=True,
     metavar="N",
     section="Methods",
-    help="The largest number of samples that a call may ask for.",
+    help="The largest number of samples that a call may ask for, and of masks four times as many.",
 )
 @option(
     "--target",
@@ -240,7 +248,8 @@ def export(
     held: tuple[tuple[str, Any], ...],
     preprocessing: str,
     labels: Path | None,
-    methods: tuple[str, ...],
+    methods: tuple[str, ...] | None,
+    cam_layer: str | None,
     own_methods: tuple[str, ...],
     batch_sizes: tuple[int, ...],
     compile_: Any,
@@ -291,7 +300,7 @@ def export(
         from saliency_exporter.version.write import Export
         from saliency_exporter.version.write import export as export_version
 
-        chosen_methods = (*find_methods(methods), *_load_methods(own_methods))
+        chosen_methods = (*find_methods(methods or DEFAULT), *_load_methods(own_methods))
         served_by = resolve_kernels(kernels, measured=compile_ == "auto" and target == "cpu")
         source = load_source(
             model,
@@ -321,6 +330,8 @@ def export(
             ),
             name=name or model_dir.resolve().name,
             score=score,
+            cam_layer=cam_layer,
+            leave_out=methods is None or ALL in methods,
         )
         with ExitStack() as stack:
             verify = None

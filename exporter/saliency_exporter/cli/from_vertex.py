@@ -17,16 +17,12 @@ import click
 from saliency_client.cli.sections import command, option
 from saliency_client.cli.text import one_line, printable
 from saliency_exporter.errors import ExportError
+from saliency_exporter.methods.registry import ON_VERTEX
 
 Fields = Mapping[str, Any]
 
 _HOLDERS = ("explanation_spec", "explanation_spec_override")
-_METHODS = {
-    "integrated_gradients_attribution": "integrated_gradients",
-    "xrai_attribution": "integrated_gradients",
-    "sampled_shapley_attribution": "occlusion",
-}
-_OF_PARAMETERS = (*_METHODS, "examples", "top_k", "output_indices")
+_OF_PARAMETERS = (*ON_VERTEX, "examples", "top_k", "output_indices")
 _OF_METHOD = ("step_count", "smooth_grad_config", "blur_baseline_config", "path_count")
 _OF_SMOOTH = ("noise_sigma", "feature_noise_sigma", "noisy_sample_count")
 _OF_VISUALIZATION = (
@@ -76,7 +72,7 @@ class Plan:
         name: what the model is called.
     """
 
-    methods: str = "integrated_gradients"
+    methods: str = next(iter(ON_VERTEX.values()))
     options: list[str] = field(default_factory=list)
     classes: list[list[str]] = field(default_factory=lambda: [[]])
     notes: list[str] = field(default_factory=list)
@@ -205,7 +201,7 @@ def _specifications(value: Any, where: str) -> Iterator[tuple[str, Any]]:
 def _method(plan: Plan, parameters: Fields, where: str, image: Fields | None, image_at: str) -> str:
     """Which of Vertex's methods it is; sets the method and its parameters."""
     _tell_unknown(plan, parameters, _OF_PARAMETERS, where)
-    given = [name for name in (*_METHODS, "examples") if parameters.get(name) is not None]
+    given = [name for name in (*ON_VERTEX, "examples") if parameters.get(name) is not None]
     if len(given) > 1:
         raise ExportError(f"{where} has two methods, {' and '.join(map(_camel, given))}; one is allowed")
     if given == ["examples"]:
@@ -223,7 +219,7 @@ def _method(plan: Plan, parameters: Fields, where: str, image: Fields | None, im
     method = given[0] if given else "integrated_gradients_attribution"
     settings, at = _message(parameters, method, where), f"{where}.{_camel(method)}"
     _tell_unknown(plan, settings, _OF_METHOD, at)
-    plan.methods = _METHODS[method]
+    plan.methods = ON_VERTEX[method]
     if method == "sampled_shapley_attribution":
         plan.options += ["--method", plan.methods]
         plan.note(
@@ -332,8 +328,7 @@ def _preprocessing(plan: Plan, image: Fields | None, where: str) -> None:
         plan.note(
             where,
             "clients send pixels, 0 to 255; write a file scaling.py with `def scaled(pixels): return "
-            f"{formula}`"
-            + ("" if told else "; that the model's input is 0 to 1 is a guess"),
+            f"{formula}`" + ("" if told else "; that the model's input is 0 to 1 is a guess"),
         )
     elif not told:
         plan.note(where, f"that the model's input is {low:g} to {high:g} is a guess, from its baselines")

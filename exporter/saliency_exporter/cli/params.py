@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from saliency_exporter.methods.registry import method_names
+from saliency_exporter.errors import ExportError
+from saliency_exporter.methods.expressions import split
+from saliency_exporter.methods.registry import ALL, checked_expressions, method_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,20 +103,27 @@ class _Methods(_Type):
     def convert(self, value: Any, param: Any, context: Any) -> tuple[str, ...]:
         if isinstance(value, tuple):
             return value
-        names = tuple(value.split(","))
-        known = method_names()
-        for name in names:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                like = f"; did you mean {near[0]}?" if near else ""
-                self.fail(f"{name!r} is not one of {', '.join(known)}{like}", param, context)
-        return tuple(name for name in known if name in names)
+        names = tuple(name.strip() for name in split(value))
+        if ALL in names:
+            if len(names) > 1:
+                self.fail(f"{ALL} is every method; nothing stands beside it", param, context)
+            return names
+        try:
+            checked_expressions(names)
+        except ExportError as error:
+            message = str(error)
+            hint = str(error.hint)
+            message += f" {hint[:1].upper()}{hint[1:]}" if message.endswith("?") else f"; {hint}"
+            self.fail(message, param, context)
+        return names
 
     def shell_complete(self, context: Any, param: Any, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
-        before, comma, last = incomplete.rpartition(",")
-        return [CompletionItem(f"{before}{comma}{n}") for n in method_names() if n.startswith(last)]
+        last = re.split(r"[,(]", incomplete)[-1]
+        before = incomplete.removesuffix(last)
+        names = method_names() if before else (ALL, *method_names())
+        return [CompletionItem(f"{before}{name}") for name in names if name.startswith(last)]
 
 
 class _Reference(_Type):

@@ -10,32 +10,40 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
 
 from saliency_client._contract import DEFAULT_SIGNATURE
 from saliency_exporter.contract.checks import (
+    FINITE,
     bound_check,
     bounds_of,
     broadcast_parameter,
     class_bounds,
+    default_of,
     image_checks,
 )
 from saliency_exporter.contract.settings import Settings
 from saliency_exporter.contract.slices import Core, Tensors, run_in_slices
 from saliency_exporter.errors import ExportError, brief
+from saliency_exporter.graph.feature_layers import arranged
 from saliency_exporter.graph.forward_graph import Replacement
 from saliency_exporter.graph.loops import refuse_for_xla
 from saliency_exporter.graph.replay import Forward, watched
 from saliency_exporter.methods.declarations import CLASS_INDEX, Explained, Method
-from saliency_exporter.methods.kinds import with_channel_axis
+from saliency_exporter.methods.defined import refusal
 from saliency_exporter.methods.model import (
     IMAGES_AT_ONCE,
+    Features,
     Gradients,
     Model,
+    NotGiven,
     ScoreFunction,
+    features,
     gradient_function,
     gradients,
 )
@@ -175,6 +183,11 @@ def explained_by(method: Method, model: Model, x: tf.Tensor, parameters: Tensors
         explained = method.explain(model, x, parameters)
     except ExportError:
         raise
+    except NotGiven as error:
+        raise ExportError(
+            f"{name} asks for the feature layer of a model and does not declare that it needs one",
+            hint="declare Method(needs_features=True)",
+        ) from error
     except Exception as error:
         raise ExportError(f"{name} fails while it is traced: {brief(error)}", hint=hint) from error
     if not isinstance(explained, Explained):
@@ -182,13 +195,22 @@ def explained_by(method: Method, model: Model, x: tf.Tensor, parameters: Tensors
             f"{name} gives a {type(explained).__name__}, and must give an Explained",
             hint="return Explained(map, scores, class_index, outputs), of methods.declarations",
         )
-    declared = {output.name: x.shape if output.per == "value" else x.shape[:1] for output in method.outputs}
+    like: dict[str, tf.TensorShape] = {
+        "value": x.shape,
+        "images": x.shape,
+        "example": x.shape[:1],
+        "map": explained.map.shape,
+        "cell": tf.TensorShape([None] * (len(model.sizes) + 1)),
+        "cells": tf.TensorShape([None] * (len(model.sizes) + 1)),
+        "pixels": tf.TensorShape([None, *model.sizes]),
+    }
+    declared = {output.name: like[output.per] for output in method.outputs}
     if explained.outputs.keys() != declared.keys():
         given = ", ".join(sorted(explained.outputs)) or "none"
         raise ExportError(
             f"{name} gives the outputs {given}, and declares {', '.join(sorted(declared)) or 'none'}"
         )
-    for part, shape in {method.map_kind.output: x.shape, **declared}.items():
+    for part, shape in {method.map_kind.output: like[method.map_kind.like], **declared}.items():
         tensor = explained.map if part == method.map_kind.output else explained.outputs[part]
         if tensor.dtype != tf.float32 or not tensor.shape.is_compatible_with(shape):
             raise ExportError(
@@ -239,13 +261,17 @@ class _Builder:
         def with_gradients(x: tf.Tensor, class_index: tf.Tensor) -> Gradients:
             return gradients(scores_of, x, class_index)
 
-        shared = tf.function(with_gradients, input_signature=[self.x, self.class_index], autograph=False)
-        return Model(
+        specs = [self.x, self.class_index]
+        shared = tf.function(with_gradients, input_signature=specs, autograph=False)
+        model = Model(
             scores=tf.function(scores_of, input_signature=[self.x], autograph=False),
             gradients=shared,
             gradient=lambda x, class_index: shared(x, class_index).gradients,
-            images_at_once=self.images_at_once(compiled=True),
+            **self.beside_gradients(compiled=True),
         )
+        if self.graph.features is None:
+            return model
+        return replace(model, features=tf.function(model.features, input_signature=specs, autograph=False))
 
     def model(self, replacements: Sequence[Replacement], compiled: bool) -> Model:
         """The model for one method, replayed with its replacements."""
@@ -257,8 +283,43 @@ class _Builder:
             scores=scores_of,
             gradients=functools.partial(gradients, scores_of),
             gradient=gradient if compiled else on_its_own(gradient, [self.x, self.class_index]),
-            images_at_once=self.images_at_once(compiled),
+            **{
+                **self.beside_gradients(compiled),
+                **({"features": self.compiled_model.features} if compiled else {}),
+            },
         )
+
+    def beside_gradients(self, compiled: bool) -> dict[str, Any]:
+        """What a method is given beside scores and gradients, by the names of `Model`."""
+        graph, rules = self.graph, watched(self.settings.rules(compiled=compiled), self.lowered)
+        parts: dict[str, Any] = {
+            "images_at_once": self.images_at_once(compiled),
+            "probabilities": lambda scores: probabilities_of(scores, graph.head),
+            "grey": self.grey,
+            "sizes": graph.sizes,
+        }
+        if not compiled:
+            parts["in_a_loop"] = on_its_own
+        layer = graph.features
+        if layer is not None:
+            names = [graph.scores, layer.tensor]
+
+            def tensors(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                scores, values = self.forward.tensors(x, names, rules=rules, compiled=compiled)
+                return tf.cast(scores, tf.float32), values
+
+            def features_of(x: tf.Tensor, class_index: tf.Tensor) -> Features:
+                return features(tensors, functools.partial(arranged, layer), x, class_index)
+
+            parts["features"] = features_of
+        return parts
+
+    def grey(self, level: tf.Tensor) -> tf.Tensor:
+        """The model input of images that are one grey level, [B] in their own unit, everywhere."""
+        shape = self.graph.input_shape
+        images = tf.reshape(level, [-1] + [1] * len(shape))
+        images = tf.broadcast_to(images, tf.concat([tf.shape(level), shape], 0))
+        return self.preprocessing.function(tf.ensure_shape(images, (None, *shape)))
 
     def images_at_once(self, compiled: bool) -> int:
         """How many images a step of a method's loop takes: few where XLA makes loops of the model."""
@@ -325,12 +386,12 @@ class _Builder:
 
     def replacements(self, method: Method) -> Sequence[Replacement]:
         """What the model is replayed with for a method; a refusal says how to export the others."""
-        try:
+        error = refusal(method, self.graph, self.name)
+        if error is None:
             return method.replacements(self.graph, self.name)
-        except ExportError as error:
-            others = [other.name for other in self.settings.methods if other is not method]
-            hint = f"export without {method.name}: --methods {','.join(others)}" if others else None
-            raise ExportError(str(error), hint=error.hint or hint) from error
+        others = [other.expression for other in self.settings.methods if other is not method]
+        hint = f"export without it: --methods {shlex.quote(','.join(others))}" if others else None
+        raise ExportError(str(error), hint=error.hint or hint) from error
 
     def explanation_core(self, method: Method) -> Core:
         """What the signature of a method computes."""
@@ -355,7 +416,7 @@ class _Builder:
         core = self.explanation_core(method)
         specs = parameter_specs(method)
         names = [spec.name for spec in specs]
-        values = [PREDICTED_CLASS, *(p.default for p in method.parameters)]
+        values = [PREDICTED_CLASS, *(default_of(p, self.settings.max_samples) for p in method.parameters)]
         defaults = {
             spec.name: tf.constant(value, spec.dtype) for spec, value in zip(specs, values, strict=True)
         }
@@ -371,7 +432,7 @@ class _Builder:
         probabilities = probabilities_of(scores, self.graph.head)
         return {
             kind.output: explained.map,
-            "saliency": kind.saliency(with_channel_axis(explained.map, self.graph.channels)),
+            "saliency": kind.saliency(explained.map, self.graph.sizes),
             CLASS_INDEX: class_index,
             "score": tf.gather(scores, class_index, batch_dims=1),
             "probability": tf.gather(probabilities, class_index, batch_dims=1),
@@ -387,11 +448,12 @@ class _Builder:
             batch = tf.shape(images)[0]
         broadcast = {name: broadcast_parameter(name, value, batch) for name, value in parameters.items()}
         checks.append(bound_check(CLASS_INDEX, broadcast[CLASS_INDEX], class_bounds(self.graph.classes)))
-        checks += [
-            bound_check(parameter.name, broadcast[parameter.name], bounds)
-            for parameter in method.parameters
-            if (bounds := bounds_of(parameter, self.settings.max_samples)) is not None
-        ]
+        for parameter in method.parameters:
+            bounds = bounds_of(parameter, self.settings.max_samples)
+            if bounds is None and parameter.dtype == "float32":
+                bounds = FINITE
+            if bounds is not None:
+                checks.append(bound_check(parameter.name, broadcast[parameter.name], bounds))
         with tf.control_dependencies(checks):
             outputs = self.in_slices(core, {"images": tf.identity(images), **broadcast})
         if self.settings.labels is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from saliency_exporter.methods.declarations import Parameter
+from saliency_exporter.methods.declarations import MASKS_A_SAMPLE, Parameter
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class Bounds:
     text: str
 
 
+FINITE = Bounds(-tf.float32.max, tf.float32.max, "a finite number")
+"""Of a float parameter without bounds of its own."""
+
+
 def class_bounds(classes: int) -> Bounds:
     """Of `class_index`."""
     return Bounds(-1, classes - 1, f"in [0, {classes - 1}], or -1 for the predicted class")
@@ -33,10 +37,18 @@ def class_bounds(classes: int) -> Bounds:
 def bounds_of(parameter: Parameter, max_samples: int) -> Bounds | None:
     """Of a method's parameter; None where it has none."""
     low = parameter.low
-    high = max_samples if parameter.high == "max_samples" else parameter.high
+    settings = {"max_samples": max_samples, "max_masks": MASKS_A_SAMPLE * max_samples}
+    high = settings[parameter.high] if isinstance(parameter.high, str) else parameter.high
     if low is None:
         return None if high is None else Bounds(low, high, f"at most {high}")
     return Bounds(low, high, f"at least {low}" if high is None else f"in [{low}, {high}]")
+
+
+def default_of(parameter: Parameter, max_samples: int) -> float:
+    """The default of a method's parameter: the declared one, or the greatest value where that is less."""
+    bounds = bounds_of(parameter, max_samples)
+    high = None if bounds is None else bounds.high
+    return parameter.default if high is None else min(parameter.default, high)
 
 
 def image_checks(images: tf.Tensor) -> list[tf.Operation]:

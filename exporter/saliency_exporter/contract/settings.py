@@ -9,7 +9,7 @@ from typing import Literal
 from saliency_client._contract import DEFAULT_SIGNATURE, IMAGES_SIGNATURE
 from saliency_exporter.graph.forward_graph import Rule
 from saliency_exporter.methods.declarations import Method
-from saliency_exporter.methods.registry import OWN, find_methods
+from saliency_exporter.methods.registry import DEFAULT, find_methods
 from saliency_exporter.rules.lowering import lowering_rules
 from saliency_exporter.runtime.kernels import Kernels, running_kernels
 
@@ -33,7 +33,7 @@ class Settings:
         labels: class names, or None.
     """
 
-    methods: tuple[Method, ...] = field(default_factory=lambda: find_methods(OWN))
+    methods: tuple[Method, ...] = field(default_factory=lambda: find_methods(DEFAULT))
     batch_sizes: tuple[int, ...] = DEFAULT_BATCH_SIZES
     compile: Literal["xla", "none", "auto"] = "xla"
     uncompiled: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

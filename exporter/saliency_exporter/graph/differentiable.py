@@ -19,6 +19,10 @@ _SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})
 _PREVENTING = frozenset({"PreventGradient"})
 
 
+class NoGradient(ExportError):
+    """The class scores of a model have no gradient with respect to its input."""
+
+
 def refuse_unsaved_gradients(graph: ForwardGraph, name: str) -> None:
     """Refuses a model of which the gradient of an op was not saved.
 
@@ -27,39 +31,39 @@ def refuse_unsaved_gradients(graph: ForwardGraph, name: str) -> None:
         name: the model, for messages.
 
     Raises:
-        ExportError: the author gave an op on the way from input to scores a gradient that is not at hand.
+        NoGradient: the author gave an op on the way from input to scores a gradient that is not at hand.
     """
-    unsaved = [node for node in _path(graph) if is_gate(node) and not key_of(node)]
+    unsaved = [node for node in path_of(graph) if is_gate(node) and not key_of(node)]
     if unsaved:
-        raise ExportError(
+        raise NoGradient(
             f"{name} was saved without the gradient that its author gave to {_named(unsaved)}",
             hint="export the .keras file or the Python function that makes the model, or save the SavedModel "
             "again with tf.saved_model.SaveOptions(experimental_custom_gradients=True)",
         )
 
 
-def without_gradient(graph: ForwardGraph, name: str) -> ExportError:
+def without_gradient(graph: ForwardGraph, name: str) -> NoGradient:
     """Why a model's scores have no gradient with respect to its input: the error that names the ops.
 
     Args:
         graph: a forward pass of which TensorFlow gave no gradient.
         name: the model, for messages.
     """
-    path = _path(graph)
+    path = path_of(graph)
     if not path:
-        return ExportError(
+        return NoGradient(
             f"the class scores of {name} do not depend on its input",
             hint="is the right output exported? See --output",
         )
     missing = [node for node in path if not _has_gradient(node)]
     ends = [] if missing else _ends(graph, path)
     if missing:
-        return ExportError(
+        return NoGradient(
             f"TensorFlow has no gradient for {_named(missing)} of {name}",
             hint="export the network without that op; what stands in front of the network can be its "
             "preprocessing (--preprocessing module:function), since gradients are taken behind it",
         )
-    return ExportError(
+    return NoGradient(
         f"the class scores of {name} have no gradient with respect to its input"
         + (f": it ends at {_named(ends)}" if ends else ""),
         hint="export the network without what is not differentiable; the scores have to be computed from "
@@ -67,8 +71,8 @@ def without_gradient(graph: ForwardGraph, name: str) -> ExportError:
     )
 
 
-def _path(graph: ForwardGraph) -> list[NodeDef]:
-    """The nodes between the input and the scores, in topological order."""
+def path_of(graph: ForwardGraph) -> list[NodeDef]:
+    """The nodes that values of the input pass on their way to the scores, in topological order."""
     reached = {graph.input}
     forward = []
     for node in graph.nodes:

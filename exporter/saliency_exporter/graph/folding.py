@@ -59,7 +59,7 @@ def fold_weight_expressions(graph: ForwardGraph) -> ForwardGraph:
     if not folded:
         return graph
     kept = [node for node in graph.nodes if node.name not in folded]
-    read = {tensor_name(i) for node in kept for i in node.input} | {graph.scores}
+    read = {tensor_name(i) for node in kept for i in node.input} | {*graph.fetched}
     boundary = sorted(
         name for name in read if node_name(name) in folded and folded[node_name(name)].op != "Const"
     )
@@ -85,7 +85,8 @@ def fold_scales(graph: ForwardGraph) -> ForwardGraph:
     reads too, is left as it is.
     """
     readers = {name: len(nodes) for name, nodes in graph.consumers().items()}
-    readers[graph.scores] = readers.get(graph.scores, 0) + 1
+    for name in graph.fetched:
+        readers[name] = readers.get(name, 0) + 1
     nodes = graph.node_map()
     weights = dict(graph.weights)
     aliases: dict[str, str] = {}
@@ -105,7 +106,7 @@ def fold_scales(graph: ForwardGraph) -> ForwardGraph:
         dropped.add(node.name)
         aliases[f"{node.name}:0"] = _other_input(node, scale)
     kept = tuple(with_inputs(node, aliases) for node in graph.nodes if node.name not in dropped)
-    return prune(replace(graph, nodes=kept, weights=weights, scores=aliases.get(graph.scores, graph.scores)))
+    return prune(replace(graph.renamed(aliases), nodes=kept, weights=weights))
 
 
 def fold_offsets(graph: ForwardGraph) -> ForwardGraph:

@@ -89,6 +89,28 @@ class OwnGradient:
 
 
 @dataclass(frozen=True)
+class FeatureLayer:
+    """A tensor of features with a place in the image: what the methods of the CAM family look at.
+
+    Attributes:
+        name: of the layer, as a person knows it.
+        tensor: its name in the graph: [B, h, w, K], [B, K, h, w], or tokens, [B, T, K].
+        sizes: of the grid, (h, w) for pictures.
+        channels: K, how many features there are.
+        channels_first: whether they are in front of the grid.
+        first_token: position of the grid's first token among all, row by row; None where the grid has axes of
+            its own.
+    """
+
+    name: str
+    tensor: str
+    sizes: tuple[int, ...]
+    channels: int
+    channels_first: bool = False
+    first_token: int | None = None
+
+
+@dataclass(frozen=True)
 class ForwardGraph:
     """A traced, inlined and pruned forward pass: plain data but for the variables that it names.
 
@@ -114,6 +136,7 @@ class ForwardGraph:
         own_gradients: by key, the gradients that the model's author gave some ops, see `own_gradients`.
         channels: "last" where the last axis of the input holds channels, over which saliency is reduced, else
             "none".
+        features: the layer that methods of the CAM family look at; None where there is none.
     """
 
     nodes: tuple[NodeDef, ...]
@@ -134,6 +157,24 @@ class ForwardGraph:
     is_probability: bool = False
     both_of_one: bool = False
     channels: Literal["last", "none"] = "last"
+    features: FeatureLayer | None = None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of an example without its channels: (H, W) of a picture."""
+        return self.input_shape[:-1] if self.channels == "last" else self.input_shape
+
+    @property
+    def fetched(self) -> tuple[str, ...]:
+        """Names of the tensors that a replay is asked for: their values have to stay."""
+        return (self.scores,) if self.features is None else (self.scores, self.features.tensor)
+
+    def renamed(self, aliases: Mapping[str, str]) -> ForwardGraph:
+        """The graph where tensors that are asked for have other names, if they have one in `aliases`."""
+        features = self.features
+        if features is not None:
+            features = replace(features, tensor=aliases.get(features.tensor, features.tensor))
+        return replace(self, scores=aliases.get(self.scores, self.scores), features=features)
 
     def node_map(self) -> dict[str, NodeDef]:
         """Nodes by name."""
@@ -152,7 +193,7 @@ def prune(graph: ForwardGraph) -> ForwardGraph:
     """Keeps what the scores need, and the placeholder."""
     nodes = graph.node_map()
     needed = {graph.input}
-    stack = [node_name(graph.scores)]
+    stack = [node_name(name) for name in graph.fetched]
     while stack:
         name = stack.pop()
         if name in needed:

@@ -157,7 +157,7 @@ def _is_fused_wrongly(node: NodeDef, around: _Graph) -> bool:
         return True
     readers = around.readers.get(f"{node.name}:0", ())
     kinds = {reader.op for reader in readers}
-    is_shared = len(readers) > 1 or around.graph.scores == f"{node.name}:0"
+    is_shared = len(readers) > 1 or f"{node.name}:0" in around.graph.fetched
     return "LeakyRelu" in kinds or (is_shared and not _ACTIVATIONS.isdisjoint(kinds))
 
 

@@ -64,22 +64,38 @@ class Forward:
         replacements: Sequence[Replacement] = (),
         compiled: bool = False,
     ) -> tf.Tensor:
+        """The class scores of `x`, float32 [B, classes]; see `tensors`."""
+        (scores,) = self.tensors(
+            x, [self.graph.scores], rules=rules, replacements=replacements, compiled=compiled
+        )
+        return tf.cast(scores, tf.float32)
+
+    def tensors(
+        self,
+        x: tf.Tensor,
+        names: Sequence[str],
+        *,
+        rules: Mapping[str, Rule] | None = None,
+        replacements: Sequence[Replacement] = (),
+        compiled: bool = False,
+    ) -> list[tf.Tensor]:
         """Runs the graph on `x` in the function that is being traced.
 
         Args:
             x: model input, [B, *input_shape].
+            names: of the tensors that are wanted; none may be inside of a group that is replaced.
             rules: op type to rule.
             replacements: groups of nodes to run through one rule each.
             compiled: whether XLA compiles that function. If not, what one of TensorFlow's two sets of CPU
                 kernels lacks is written in ops that both have (`fusions`, `rules.portable`).
 
         Returns:
-            The class scores, float32 [B, classes].
+            The tensors, in the order of their names.
         """
         graph = self.graph if compiled else self.portable
         fallbacks = {} if compiled else portable_rules(graph.producer)
         replay = _Replay(self, graph, x, rules or {}, fallbacks, replacements)
-        return tf.cast(replay.run(graph.scores), tf.float32)
+        return replay.run(names)
 
     @cached_property
     def portable(self) -> ForwardGraph:
@@ -122,8 +138,8 @@ class _Replay:
         self.skipped = {name for group in replacements for name in group.nodes}
         self.ends = {node_name(group.output): group for group in replacements}
 
-    def run(self, fetch: str) -> tf.Tensor:
-        self.consumed = {tensor_name(i) for node in self.graph.nodes for i in node.input} | {fetch}
+    def run(self, names: Sequence[str]) -> list[tf.Tensor]:
+        self.consumed = {tensor_name(i) for node in self.graph.nodes for i in node.input} | {*names}
         for node in self.graph.nodes:
             if node.name == self.graph.input:
                 continue
@@ -136,7 +152,7 @@ class _Replay:
                 continue
             else:
                 self.pending.append(node)
-        return self.tensor(fetch)
+        return [self.tensor(name) for name in names]
 
     def apply_own_gradient(self, node: NodeDef) -> bool:
         own = self.graph.own_gradients.get(key_of(node)) if is_gate(node) else None

@@ -25,6 +25,10 @@ PASSES_PREFIX = "num_"
 
 The local server's admission and the measurement of `--compile auto` go by it."""
 
+MASKS_A_SAMPLE = 4
+"""A call may take so many times as many masks as samples: a mask costs a forward pass, and a sample the way
+back as well, which takes two to three times as long."""
+
 SHARED_OUTPUTS = ("saliency", CLASS_INDEX, "score", "probability", "label")
 """Of every explain signature; `label` where the names of the classes are known."""
 
@@ -36,11 +40,12 @@ class Parameter:
     Attributes:
         name: of the signature's input; `num_…` where it is the number of passes over the model.
         dtype: "int32" or "float32".
-        default: entry of `SignatureDef.defaults`.
+        default: entry of `SignatureDef.defaults`, as far as it is not above `high`.
         examples: the two values, unlike one another, that an export is verified with.
         help: a phrase for the documentation: what it is, and its unit.
         low: the least value; None for no bound.
-        high: the greatest value; None for no bound, "max_samples" for the export's setting of that name.
+        high: the greatest value; None for no bound, "max_samples" for the export's setting of that name,
+            "max_masks" for `MASKS_A_SAMPLE` times that.
     """
 
     name: str
@@ -49,7 +54,7 @@ class Parameter:
     examples: tuple[float, float]
     help: str
     low: float | None = None
-    high: float | Literal["max_samples"] | None = None
+    high: float | Literal["max_samples", "max_masks"] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,22 +63,41 @@ class Output:
 
     Attributes:
         name: of the signature's output.
-        per: "value" for float32 [B, …] like the images, "example" for one number each, float32 [B].
+        per: "value" for float32 [B, …] like the images; "example" for one number each, float32 [B]; "map" for
+            float32 like the method's own map; "cell" for float32 [B, *grid], a coarse map.
         help: a phrase for the documentation: what it is, and its range.
         verified: whether an export keeps it and holds a server's answer against it.
     """
 
     name: str
-    per: Literal["value", "example"]
+    per: Literal["value", "example", "map", "cell"]
     help: str
     verified: bool = True
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is chosen of a method when a model is exported: a whole number that shapes depend on.
+
+    Attributes:
+        name: as it is written in `method(name=value)`.
+        help: a phrase for the documentation: what it is, its unit, and what it is if it is not given.
+        low: the least value.
+        high: the greatest value; None for no bound but the image's.
+    """
+
+    name: str
+    help: str
+    low: int = 1
+    high: int | None = None
 
 
 class Explained(NamedTuple):
     """What a method computed for a batch.
 
     Attributes:
-        map: float32, what the method's kind says: gradients or attributions, [B, …] like the model input.
+        map: float32, what the method's kind says: gradients or attributions, [B, …] like the model input; a
+            cam, [B, *grid]; or how much each pixel counts, [B, …] without channels.
         scores: float32 [B, classes], of the clean image.
         class_index: int32 [B], the class that was explained.
         outputs: the outputs that the method declares, by name.
@@ -107,7 +131,8 @@ class Method:
     Attributes:
         name: lower case, of letters, digits and underscores.
         kind: "sensitivity" for a signed map like a gradient, output `gradients`; "attribution" for shares of
-            the score, output `attributions`. It says how `saliency` is made of the map.
+            the score, output `attributions`; "localisation" for a coarse map, output `cam`; "masking" for
+            what is found by hiding pixels, which is the saliency. It says how `saliency` is made of the map.
         summary: one line for help and documentation.
         source: the paper, with its section or equation.
         explain: a pure function that can be traced, and compiled by XLA: no shape may depend on a value.
@@ -116,6 +141,12 @@ class Method:
         replacements: what the model is replayed with for it; refuses with ExportError a model that it is
             not defined for.
         facts: what the manifest says of the method on one model, as JSON values.
+        needs_features: whether it looks at the feature layer, and is not defined for a model without one.
+        needs_gradients: whether it differentiates; if not, it is defined for a model without a gradient.
+        options: what is chosen when a model is exported, as in `name(option=value)`.
+        with_options: the method for values of these options, by name.
+        over: the method that makes this one of another, as in `name(other)`; None where it is no combinator.
+        asked: how it is asked for, as in `name(other)`, where that is not its name.
     """
 
     name: str
@@ -127,6 +158,12 @@ class Method:
     outputs: tuple[Output, ...] = ()
     replacements: Replace = _nothing
     facts: Callable[[ForwardGraph], Mapping[str, Any]] = field(default=_no_facts)
+    needs_features: bool = False
+    needs_gradients: bool = True
+    options: tuple[Option, ...] = ()
+    with_options: Callable[[Mapping[str, int]], Method] | None = None
+    over: Callable[[Method], Method] | None = None
+    asked: str = ""
 
     def __post_init__(self) -> None:
         """Refuses a declaration that no signature can be made of.
@@ -153,6 +190,11 @@ class Method:
     def signature(self) -> str:
         """The name of its signature."""
         return f"{EXPLAIN_PREFIX}{self.name}"
+
+    @property
+    def expression(self) -> str:
+        """How it is asked for: its name, or `name(other)`."""
+        return self.asked or self.name
 
     @property
     def map_kind(self) -> Kind:

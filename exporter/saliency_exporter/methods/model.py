@@ -1,10 +1,10 @@
-"""What a method is given of a model: class scores, and their gradients with respect to the model input."""
+"""What a method is given of a model: class scores, and their gradients by the model input and by features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -29,6 +29,35 @@ class Gradients(NamedTuple):
     class_index: tf.Tensor
 
 
+class Features(NamedTuple):
+    """The feature layer of a model, and the gradient of one class score per example with respect to it.
+
+    Attributes:
+        values: float32 [B, *grid, K], for pictures [B, h, w, K].
+        gradients: float32, of the same shape.
+        scores: float32 [B, classes], of the same images.
+        class_index: int32 [B], the class that was explained.
+    """
+
+    values: tf.Tensor
+    gradients: tf.Tensor
+    scores: tf.Tensor
+    class_index: tf.Tensor
+
+
+class NotGiven(Exception):
+    """A model without what a method asks for; the method did not declare that it needs it."""
+
+
+def _not_given(*inputs: Any) -> Any:
+    raise NotGiven
+
+
+def as_function(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> Any:
+    """A function of tensors as a `tf.function` of these specs, traced once, which may be inlined."""
+    return tf.function(function, input_signature=specs, autograph=False)
+
+
 IMAGES_AT_ONCE = 10
 """A step of a method's loop takes as many samples of each example as make up to that many images.
 
@@ -51,12 +80,25 @@ class Model:
         gradients: x and class_index, int32 [B], to `Gradients`: the scores and the gradient in one pass.
         gradient: x and class_index, int32 [B], each ≥ 0, to the gradient alone, for loops that ask for many.
         images_at_once: how many images a step of such a loop should take.
+        features: x and class_index, int32 [B], to `Features`, of the model without what the method replaces
+            in it; for methods that declare `needs_features`.
+        probabilities: scores to what the model makes of them, float32 [B, classes].
+        grey: a grey level of each example, float32 [B], in the images' own unit, to the model input of an
+            image that has it everywhere, float32 [B, …].
+        sizes: of an image without its channels: (H, W) of a picture.
+        in_a_loop: a function of tensors and the specs of these, to a `tf.function` that computes the same:
+            what a loop calls, where a loop does more with the model than to ask for `gradient` or `scores`.
     """
 
     scores: ScoreFunction
     gradients: Callable[[tf.Tensor, tf.Tensor], Gradients]
     gradient: GradientFunction
     images_at_once: int = IMAGES_AT_ONCE
+    features: Callable[[tf.Tensor, tf.Tensor], Features] = _not_given
+    probabilities: Callable[[tf.Tensor], tf.Tensor] = _not_given
+    grey: Callable[[tf.Tensor], tf.Tensor] = _not_given
+    sizes: tuple[int, ...] = ()
+    in_a_loop: Callable[[Callable[..., Any], Sequence[tf.TensorSpec]], Any] = as_function
 
 
 def gradients(score_function: ScoreFunction, x: tf.Tensor, class_index: tf.Tensor) -> Gradients:
@@ -72,6 +114,28 @@ def gradients(score_function: ScoreFunction, x: tf.Tensor, class_index: tf.Tenso
     scores = score_function(x)
     class_index = chosen_class(scores, class_index)
     return Gradients(score_gradient(scores, x, class_index), scores, class_index)
+
+
+def features(
+    tensors: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    arrange: Callable[[tf.Tensor], tf.Tensor],
+    x: tf.Tensor,
+    class_index: tf.Tensor,
+) -> Features:
+    """The features of a model and their gradient ∂S_c/∂A, by a backward pass that ends at the feature layer.
+
+    Args:
+        tensors: model input to the class scores, float32 [B, classes], and the tensor of the feature layer.
+        arrange: that tensor, or its gradient, to [B, *grid, K].
+        x: model input, float32 [B, …].
+        class_index: int32 [B]; −1 is the class with the highest score.
+    """
+    scores, values = tensors(x)
+    class_index = chosen_class(scores, class_index)
+    seed = tf.one_hot(class_index, scores.shape[-1], dtype=scores.dtype)
+    zero = tf.UnconnectedGradients.ZERO
+    (gradient,) = tf.gradients(scores, values, grad_ys=seed, unconnected_gradients=zero)
+    return Features(arrange(values), arrange(gradient), scores, class_index)
 
 
 def chosen_class(scores: tf.Tensor, class_index: tf.Tensor) -> tf.Tensor:

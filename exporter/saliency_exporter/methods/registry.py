@@ -4,17 +4,51 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from saliency_exporter.errors import ExportError, brief
+from saliency_exporter.methods.expressions import Expression, parse
 
 if TYPE_CHECKING:
     from saliency_exporter.methods.declarations import Method
 
-OWN = ("gradients", "guided", "smooth")
-"""Modules of this package that declare a METHOD, in the order in which they are shown: the default."""
+OWN = (
+    "gradients",
+    "guided",
+    "smooth",
+    "gradient_x_input",
+    "integrated_gradients",
+    "grad_cam",
+    "hires_cam",
+    "layer_cam",
+    "grad_cam_plus_plus",
+    "guided_grad_cam",
+    "occlusion",
+    "rise",
+)
+"""Modules of this package that declare a METHOD, in the order in which they are shown."""
+
+DEFAULT = ("gradients", "guided", "smooth", "integrated_gradients", "grad_cam")
+"""What is exported where nothing else is asked for, as far as it is defined for a model."""
+
+DEMONSTRATED = (*DEFAULT, "gradient_x_input", "guided_grad_cam", "occlusion(patch=56, stride=28)")
+"""What the demonstration exports and shows; with patches so large that two cores hide them in a second."""
+
+SHOWN_IN_DETAIL = "smooth"
+"""What the demonstration draws a panel of."""
+
+ON_VERTEX = {
+    "integrated_gradients_attribution": "integrated_gradients",
+    "xrai_attribution": "integrated_gradients",
+    "sampled_shapley_attribution": "occlusion",
+}
+"""What stands for the methods of Vertex Explainable AI, by their names there; the first is its default."""
+
+ALL = "all"
+"""Asks for every method, as far as it is defined for a model."""
 
 GROUP = "saliency_exporter.methods"
 """The entry points of other packages: method name to `module:object`."""
@@ -26,20 +60,96 @@ def method_names() -> tuple[str, ...]:
 
 
 def find_methods(names: Iterable[str]) -> tuple[Method, ...]:
-    """The methods of the given names, in the order of `method_names`, each once.
+    """The methods that are asked for, in the order of `method_names`, each once.
+
+    Args:
+        names: `all`, or methods as `expressions.parse` reads them: `guided`, `smooth(guided)`.
 
     Raises:
-        ExportError: there is no such method, or it cannot be loaded.
+        ExportError: there is no such method, it cannot be loaded, or it does not take what it is given.
     """
-    wanted = set(names)
     known = method_names()
-    for name in sorted(wanted - set(known)):
-        near = difflib.get_close_matches(name, known, n=1)
+    wanted = [one for name in names for one in (known if name == ALL else [name])]
+    asked = list(dict.fromkeys(map(str, checked_expressions(wanted))))
+    asked.sort(key=lambda text: known.index(parse(text).name))
+    methods = [_made(parse(text)) for text in asked]
+    for number, method in enumerate(methods):
+        if method.name in (other.name for other in methods[:number]):
+            raise ExportError(
+                f"{asked[number]} would have the name of another method that is asked for, {method.name}",
+                hint="ask for one of the two; another export can have the other",
+            )
+    return tuple(methods)
+
+
+def checked_expressions(texts: Iterable[str]) -> list[Expression]:
+    """Methods as they are asked for, read and held to the names that exist. Imports no method.
+
+    Raises:
+        ExportError: one is not understood, or there is no such method.
+    """
+    expressions = [parse(text) for text in texts]
+    known = method_names()
+    stack = list(expressions)
+    while stack:
+        expression = stack.pop()
+        stack.extend(expression.of)
+        if expression.name not in known:
+            near = difflib.get_close_matches(expression.name, known, n=1)
+            raise ExportError(
+                f"there is no method {expression.name!r}" + (f"; did you mean {near[0]}?" if near else ""),
+                hint=f"the methods are {', '.join(known)}",
+            )
+    return expressions
+
+
+def _made(expression: Expression) -> Method:
+    """The method of an expression, which knows it, since its own name is another.
+
+    Raises:
+        ExportError: it does not take what is in its parentheses.
+    """
+    method = _load(expression.name)
+    if not expression.of and not expression.options:
+        return method
+    return replace(_with_what_is_in_parentheses(method, expression), asked=str(expression))
+
+
+def _with_what_is_in_parentheses(method: Method, expression: Expression) -> Method:
+    if expression.options:
+        _check_options(method, expression)
+        if method.with_options is not None:
+            method = method.with_options(expression.options)
+    if not expression.of:
+        return method
+    if method.over is None or len(expression.of) > 1:
+        takes = "takes one other method" if method.over is not None else "is not made of another method"
         raise ExportError(
-            f"there is no method {name!r}" + (f"; did you mean {near[0]}?" if near else ""),
-            hint=f"the methods are {', '.join(known)}",
+            f"{expression}: {method.name} {takes}",
+            hint=f"the methods that take another are {', '.join(_combinators())}",
         )
-    return tuple(_load(name) for name in known if name in wanted)
+    return method.over(_made(expression.of[0]))
+
+
+def _check_options(method: Method, expression: Expression) -> None:
+    options = {option.name: option for option in method.options}
+    known = ", ".join(options)
+    for name, value in expression.options.items():
+        option = options.get(name)
+        if option is None:
+            raise ExportError(
+                f"{expression}: {method.name} has no option {name}",
+                hint=f"its options are {known}" if options else f"write {method.name} without one",
+            )
+        if value < option.low or (option.high is not None and value > option.high):
+            bounds = f"at least {option.low}" + ("" if option.high is None else f" and at most {option.high}")
+            raise ExportError(
+                f"{expression}: {name} is {value}; it must be {bounds}", hint=f"{name} is {option.help}"
+            )
+
+
+def _combinators() -> list[str]:
+    return [name for name in method_names() if _load(name).over is not None]
 
 
 def checked(method: object, origin: str) -> Method:

@@ -46,7 +46,9 @@ class Agreement:
     examples: int
 
 
-def hold_to_model(source: Source, forward: Forward, x: tf.Tensor, bounds: Tolerances) -> Agreement:
+def hold_to_model(
+    source: Source, forward: Forward, x: tf.Tensor, bounds: Tolerances, *, gradients: bool = True
+) -> Agreement:
     """Holds the gradient of a traced graph against TensorFlow's through the model itself.
 
     What is differentiated is a logit, as far as the model's output shows it: of a softmax the difference of
@@ -58,18 +60,24 @@ def hold_to_model(source: Source, forward: Forward, x: tf.Tensor, bounds: Tolera
         forward: its forward pass as it was traced.
         x: model input, float32 [B, …].
         bounds: of the difference, of the example that agrees best and of any.
+        gradients: whether to look at gradients, and not at scores alone.
 
     Raises:
-        ExportError: the scores have no gradient, or the model has other scores or another gradient.
+        NoGradient: the scores have no gradient.
+        ExportError: the model has other scores or another gradient.
     """
     graph = forward.graph
-    refuse_unsaved_gradients(graph, source.name)
+    if gradients:
+        refuse_unsaved_gradients(graph, source.name)
     call = _by_position(source.call) if is_mean_of_logits(graph) else source.call
     try:
         output = _output(call, x)
     except _NoPositions:
         return Agreement(0.0, 0)
     seen = _seen(graph, output)
+    if not gradients:
+        _hold_scores(source.name, seen, output, _traced_numbers(forward, x, seen), bounds)
+        return Agreement(0.0, 0)
     try:
         own = _own_gradient(call, x, seen)
         number, traced = _traced_gradient(forward, x, seen)
@@ -86,14 +94,19 @@ def hold_to_model(source: Source, forward: Forward, x: tf.Tensor, bounds: Tolera
     for kind, bound in ((np.argmin, bounds.gradient), (np.argmax, bounds.outlier)):
         if compared and not differences[worst := int(kind(differences))] <= bound:
             raise _disagreement(source.name, *compared[worst], bound)
+    _hold_scores(source.name, seen, output, number, bounds)
+    return Agreement(max(differences, default=0.0), len(compared))
+
+
+def _hold_scores(name: str, seen: _Seen, output: np.ndarray, number: np.ndarray, bounds: Tolerances) -> None:
+    """Holds what the traced graph says of the scores, [B], against what the model's output does."""
     own_number = seen.of_output(tf.constant(output)).numpy()[seen.exact]
     apart = float(np.abs(number[seen.exact] - own_number).max(initial=0.0))
     if not apart <= bounds.score * max(1.0, float(np.abs(own_number).max(initial=0.0))):
         raise ExportError(
-            f"the scores of {source.name} as a graph are not the model's own: they differ by {apart:.2g}",
+            f"the scores of {name} as a graph are not the model's own: they differ by {apart:.2g}",
             hint=_PARTS,
         )
-    return Agreement(max(differences, default=0.0), len(compared))
 
 
 @dataclass(frozen=True)
@@ -243,6 +256,13 @@ def _traced_gradient(forward: Forward, x: tf.Tensor, seen: _Seen) -> tuple[np.nd
 
     number, found = gradient(x)
     return number.numpy(), None if unconnected[0] else found.numpy()
+
+
+def _traced_numbers(forward: Forward, x: tf.Tensor, seen: _Seen) -> np.ndarray:
+    """What is looked at, [B], by the traced graph."""
+    numbers = tf.function(lambda x: seen.of_scores(forward.scores(x)), autograph=False)(x)
+    found: np.ndarray = numbers.numpy()
+    return found
 
 
 def _difference(traced: np.ndarray, own: np.ndarray) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from saliency_exporter.contract.checks import bounds_of
+from saliency_exporter.contract.checks import bounds_of, default_of
 from saliency_exporter.contract.compile_choice import Choice
 from saliency_exporter.graph.activations.find import Coverage
+from saliency_exporter.graph.feature_layers import feature_layers
 from saliency_exporter.graph.forward_graph import ForwardGraph
 from saliency_exporter.graph.rounding import rounding_of
 from saliency_exporter.methods.declarations import Method, Parameter
@@ -15,6 +16,7 @@ from saliency_exporter.version.manifest import (
     ActivationCount,
     Activations,
     CompileChoice,
+    FeatureLayerEntry,
     MethodEntry,
     OutputEntry,
     ParameterEntry,
@@ -57,6 +59,22 @@ def describe_choice(choice: Choice) -> CompileChoice:
     )
 
 
+def describe_feature_layers(graph: ForwardGraph) -> tuple[FeatureLayerEntry, ...]:
+    """Those that methods could look at, first to last, and the one that they do."""
+    chosen = graph.features
+    if chosen is None:
+        return ()
+    layers = feature_layers(graph)
+    if chosen.tensor not in [layer.tensor for layer in layers]:
+        layers.append(chosen)
+    return tuple(
+        FeatureLayerEntry(
+            layer.name, layer.tensor, layer.sizes, layer.channels, layer.tensor == chosen.tensor
+        )
+        for layer in layers
+    )
+
+
 def describe_method(method: Method, graph: ForwardGraph, max_samples: int) -> MethodEntry:
     """The signature of a method on one model."""
     return MethodEntry(
@@ -71,4 +89,5 @@ def describe_method(method: Method, graph: ForwardGraph, max_samples: int) -> Me
 def _parameter(parameter: Parameter, max_samples: int) -> ParameterEntry:
     bounds = bounds_of(parameter, max_samples)
     low, high = (None, None) if bounds is None else (bounds.low, bounds.high)
-    return ParameterEntry(parameter.name, parameter.dtype, parameter.default, low, high)
+    default = default_of(parameter, max_samples)
+    return ParameterEntry(parameter.name, parameter.dtype, default, low, high)

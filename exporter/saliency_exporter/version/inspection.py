@@ -8,6 +8,7 @@ from pathlib import Path
 from saliency_exporter.version.manifest import (
     Activations,
     CompileChoice,
+    FeatureLayerEntry,
     GradientAgreement,
     Manifest,
     MethodEntry,
@@ -25,7 +26,9 @@ _WITHOUT_STEPS = {
 }
 
 
-def _describe_agreement(agreement: GradientAgreement) -> str:
+def _describe_agreement(agreement: GradientAgreement | None) -> str:
+    if agreement is None:
+        return "not looked at: no method needs one"
     if agreement.examples == 0:
         return "not held to the model's own, which ends in a cast of its input"
     return f"within {agreement.difference:.1g} of the model's own, in {agreement.examples} examples"
@@ -52,6 +55,7 @@ def summary(version_dir: Path, manifest: Manifest) -> list[tuple[str, str]]:
         ("foldings", ", ".join(manifest.foldings) or "none"),
         ("lowered ops", ", ".join(manifest.lowering) or "none"),
         *(("activations", line) for line in activations_in_words(manifest.activations)),
+        *(("feature layer", line) for line in _describe_feature_layers(manifest.feature_layers)),
         *(("signature", f"{name}, as the model brought it") for name in manifest.kept_signatures),
         ("signature", f"{manifest.predictions}, the predictions"),
         *(("signature", _describe_method(name, entry)) for name, entry in manifest.by_signature.items()),
@@ -142,6 +146,17 @@ def activations_in_words(activations: Activations) -> list[str]:
     lines = [f"{a.count} × {a.kind}, guided: {a.guided}" for a in activations.recognised]
     lines += [f"{op} of {node}: no guided rule" for op, node in activations.refused]
     return lines or ["none that rectifies"]
+
+
+def _describe_feature_layers(layers: Sequence[FeatureLayerEntry]) -> list[str]:
+    """A line for each size of grid, its last layer; the chosen one is said to be."""
+    last = {layer.sizes: layer for layer in layers}
+    shown = [layer for layer in layers if layer.chosen or last[layer.sizes] is layer]
+    return [
+        f"{layer.name}, {' × '.join(map(str, layer.sizes))} × {layer.channels}"
+        + (", which cams are made of" if layer.chosen else "")
+        for layer in shown
+    ]
 
 
 def _describe_method(signature: str, entry: MethodEntry) -> str:

@@ -42,6 +42,31 @@ class Images:
     dtype: Literal["uint8", "float32"]
     channels: Literal["last", "none"] = "last"
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of an image without its channels."""
+        sizes = tuple(int(size or 0) for size in self.shape[1:])
+        return sizes[:-1] if self.channels == "last" else sizes
+
+
+@dataclass(frozen=True)
+class FeatureLayerEntry:
+    """A layer that methods of the CAM family can look at.
+
+    Attributes:
+        name: of the layer, as `--cam-layer` takes it.
+        tensor: its name in the traced graph.
+        sizes: of its grid.
+        channels: how many features it has.
+        chosen: whether the export's methods look at it.
+    """
+
+    name: str
+    tensor: str
+    sizes: tuple[int, ...]
+    channels: int
+    chosen: bool
+
 
 @dataclass(frozen=True)
 class PreprocessingSteps:
@@ -270,12 +295,14 @@ class Manifest:
         kept_signatures: those that the model brought along, by name.
         warmup_records: how many there are.
         notes: what else a user should know, a sentence each.
-        gradient_agreement: of the traced graph's gradient with the model's own.
+        gradient_agreement: of the traced graph's gradient with the model's own; None where no method needs
+            one.
         server: which servers can serve it.
         tensorflow: version that made it.
         exporter: version of this package that made it.
         verification: its outcome; None where it was not verified.
         rounding: in the forward pass, which the bounds of a verification depend on.
+        feature_layers: of the model, first to last; the chosen one may be another, which a user named.
     """
 
     model: str
@@ -298,13 +325,14 @@ class Manifest:
     methods: dict[str, MethodEntry]
     kept_signatures: dict[str, KeptSignature]
     warmup_records: int
-    gradient_agreement: GradientAgreement
+    gradient_agreement: GradientAgreement | None
     server: ServerNeeds
     tensorflow: str
     exporter: str
     notes: tuple[str, ...] = ()
     verification: Verification | None = None
     rounding: Rounding = Rounding()
+    feature_layers: tuple[FeatureLayerEntry, ...] = ()
     contract_version: Literal[2] = CONTRACT_VERSION
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from saliency_client._contract import CLASS_LABELS, PARAMETER_DEFAULTS
 from saliency_exporter.contract.build import PREDICTED_CLASS
 from saliency_exporter.errors import ExportError
 from saliency_exporter.methods.declarations import CLASS_INDEX, SHARED_OUTPUTS
-from saliency_exporter.methods.kinds import KINDS, with_channel_axis
+from saliency_exporter.methods.kinds import KINDS
 from saliency_exporter.runtime.servable import Servable, ServableError, load_servable
 from saliency_exporter.runtime.tensor_protos import to_array
 from saliency_exporter.version.kept import kept_problems
@@ -357,7 +357,7 @@ def _compare(
     if method is not None and "saliency" in outputs:
         kind, alone = KINDS[method.kind], method.map not in outputs
         own_map = reference[f"{signature}/{method.map}"] if alone else outputs[method.map]
-        made = kind.expected(with_channel_axis(own_map, manifest.input.channels))
+        made = kind.expected(own_map, manifest.input.sizes)
         if alone:
             wanted["saliency"] = made
         elif not max(_map_errors(outputs["saliency"], made)) <= SALIENCY_TOLERANCE:

@@ -22,19 +22,22 @@ from saliency_exporter.contract.tables import class_labels, parameter_defaults
 from saliency_exporter.errors import ExportError, NotWritten
 from saliency_exporter.graph.activations.find import find_activations
 from saliency_exporter.graph.channels import with_channels_found
+from saliency_exporter.graph.differentiable import NoGradient
+from saliency_exporter.graph.feature_layers import with_feature_layer
 from saliency_exporter.graph.folding import fold
 from saliency_exporter.graph.forward_graph import ForwardGraph
 from saliency_exporter.graph.head import is_mean_of_logits, two_classes
 from saliency_exporter.graph.loops import beyond_xla
 from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
+from saliency_exporter.methods.defined import refusal
 from saliency_exporter.runtime.functions import Function
 from saliency_exporter.runtime.inlined import assigns, unchanged
 from saliency_exporter.runtime.memory import enough_memory
 from saliency_exporter.sources.channels import own_shape
 from saliency_exporter.sources.preprocessing import Preprocessing
 from saliency_exporter.sources.source import Kept, Source
-from saliency_exporter.version.agreement import hold_to_model
+from saliency_exporter.version.agreement import Agreement, hold_to_model
 from saliency_exporter.version.base_path import (
     base_path,
     next_version,
@@ -46,6 +49,7 @@ from saliency_exporter.version.base_path import (
 from saliency_exporter.version.describe import (
     describe_activations,
     describe_choice,
+    describe_feature_layers,
     describe_method,
     describe_preprocessing,
     describe_rounding,
@@ -62,7 +66,7 @@ from saliency_exporter.version.manifest import (
 from saliency_exporter.version.reference import reference_path, started_reference, zero_maps
 from saliency_exporter.version.server_needs import server_needs
 from saliency_exporter.version.slimming import slim
-from saliency_exporter.version.tolerances import tolerances
+from saliency_exporter.version.tolerances import Tolerances, tolerances
 from saliency_exporter.version.warmup import WarmupRecord, write_warmup
 from saliency_exporter.version.warmup_requests import warmup_records
 
@@ -85,6 +89,9 @@ class Export:
         settings: methods, batch sizes, compilation, labels.
         name: the model's name, as servers know it.
         score: "auto" or "output", see `graph.trace.trace`.
+        cam_layer: name of the feature layer; None for the last one.
+        leave_out: whether a method that is not defined for the model is left out, and noted, rather than
+            refused.
     """
 
     source: Source
@@ -92,6 +99,8 @@ class Export:
     settings: Settings
     name: str
     score: str = "auto"
+    cam_layer: str | None = None
+    leave_out: bool = False
 
 
 def export(
@@ -148,6 +157,7 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
     graph = with_channels_found(trace(job.source, score=job.score), job.source)
     graph = two_classes(graph) if len(job.settings.labels or ()) == 2 else graph
     _check_labels(job.settings, graph)
+    graph = with_feature_layer(graph, job.source.name, job.cam_layer)
     kept = job.source.kept
     predictions = predictions_signature(kept.signatures if kept else ())
     progress("holding the gradient against the model's own")
@@ -161,7 +171,8 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
     own_functions = kept.signatures.values() if kept else ()
     state = job.source.variables if graph.assigns or any(map(assigns, own_functions)) else ()
     with unchanged(state):
-        agreement = hold_to_model(job.source, held, _example(job, graph), tolerances(rounding))
+        agreement, no_gradient = _held_to_model(job, held, graph, tolerances(rounding))
+    job, left_out = _with_defined_methods(job, graph, no_gradient)
     progress(f"building signatures: {', '.join([predictions, *(m.name for m in job.settings.methods)])}")
     # A folded weight is another one: where the model's own functions stay, all weights stay, and once.
     forward = as_traced if kept else Forward(_folded(graph, job.settings))
@@ -217,8 +228,11 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
         },
         kept_signatures=describe_kept(kept.signatures) if kept else {},
         warmup_records=count,
-        notes=(*job.source.notes, *zeros),
-        gradient_agreement=GradientAgreement(agreement.difference, agreement.examples),
+        notes=(*job.source.notes, *left_out, *zeros),
+        gradient_agreement=None
+        if agreement is None
+        else GradientAgreement(agreement.difference, agreement.examples),
+        feature_layers=describe_feature_layers(graph),
         server=server_needs(meta_graphs, target=job.settings.target, made_with=tf.__version__),
         tensorflow=tf.__version__,
         exporter=distribution_version("saliency-serving"),
@@ -281,6 +295,50 @@ def _with_choices(
     if not settings.uncompiled:
         progress("chose XLA for all")
     return replace(job, settings=settings), choices
+
+
+def _held_to_model(
+    job: Export, held: Forward, graph: ForwardGraph, bounds: Tolerances
+) -> tuple[Agreement | None, NoGradient | None]:
+    """How the traced graph agrees with the model; of one without a gradient, that of the scores, and why.
+
+    Raises:
+        ExportError: it does not, or there is no gradient and a method needs one.
+    """
+    x = _example(job, graph)
+    no_gradient = None
+    if any(method.needs_gradients for method in job.settings.methods):
+        try:
+            return hold_to_model(job.source, held, x, bounds), None
+        except NoGradient as error:
+            if not job.leave_out:
+                raise
+            no_gradient = error
+    hold_to_model(job.source, held, x, bounds, gradients=False)
+    return None, no_gradient
+
+
+def _with_defined_methods(
+    job: Export, graph: ForwardGraph, no_gradient: NoGradient | None
+) -> tuple[Export, list[str]]:
+    """The job without the methods that are not defined for the model, and a note on each of them.
+
+    Raises:
+        ExportError: none is left.
+    """
+    if not job.leave_out:
+        return job, []
+    left_out: dict[str, ExportError] = {}
+    for method in job.settings.methods:
+        missing = no_gradient if method.needs_gradients else None
+        if (reason := missing or refusal(method, graph, job.name)) is not None:
+            left_out[method.name] = reason
+    methods = tuple(method for method in job.settings.methods if method.name not in left_out)
+    if not methods:
+        first = next(iter(left_out.values()))
+        raise ExportError(f"no method is defined for {job.name}: {first}", hint=first.hint)
+    notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+    return replace(job, settings=replace(job.settings, methods=methods)), notes
 
 
 def _check_labels(settings: Settings, graph: ForwardGraph) -> None:

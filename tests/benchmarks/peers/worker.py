@@ -3,8 +3,9 @@
     {"peer": "xplique", "method": "gradients", "batch": 8} → {"ms": 123.4}
 
 Runs in an environment of its own (requirements.txt beside this file), on a Keras model that gives logits and
-on model inputs that are already preprocessed. `samples` (default 50) is for smooth; `save` names a file for
-the map, [B, H, W]. What a library cannot do is answered with {"refused": why}.
+on model inputs that are already preprocessed. `samples` (default 50) is for smooth, and the number of steps
+of integrated_gradients; `save` names a file for the map, [B, H, W]. What a library cannot do is answered with
+{"refused": why}.
 """
 
 from __future__ import annotations
@@ -111,6 +112,10 @@ def tape(model: keras.Model, method: str) -> Explain:
     if method == "gradients":
         compiled = tf.function(gradient, autograph=False)
         return lambda x, samples: to_map(compiled(tf.constant(x)).numpy())
+    if method == "grad_cam":
+        return _cam_by_tape(model)
+    if method == "integrated_gradients":
+        return _integrated_by_tape(gradient)
     if method != "smooth":
         raise Refused("a tape has no guided rule")
 
@@ -134,13 +139,58 @@ def tape(model: keras.Model, method: str) -> Explain:
     return lambda x, samples: to_map(smooth(tf.constant(x), tf.constant(samples)).numpy())
 
 
+def feature_layer(model: keras.Model) -> keras.layers.Layer:
+    """The last layer whose output has a height and a width."""
+    return next(layer for layer in reversed(model.layers) if len(layer.output.shape) == 4)
+
+
+def _cam_by_tape(model: keras.Model) -> Explain:
+    both = keras.Model(model.inputs[0], [feature_layer(model).output, model.outputs[0]])
+
+    @tf.function(autograph=False)
+    def cam(x: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            features, scores = both(x, training=False)
+            score = scores[:, CLASS_INDEX]
+        weights = tf.reduce_mean(tape.gradient(score, features), [1, 2], keepdims=True)
+        small = tf.nn.relu(tf.reduce_sum(weights * features, -1, keepdims=True))
+        return tf.image.resize(small, x.shape[1:3])[..., 0]
+
+    return lambda x, samples: cam(tf.constant(x)).numpy()
+
+
+def _integrated_by_tape(gradient: Callable[[tf.Tensor], tf.Tensor]) -> Explain:
+    """Midpoints from a baseline of zeros, in batches of SAMPLES_AT_ONCE."""
+
+    @tf.function(autograph=False)
+    def integrated(x: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+        at_once = max(1, SAMPLES_AT_ONCE // x.shape[0])
+        repeated = tf.repeat(x, at_once, 0)
+
+        def step(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            alpha = (tf.cast(i * at_once + tf.range(at_once), tf.float32) + 0.5) / tf.cast(steps, tf.float32)
+            alpha = tf.tile(alpha, [x.shape[0]])[:, None, None, None]
+            by_image = tf.reshape(gradient(alpha * repeated), [x.shape[0], at_once, *x.shape[1:]])
+            return i + 1, total + tf.reduce_sum(by_image, 1)
+
+        turns = -(-steps // at_once)
+        _, total = tf.while_loop(lambda i, _: i < turns, step, (0, tf.zeros_like(x)), parallel_iterations=1)
+        return x * total / tf.cast(steps, tf.float32)
+
+    return lambda x, samples: np.abs(integrated(tf.constant(x), tf.constant(samples)).numpy().sum(-1))
+
+
 def xplique(model: keras.Model, method: str) -> Explain:
-    from xplique.attributions import GuidedBackprop, Saliency, SmoothGrad
+    from xplique.attributions import GradCAM, GuidedBackprop, IntegratedGradients, Saliency, SmoothGrad
 
     if method == "gradients":
         explainer = Saliency(model)
     elif method == "guided":
         explainer = GuidedBackprop(model, reducer="max")
+    elif method == "grad_cam":
+        explainer = GradCAM(model, conv_layer=feature_layer(model).name)
+    elif method == "integrated_gradients":
+        return _integrated_by_xplique(model, IntegratedGradients)
     else:
         explainer = None
     targets = tf.one_hot([CLASS_INDEX], model.output_shape[-1])
@@ -156,11 +206,31 @@ def xplique(model: keras.Model, method: str) -> Explain:
     return explain
 
 
+def _integrated_by_xplique(model: keras.Model, explainer: Callable) -> Explain:
+    targets = tf.one_hot([CLASS_INDEX], model.output_shape[-1])
+
+    def explain(x: np.ndarray, samples: int) -> np.ndarray:
+        used = explainer(model, batch_size=SAMPLES_AT_ONCE, steps=samples, baseline_value=0.0, reducer="sum")
+        return np.abs(np.asarray(used.explain(tf.constant(x), tf.repeat(targets, len(x), 0)))[..., 0])
+
+    return explain
+
+
 def tf_keras_vis(model: keras.Model, method: str) -> Explain:
     from tf_keras_vis.saliency import Saliency
     from tf_keras_vis.utils.model_modifiers import GuidedBackpropagation
     from tf_keras_vis.utils.scores import CategoricalScore
 
+    if method == "integrated_gradients":
+        raise Refused("it has no integrated gradients")
+    if method == "grad_cam":
+        from tf_keras_vis.gradcam import Gradcam
+
+        cam = Gradcam(model, clone=False)
+        layer = feature_layer(model).name
+        return lambda x, samples: np.asarray(
+            cam(CategoricalScore([CLASS_INDEX] * len(x)), x, penultimate_layer=layer, normalize_cam=False)
+        )
     modifier = GuidedBackpropagation() if method == "guided" else None
     explainer = Saliency(model, model_modifier=modifier, clone=method == "guided")
 
@@ -181,9 +251,21 @@ def pair(model: keras.Model, method: str) -> Explain:
     def call_model(x: np.ndarray, call_model_args: object, expected_keys: object) -> dict[str, np.ndarray]:
         return {saliency.INPUT_OUTPUT_GRADIENTS: gradient(tf.constant(x, tf.float32)).numpy()}
 
-    explainer = saliency.GradientSaliency()
+    if method == "grad_cam":
+        raise Refused("its Grad-CAM takes the features and gradients that one computes oneself")
+    explainer = (
+        saliency.IntegratedGradients() if method == "integrated_gradients" else saliency.GradientSaliency()
+    )
 
     def explain_one(image: np.ndarray, samples: int) -> np.ndarray:
+        if method == "integrated_gradients":
+            return explainer.GetMask(
+                image,
+                call_model,
+                x_baseline=np.zeros_like(image),
+                x_steps=samples,
+                batch_size=SAMPLES_AT_ONCE,
+            )
         if method == "gradients":
             return explainer.GetMask(image, call_model)
         return explainer.GetSmoothedMask(

@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from exports import THREE
 from tensorflow_serving.apis import predict_pb2
 from waiting import until
 
@@ -32,7 +33,7 @@ from saliency_client import (
 from saliency_client import _requests as requests
 from saliency_client.client import _run
 from saliency_exporter.contract.settings import Settings
-from saliency_exporter.methods.registry import OWN, find_methods
+from saliency_exporter.methods.registry import find_methods
 from saliency_exporter.runtime.servable import Servable, ServableError
 from saliency_exporter.serving.admission import Admission
 from saliency_exporter.serving.batching import BatchingParameters, BatchingSession
@@ -58,7 +59,7 @@ def scores(x: tf.Tensor) -> tf.Tensor:
 
 def export_version(model_dir: Path, preprocessing: str, **settings) -> Path:
     source = Source(MODEL, "test", scores, SHAPE, ())
-    settings["methods"] = find_methods(settings.get("methods", OWN))
+    settings["methods"] = find_methods(settings.get("methods", THREE))
     chosen = Settings(**{"compile": "none", "batch_sizes": (1, 4), "labels": LABELS, **settings})
     return export(Export(source, builtin(preprocessing), chosen, MODEL), model_dir)
 

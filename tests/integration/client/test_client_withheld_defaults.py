@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from exports import THREE
 from scripted_server import CLASSES, DEFAULTS, LinearModel, ScriptedServer
 
 from saliency_client import (
@@ -23,6 +24,7 @@ from saliency_client import (
     Unavailable,
 )
 from saliency_exporter.contract.settings import Settings
+from saliency_exporter.methods.registry import find_methods
 from saliency_exporter.serving.batching import BatchingParameters
 from saliency_exporter.serving.server import LocalServer
 from saliency_exporter.sources.preprocessing import builtin
@@ -187,7 +189,7 @@ def scores(x: tf.Tensor) -> tf.Tensor:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = Source(MODEL, "test", scores, SHAPE, ())
-    settings = Settings(compile="none", batch_sizes=(1, 4), labels=LABELS)
+    settings = Settings(methods=find_methods(THREE), compile="none", batch_sizes=(1, 4), labels=LABELS)
     model_dir = tmp_path_factory.mktemp("exported") / MODEL
     return export(Export(source, builtin("tf"), settings, MODEL), model_dir).parent
 

@@ -198,7 +198,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Resu
     return CliRunner().invoke(main, arguments)
 
 
-def test_a_model_without_rectifier_is_refused_and_exports_without_guided(tmp_path, monkeypatch):
+def test_a_method_that_is_not_defined_is_refused_by_name_and_left_out_by_default(tmp_path, monkeypatch):
     (tmp_path / "plain.py").write_text(
         "import keras\n"
         "def make():\n"
@@ -206,14 +206,33 @@ def test_a_model_without_rectifier_is_refused_and_exports_without_guided(tmp_pat
         "    return keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(3)])\n"
     )
     options = ["--preprocessing", "none", "--compile", "none", "--batch-sizes", "1", "--no-verify"]
-    done = here(tmp_path, monkeypatch, "export", "plain:make", "m", *options)
+    named = ["--methods", "gradients,guided,smooth"]
+    done = here(tmp_path, monkeypatch, "export", "plain:make", "m", *options, *named)
     assert done.exit_code == 1
     assert "no rectifier" in done.stderr
     assert "--methods gradients,smooth" in done.stderr
     assert not (tmp_path / "m").exists()
-    done = here(tmp_path, monkeypatch, "export", "plain:make", "m", *options, "--methods", "gradients,smooth")
+    done = here(tmp_path, monkeypatch, "export", "plain:make", "m", *options)
     assert done.exit_code == 0, done.stderr
     assert (tmp_path / "m" / "1" / "saved_model.pb").exists()
+    said = " ".join(done.stderr.split())
+    assert "note: guided is left out: m has no rectifier" in said
+    assert "note: grad_cam is left out: m has no feature layer" in said
+    assert {"gradients", "smooth"} <= set(read_manifest(tmp_path / "m" / "1").methods)
+
+
+def test_a_model_that_no_asked_method_is_defined_for_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "plain.py").write_text(
+        "import tensorflow as tf\n"
+        "@tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 3])])\n"
+        "def coldest(x):\n"
+        "    return tf.one_hot(tf.argmin(tf.reshape(x, [-1, 48])[:, :3], -1), 3)\n"
+    )
+    options = ["--preprocessing", "none", "--compile", "none", "--batch-sizes", "1", "--no-verify"]
+    done = here(tmp_path, monkeypatch, "export", "plain:coldest", "m", *options)
+    assert done.exit_code == 1
+    assert "no method is defined for m: the class scores" in done.stderr
+    assert not (tmp_path / "m").exists()
 
 
 PLAIN = """

@@ -14,12 +14,13 @@ import preloaded
 import pytest
 import tensorflow as tf
 from callables import source_of
+from exports import THREE
 from waiting import until
 
 from saliency_exporter.contract.settings import Settings
 from saliency_exporter.errors import ExportError
 from saliency_exporter.graph.replay import Forward
-from saliency_exporter.methods.registry import OWN, find_methods
+from saliency_exporter.methods.registry import find_methods
 from saliency_exporter.sources.preprocessing import builtin
 from saliency_exporter.version.inspection import summary
 from saliency_exporter.version.manifest import Images, read_manifest
@@ -30,7 +31,7 @@ TESTS = Path(__file__).parents[2]
 
 
 LABELS = tuple(f"c{i}" for i in range(100))
-ALL = {"methods": OWN, "batch_sizes": (1, 2, 4), "max_samples": 30, "labels": LABELS}
+ALL = {"methods": THREE, "batch_sizes": (1, 2, 4), "max_samples": 30, "labels": LABELS}
 
 
 class Linear(tf.Module):
@@ -117,7 +118,7 @@ def test_the_forward_pass_is_traced_no_more_often_than_it_is_used(tmp_path, monk
     assert uncompiled["1"] == 2 * (1 + 1 + 1 + 2) + 1
     compiled: Counter = Counter()
     monkeypatch.setattr(Forward, "scores", counting(compiled))
-    export(job(methods=OWN, target="cpu", compile="xla"), tmp_path)
+    export(job(methods=THREE, target="cpu", compile="xla"), tmp_path)
     assert compiled["1"] == (1 + 1 + 1 + 2) + 1 + 1 + 1 + 1
 
 

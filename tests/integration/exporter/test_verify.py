@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from exports import THREE
 from tensorflow.core.protobuf import saved_model_pb2
 
 from saliency_exporter.contract.settings import Settings
 from saliency_exporter.errors import ExportError
-from saliency_exporter.methods.registry import OWN, find_methods
+from saliency_exporter.methods.registry import find_methods
 from saliency_exporter.runtime.servable import Servable, load_servable
 from saliency_exporter.sources.preprocessing import builtin
 from saliency_exporter.sources.source import Source
@@ -34,7 +35,7 @@ def exported(folder: Path, **settings) -> Path:
         return tf.reshape(tf.nn.relu(x), [-1, 48]) @ kernel
 
     source = Source("tiny", "test", scores, (4, 4, 3), (kernel,))
-    settings["methods"] = find_methods(settings.get("methods", OWN))
+    settings["methods"] = find_methods(settings.get("methods", THREE))
     job = Export(source, builtin("tf"), Settings(compile="none", labels=LABELS, **settings), "tiny")
     return export(job, folder / "tiny")
 

@@ -65,8 +65,14 @@ def test_a_mistake_is_one_sentence_a_next_step_and_exit_code_1(run, tmp_path, ar
             ["--preprocessing", "vgg"],
             "'vgg' is not one of auto, none, pixels, tf, torch, caffe or module:cal",
         ),
-        (["--methods", "gradients,lime"], "'lime' is not one of gradients, guided, smooth"),
-        (["--methods", "smoth"], "'smoth' is not one of gradients, guided, smooth; did you mean smooth?"),
+        (
+            ["--methods", "gradients,lime"],
+            "there is no method 'lime'; the methods are gradients, guided, smooth",
+        ),
+        (
+            ["--methods", "smoth"],
+            "there is no method 'smoth'; did you mean smooth? The methods are gradients,",
+        ),
         (["--method", "my_methods"], "'my_methods' is not of the form module:object"),
         (["--version", "0"], "0 is not in the range"),
         (["--kernels", "eigen"], "--kernels eigen is for a CPU\nhint: give --target cpu as well"),

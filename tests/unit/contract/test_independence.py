@@ -19,12 +19,15 @@ PARAMETERS = {
     "num_samples": np.array([12, 3, 7, 2, 5, 11, 4, 1, 20], np.int32),
     "noise_level": np.array([0.1, 0.3, 0.2, 1.0, 0.15, 0.05, 0.4, 0.5, 0.25], np.float32),
     "seed": np.array([5, 6, 7, 8, -9, 10, 2**31 - 1, 12, 13], np.int32),
+    "num_steps": np.array([12, 40, 7, 2, 5, 11, 4, 1, 20], np.int32),
+    "baseline": np.array([0.0, 0.5, -1.0, 0.25, 2.0, -0.5, 0.1, 1.0, -2.0], np.float32),
 }
 TAKEN = {
     "serving_default": (),
     "explain_gradients": ("class_index",),
     "explain_guided": ("class_index",),
-    "explain_smooth": tuple(PARAMETERS),
+    "explain_smooth": ("class_index", "num_samples", "noise_level", "seed"),
+    "explain_integrated_gradients": ("class_index", "num_steps", "baseline"),
 }
 BATCHES = {
     "padded": [2, 7, 0],
@@ -56,7 +59,11 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def networks(signatures_of):
-    return {how: signatures_of(network, SHAPE, compile=how, whole=True) for how in ("xla", "none")}
+    methods = [signature.removeprefix("explain_") for signature in TAKEN if signature.startswith("explain_")]
+    return {
+        how: signatures_of(network, SHAPE, compile=how, methods=methods, whole=True)
+        for how in ("xla", "none")
+    }
 
 
 def answer(built, signature: str, images: np.ndarray, rows: list[int], **others: np.ndarray):
@@ -110,8 +117,7 @@ def test_any_fault_is_ten_times_the_bound_and_more(networks, alone, images):
         "one pixel of another's picture": changed(picture),
         "another class": changed(images, class_index=(chosen + 1) % 5),
     }
-    for name, value in PARAMETERS.items():
-        if name != "class_index":
-            faults[f"another's {name}"] = changed(images, **{name: np.roll(value, 1)})
+    for name in TAKEN["explain_smooth"][1:]:
+        faults[f"another's {name}"] = changed(images, **{name: np.roll(PARAMETERS[name], 1)})
     least = {name: ulps_of_norm(fault, maps).min() for name, fault in faults.items()}
     assert min(least.values()) > 10 * ROUNDING, least

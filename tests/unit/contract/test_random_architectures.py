@@ -5,12 +5,14 @@ The bounds are those of `random_net`: what float32 arithmetic may have changed, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from built_signatures import Signatures
+from callables import source_of
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from random_net import (
@@ -27,9 +29,15 @@ from random_net import (
     Net,
     Residual,
     Trace,
+    U,
     Value,
     Windows,
+    gamma,
 )
+
+from saliency_exporter.graph.feature_layers import with_feature_layer
+from saliency_exporter.graph.trace import trace
+from saliency_exporter.methods.noise import standard_normal
 
 layers = keras.layers
 RECTIFIERS = [*(name for name, f in FUNCTIONS.items() if f.region is not None), "prelu"]
@@ -332,6 +340,101 @@ def check(net: Net, signatures_of: Callable, seed: int, **options: object) -> No
         assert abs(got - slope) <= np.sum(gradient.error * np.abs(directions[c])) + slope_error
 
 
+def check_paths(net: Net, signatures_of: Callable, seed: int, **options: object) -> None:
+    """Hold what is made of several gradients of an image against the written-out passes at the same places.
+
+    Gradient × input, integrated gradients from a grey image, and the mean of guided signals of noisy copies.
+    """
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(2, *net.input_shape)).astype(np.float32)
+    levels, steps = np.float32([0.25, -0.5]), [2, 3]
+    noise = [standard_normal(tf.constant([5, 6]), tf.constant(i), net.input_shape).numpy() for i in range(2)]
+    expected = []
+    for c, x in enumerate(images.astype(np.float64)):
+        way = x - levels[c]
+        nodes, weights = np.polynomial.legendre.leggauss(steps[c])
+        places = [levels[c] + (1 + node) / 2 * way for node in nodes]
+        gradients = [signal_at(net, place, np.abs(x) + np.abs(place), c) for place in places]
+        sigma = 0.1 * np.ptp(x)
+        noisy = [x + sigma * sample[c] for sample in noise]
+        signals = [signal_at(net, copy, np.abs(x) + np.abs(copy), c, guided=True) for copy in noisy]
+        answers = (
+            times(x, signal_at(net, x, np.zeros_like(x), c)),
+            times(way, weighted(gradients, weights / 2)),
+            weighted(signals, [0.5, 0.5]),
+        )
+        assume(all(map(meaningful, answers)))
+        expected.append(answers)
+    signatures = signatures_of(
+        KerasTwin().model(net),
+        net.input_shape,
+        methods=("gradient_x_input", "integrated_gradients", "smooth(guided)"),
+        batch_sizes=(2,),
+        **options,
+    )
+    classes = {"class_index": [0, 1]}
+    noisy_copies = {"num_samples": 2, "noise_level": 0.1, "seed": [5, 6]}
+    products = signatures("explain_gradient_x_input", images, **classes)["attributions"]
+    way = signatures("explain_integrated_gradients", images, **classes, num_steps=steps, baseline=levels)
+    means = signatures("explain_smooth_guided", images, **classes, **noisy_copies)["gradients"]
+    for got, wanted in zip((products, way["attributions"], means), zip(*expected, strict=True), strict=True):
+        for c in (0, 1):
+            within(got[c], wanted[c])
+
+
+def check_cams(net: Net, seed: int, **options: object) -> None:
+    """Hold the cams of the last feature layer against the original's features and the tape behind them."""
+    model = KerasTwin().model(net)
+    graph = with_feature_layer(trace(source_of(lambda x: model(x, training=False), net.input_shape)), "net")
+    assume(graph.features is not None)
+    named = [layer for layer in model.layers if layer.name == graph.features.name]
+    assume(len(named) == 1 and len(named[0]._inbound_nodes) == 1)
+    features = named[0].output
+    x = np.random.default_rng(seed).normal(size=(2, *net.input_shape)).astype(np.float32)
+    values = keras.Model(model.inputs[0], features)(x)
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        scores = keras.Model(features, model.outputs[0])(values)
+        score = tf.gather(scores, [0, 1], batch_dims=1)
+    gradients = tape.gradient(score, values).numpy().astype(np.float64)
+    values = values.numpy().astype(np.float64)
+    expected = {
+        "grad_cam": (gradients.mean((1, 2), keepdims=True) * values).sum(-1),
+        "hires_cam": (gradients * values).sum(-1),
+        "layer_cam": (np.maximum(gradients, 0) * values).sum(-1),
+    }
+    built = Signatures(graph, methods=tuple(expected), batch_sizes=(2,), **options)
+    for name, wanted in expected.items():
+        got = built(f"explain_{name}", x, class_index=[0, 1])
+        size = np.linalg.norm(gradients) * np.linalg.norm(values)
+        assert np.linalg.norm(got["cam"] - wanted) <= 1e-4 * size, name
+
+
+def signal_at(net: Net, x: np.ndarray, size: np.ndarray, c: int, *, guided: bool = False) -> Value:
+    """What reaches a place that float32 computes with numbers of the given size, from class c."""
+    trace = Trace()
+    scores, back = net.chain.forward(Value(x, 8 * U * size), trace)
+    assume(not trace.ambiguous)
+    first, last = (net.signal(back, scores, c, Mode(guided, last)) for last in (False, True))
+    assume(np.all(np.abs(first.value - last.value) <= first.error))
+    return first
+
+
+def weighted(values: list[Value], weights: Sequence[float]) -> Value:
+    """Their sum with weights: each product rounds, as do the weight and the sum."""
+    total = sum(weight * part.value for part, weight in zip(values, weights, strict=True))
+    sizes = sum(weight * np.abs(part.value) for part, weight in zip(values, weights, strict=True))
+    errors = sum(weight * part.error for part, weight in zip(values, weights, strict=True))
+    return Value(total, errors + gamma(len(values) + 8) * (sizes + errors))
+
+
+def times(factor: np.ndarray, value: Value) -> Value:
+    """A product with what is itself a difference of two float32 numbers."""
+    product = factor * value.value
+    error = np.abs(factor) * value.error
+    return Value(product, error + gamma(8) * (np.abs(product) + error + np.abs(value.value)))
+
+
 def meaningful(expected: Value) -> bool:
     """Whether the bound is at most 1 % of the map, so that a wrong mask cannot hide in it.
 
@@ -373,6 +476,38 @@ def test_signatures_of_many_random_architectures_equal_the_passes_written_out(
     signatures_of, net, seed, options
 ):
     check(net, signatures_of, seed, **options)
+
+
+@settings(max_examples=4, **_SETTINGS)
+@given(net=nets(), seed=st.integers(0, 2**32 - 1), options=_OPTIONS)
+def test_cams_of_a_few_random_architectures_equal_those_of_the_originals_features(net, seed, options):
+    check_cams(net, seed, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@settings(max_examples=200, **_SETTINGS)
+@given(net=nets(), seed=st.integers(0, 2**32 - 1), options=_OPTIONS)
+def test_cams_of_many_random_architectures_equal_those_of_the_originals_features(net, seed, options):
+    check_cams(net, seed, **options)
+
+
+@settings(max_examples=1, **_SETTINGS)
+@given(net=nets(), seed=st.integers(0, 2**32 - 1), options=_OPTIONS)
+def test_paths_and_noisy_copies_of_a_few_random_architectures_equal_the_passes_written_out(
+    signatures_of, net, seed, options
+):
+    check_paths(net, signatures_of, seed, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@settings(max_examples=100, **_SETTINGS)
+@given(net=nets(), seed=st.integers(0, 2**32 - 1), options=_OPTIONS)
+def test_paths_and_noisy_copies_of_many_random_architectures_equal_the_passes_written_out(
+    signatures_of, net, seed, options
+):
+    check_paths(net, signatures_of, seed, **options)
 
 
 @pytest.mark.slow

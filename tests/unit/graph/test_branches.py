@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from callables import source_of
+from exports import THREE
 
 from saliency_exporter.contract.build import build_signatures
 from saliency_exporter.contract.settings import Settings
 from saliency_exporter.graph.activations.find import find_activations
 from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
+from saliency_exporter.methods.registry import find_methods
 from saliency_exporter.sources.load import load_source
 from saliency_exporter.sources.preprocessing import builtin
 
@@ -51,7 +53,10 @@ def test_a_training_switch_of_tensorflow_1_leaves_one_form(fed: bool, tmp_path: 
     assert {"Switch", "Merge", "Sin"}.isdisjoint(node.op for node in graph.nodes)
     assert find_activations(graph).count() == {"relu": 1}
     signatures = build_signatures(
-        Forward(graph), builtin("none"), Settings(batch_sizes=(4,), compile="none"), "old"
+        Forward(graph),
+        builtin("none"),
+        Settings(methods=find_methods(THREE), batch_sizes=(4,), compile="none"),
+        "old",
     )
     got = signatures["explain_gradients"](tf.constant(X), tf.constant([2, 0, 1]))
     np.testing.assert_allclose(got["gradients"], KERNEL.T[[2, 0, 1]] * (X > 0), rtol=1e-6)

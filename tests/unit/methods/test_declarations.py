@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -60,20 +61,58 @@ def test_every_method_says_what_it_is_where_it_is_from_and_what_its_inputs_are()
         assert all(output.help for output in method.outputs)
 
 
+@pytest.mark.parametrize("sizes", [(5, 4), (9,), (3, 4, 5)], ids=["picture", "series", "volume"])
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_saliency_in_numpy_is_that_in_tensorflow(kind) -> None:
-    map_ = tf.random.stateless_normal((2, 5, 4, 7), (1, 2))
-    assert kind.expected(map_.numpy()) == pytest.approx(kind.saliency(map_).numpy(), abs=1e-6)
+def test_saliency_in_numpy_is_that_in_tensorflow(kind, sizes: tuple[int, ...]) -> None:
+    cells = tuple(max(1, size // 2) for size in sizes)
+    shape = {"images": (2, *sizes, 7), "cells": (2, *cells), "pixels": (2, *sizes)}[kind.like]
+    map_ = tf.random.stateless_normal(shape, (1, 2))
+    got = kind.saliency(map_, sizes).numpy()
+    assert got.shape == (2, *sizes)
+    assert kind.expected(map_.numpy(), sizes) == pytest.approx(got, abs=1e-6)
 
 
-def test_the_client_knows_every_kind_of_map() -> None:
-    assert tuple(kind.output for kind in KINDS.values()) == SIGNED_MAPS
+@pytest.mark.parametrize("kind", [k for k in KINDS.values() if k.like == "images"], ids=lambda k: k.name)
+def test_a_map_without_channels_is_like_one_with_a_single_channel(kind) -> None:
+    map_ = tf.random.stateless_normal((2, 5, 4), (1, 2))
+    one = kind.saliency(map_[..., None], (5, 4)).numpy()
+    assert kind.saliency(map_, (5, 4)).numpy() == pytest.approx(one)
+    assert kind.expected(map_.numpy(), (5, 4)) == pytest.approx(np.abs(map_.numpy()))
+
+
+def test_the_client_knows_every_kind_of_map_that_is_like_the_images() -> None:
+    assert tuple(kind.output for kind in KINDS.values() if kind.like == "images") == SIGNED_MAPS
 
 
 def test_no_parameter_can_be_named_like_an_argument_of_the_clients_calls() -> None:
     for call in (SaliencyClient.explain, SaliencyClient.explain_many):
         named = [p for p in inspect.signature(call).parameters.values() if p.kind is not p.VAR_KEYWORD]
         assert {p.name for p in named} - {"self"} <= set(CALL_ARGUMENTS)
+
+
+def test_all_is_every_method_and_what_is_asked_for_twice_comes_once() -> None:
+    names = [method.name for method in registry.find_methods([registry.ALL])]
+    assert names == list(registry.method_names())
+    assert len(registry.find_methods(["guided", " guided "])) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "message", "hint"),
+    [
+        ("guided(smooth)", "guided is not made of another method", "take another are"),
+        ("gradients(patch=3)", "gradients has no option patch", "write gradients without one"),
+        ("smooth(no_such)", "there is no method 'no_such'", "the methods are"),
+        ("smooth(guided", "'smooth(guided' is no method", "smooth(guided)"),
+        ("smooth()", "is no method", "a method is a name"),
+        ("grad-cam", "is no method", "a method is a name"),
+        ("", "is no method", "a method is a name"),
+    ],
+)
+def test_what_is_no_method_is_refused_with_what_is(asked: str, message: str, hint: str) -> None:
+    with pytest.raises(ExportError) as error:
+        registry.find_methods([asked])
+    assert message in str(error.value)
+    assert hint in error.value.hint
 
 
 def test_methods_come_in_their_order_and_an_unknown_one_is_told_with_those_that_exist() -> None:
