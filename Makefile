@@ -105,6 +105,9 @@ $(PEERS)/.installed: tests/benchmarks/peers/requirements.txt
 	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	@touch $@
 
+bench-methods: $(VENV)/.installed-bench $(PEERS)/.installed ## What each method costs beside a prediction, and beside other libraries
+	@$(BIN)/python tests/benchmarks/methods.py --peers-python $(PEERS)/bin/python --page $(ARGS)
+
 bench-parts: $(VENV)/.installed-bench ## Measure the command line, loading, the client's codec, the lowerings
 	@$(BIN)/python tests/benchmarks/run.py --record
 	@$(BIN)/python tests/benchmarks/client_codec.py --record

@@ -126,12 +126,22 @@ def prepare(model: str, scratch: Path) -> dict[str, Any]:
 
 
 def export(
-    model: str, scratch: Path, to: str, batch_sizes: Sequence[int], compile_: str, preprocessing: str
+    model: str,
+    scratch: Path,
+    to: str,
+    batch_sizes: Sequence[int],
+    compile_: str,
+    preprocessing: str,
+    methods: Sequence[str] = METHODS,
 ) -> dict[str, Any]:
-    """Export as users do, but for verification: the peers' maps are what ours are held against here."""
+    """Export as users do, but for verification: the peers' maps are what ours are held against here.
+
+    No methods are the default ones.
+    """
     source = [LITE0] if model == LITE0 else [scratch / "model.keras", "--preprocessing", preprocessing]
     sizes = ",".join(map(str, batch_sizes))
     command = [BIN / "saliency-exporter", "export", *source, scratch / to, "--batch-sizes", sizes]
+    command += ["--methods", ",".join(methods)] if methods else []
     start = time.perf_counter()
     subprocess.run(
         [*command, "--target", "cpu", "--compile", compile_, "--no-verify"],
@@ -346,7 +356,7 @@ def default_batch_sizes(
     result: dict[str, Any] = {"load_seconds": {}, "throughput_ms": {}}
     for mode in dict.fromkeys(("xla", arguments.compile)):
         say(arguments.model, f"default batch sizes, {mode}")
-        export(LITE0, scratch, f"defaults-{mode}", (1, 2, 4, 8, 16), mode, "")
+        export(LITE0, scratch, f"defaults-{mode}", (1, 2, 4, 8, 16), mode, "", methods=())
         for state in ("empty", "full"):
             start = time.perf_counter()
             cache = scratch / f"cache-{mode}"

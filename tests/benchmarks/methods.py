@@ -20,6 +20,9 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
@@ -58,7 +61,12 @@ def main() -> None:
     parser.add_argument("--models", default=f"{LITE0},MobileNetV2", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--peers-python", default=".venv-peers/bin/python")
-    parser.add_argument("--rise", default=LITE0, help="the model that rise is measured on; none for no model")
+    parser.add_argument(
+        "--rise",
+        default=LITE0,
+        help="the model of which rise, memory and loading are measured; none for none",
+    )
+    parser.add_argument("--loading", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--page", action="store_true", help="write a page in tests/benchmarks/results")
     arguments = parser.parse_args()
     kernels, rows = "", []
@@ -96,12 +104,15 @@ def measure(model: str, scratch: Path, arguments: argparse.Namespace) -> tuple[s
             shape = tuple(facts["shape"])
             rows += [[model, *line] for line in cams(client, shape, peers, model, arguments.rounds)]
             rows += [[model, *line] for line in steps(client, shape, peers, model, arguments.rounds)]
-            rows += [[model, *line] for line in memory(client, shape, server.process.pid, model)]
+            rows += [[model, *line] for line in differences(client, shape, peers, scratch)]
             if model == arguments.rise:
+                rows += [[model, *line] for line in memory(client, shape, server.process.pid, model)]
                 rows += [[model, *line] for line in masks(client, shape, model)]
     finally:
         peers.stop()
         server.stop()
+    if model == arguments.rise and arguments.loading:
+        rows.append([model, *loading(source, scratch, model)])
     return manifest["kernels"], rows
 
 
@@ -174,6 +185,41 @@ def memory(client: SaliencyClient, shape: tuple[int, ...], pid: int, model: str)
         value = peaks[1000] / peaks[10]
         lines.append([f"memory of {method}, 1000 to 10", "peak", f"{value:.3f}", "1.05", _held(value, 1.05)])
     return lines
+
+
+def differences(
+    client: SaliencyClient, shape: tuple[int, ...], peers: PeerProcess, scratch: Path
+) -> list[list[str]]:
+    """Relative L2 distance of each peer's Grad-CAM from ours; they enlarge it each in its own way."""
+    ours = client.explain(random_images(shape, 1), method="grad_cam", class_index=CLASS_INDEX).saliency
+    lines = []
+    for peer in PEERS:
+        path = scratch / "map.npy"
+        try:
+            peers.ask(peer, "grad_cam", 1, save=str(path))
+        except PeerRefusedError:
+            continue
+        theirs = np.load(path).reshape(ours.shape)
+        value = np.linalg.norm(theirs - ours) / max(np.linalg.norm(theirs), np.finfo(np.float32).tiny)
+        lines.append([f"grad_cam: distance from {peer}", "L2, relative", f"{value:.2g}", "", ""])
+    return lines
+
+
+def loading(source: list[Any], scratch: Path, model: str) -> list[str]:
+    """From a server's start to AVAILABLE, with the default methods and batch sizes, all compiled."""
+    say(model, "load, default methods, compiled by XLA")
+    command = [BIN / "saliency-exporter", "export", *source, scratch / "compiled", "--target", "cpu"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([*command, "--no-verify"], check=True, **quiet)
+    start = time.perf_counter()
+    server = ServerProcess(f"m={scratch / 'compiled'}")
+    try:
+        server.wait_for("listening on", LOAD_SECONDS)
+        seconds = time.perf_counter() - start
+    finally:
+        server.stop()
+    where = "default methods and batch sizes, XLA, nothing compiled before"
+    return ["load to AVAILABLE, s", where, f"{seconds:.1f}", "60", _held(seconds, 60)]
 
 
 def of_peers(peers: PeerProcess, method: str, batch: int) -> dict[str, Callable[[int], float]]:

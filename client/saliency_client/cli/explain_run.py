@@ -349,7 +349,7 @@ def _finish(
                 names_method=several,
             )
             printer.result(record, line.render, () if number else paths)
-    for note in dict.fromkeys(note for result in results for note in result.records[0]["notes"]):
+    for note in dict.fromkeys(n for result in results for record in result.records for n in record["notes"]):
         printer.note(f"note: {job.input.shown}: {note}")
 
 

@@ -129,6 +129,18 @@ class _Ask:
     baselines: tuple[float, ...]
 
 
+def _about_the_map(explanation: Explanation) -> list[str]:
+    """What to know of a map that shows nothing."""
+    if np.any(explanation.saliency):
+        return []
+    cam = (
+        ": no place of its cam is positive, so none speaks for the class"
+        if "cam" in explanation.outputs
+        else ""
+    )
+    return [f"the map of {explanation.method} is zero everywhere{cam}"]
+
+
 @dataclass
 class Explainer:
     """Explains images, some at a time, from several threads; making it checks the options by the model."""
@@ -162,7 +174,7 @@ class Explainer:
                     raise UsageError(
                         f"method {signature.method} gives no signed map, which {shown}; it gives "
                         f"{', '.join(signature.outputs)}",
-                        hint="choose another --style, or another --method",
+                        hint="choose another --style, such as overlay or heatmap, or another --method",
                     )
         self._class_index = self._given_class()
         for signature in self.signatures:
@@ -299,9 +311,9 @@ class Explainer:
                 "status": "ok",
                 **answer.facts,
                 "milliseconds": round(milliseconds, 3),
-                "notes": list(want.photo.notes),
+                "notes": [*want.photo.notes, *_about_the_map(explanation)],
             }
-            for answer, (_, milliseconds) in zip(answers, answered, strict=True)
+            for answer, (explanation, milliseconds) in zip(answers, answered, strict=True)
         )
         return Result(records, contents)
 

@@ -141,8 +141,8 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
     type=METHODS,
     section="Methods",
     help=f"The explanation methods to export, of {', '.join(method_names())}; smooth(NAME) smooths another "
-    f"one; {ALL} is every method that is defined for the model.  [default: {','.join(DEFAULT)}, as far as "
-    "they are defined]",
+    f"one, occlusion(patch=32) and rise(grid=10) choose sizes; {ALL} is every method that is defined for the "
+    f"model.  [default: {','.join(DEFAULT)}, as far as they are defined]",
 )
 @option(
     "--cam-layer",

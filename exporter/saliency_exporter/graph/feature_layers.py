@@ -61,8 +61,8 @@ def without_feature_layer(model: str) -> ExportError:
     return ExportError(
         f"{model} has no feature layer: no tensor that all of its score passes through has a height and a "
         "width, or tokens that lie in a grid, behind a layer with weights",
-        hint="if only a branch of it has one, name a layer of that: --cam-layer NAME; else export other "
-        "methods",
+        hint="if only a branch of it has one, name a layer of that: --cam-layer NAME; else --methods all "
+        "makes the methods that are defined",
     )
 
 

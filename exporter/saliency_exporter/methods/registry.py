@@ -88,8 +88,19 @@ def checked_expressions(texts: Iterable[str]) -> list[Expression]:
     Raises:
         ExportError: one is not understood, or there is no such method.
     """
-    expressions = [parse(text) for text in texts]
     known = method_names()
+    expressions = []
+    for text in texts:
+        near = difflib.get_close_matches(text.strip().lower().replace("-", "_"), known, n=1)
+        try:
+            expressions.append(parse(text))
+        except ExportError as error:
+            if not near or "(" in text:
+                raise
+            raise ExportError(
+                f"there is no method {text!r}; did you mean {near[0]}?",
+                hint=f"the methods are {', '.join(known)}",
+            ) from error
     stack = list(expressions)
     while stack:
         expression = stack.pop()

@@ -160,7 +160,7 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
     graph = with_feature_layer(graph, job.source.name, job.cam_layer)
     kept = job.source.kept
     predictions = predictions_signature(kept.signatures if kept else ())
-    progress("holding the gradient against the model's own")
+    progress("comparing the gradient with the model's own")
     as_traced = Forward(graph, own_variables=kept is not None)
     rounding = describe_rounding(graph)
     held = as_traced
@@ -173,6 +173,8 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
     with unchanged(state):
         agreement, no_gradient = _held_to_model(job, held, graph, tolerances(rounding))
     job, left_out = _with_defined_methods(job, graph, no_gradient)
+    if job.cam_layer is not None and not any(method.needs_features for method in job.settings.methods):
+        left_out.append(f"--cam-layer {job.cam_layer} changes nothing: no exported method looks at it")
     progress(f"building signatures: {', '.join([predictions, *(m.name for m in job.settings.methods)])}")
     # A folded weight is another one: where the model's own functions stay, all weights stay, and once.
     forward = as_traced if kept else Forward(_folded(graph, job.settings))

@@ -281,3 +281,10 @@ def test_a_map_that_is_not_finite_has_no_regions(
     assert "error: regions cannot be ranked: the attributions hold values that are NaN or infinite" in run.err
     assert "hint: --format npz without --regions keeps the raw values" in run.err
     assert cli("explain", photo, "-M", "shares", "--class", "2", "-f", "npz").code == 0
+
+
+def test_a_map_that_shows_nothing_is_said(cli: Cli, photo: Path, server: ScriptedServer) -> None:
+    server.model.weights[:] = 0
+    run = cli("explain", photo, "--json")
+    assert run.record["notes"] == ["the map of gradients is zero everywhere"]
+    assert "cat.png: the map of gradients is zero everywhere" in run.err

@@ -104,7 +104,7 @@ def test_all_is_every_method_and_what_is_asked_for_twice_comes_once() -> None:
         ("smooth(no_such)", "there is no method 'no_such'", "the methods are"),
         ("smooth(guided", "'smooth(guided' is no method", "smooth(guided)"),
         ("smooth()", "is no method", "a method is a name"),
-        ("grad-cam", "is no method", "a method is a name"),
+        ("grad-cam", "there is no method 'grad-cam'; did you mean grad_cam?", "the methods are"),
         ("", "is no method", "a method is a name"),
     ],
 )
