@@ -279,6 +279,11 @@ def test_ctrl_c_is_130_and_leaves_no_half_of_a_file(
     assert {path.name for path in (cli.folder / "maps").iterdir()} <= {"photo-0-gradients.png"}
 
 
+def handed_over(photo: Path, pipe: Path) -> None:
+    with suppress(BrokenPipeError):
+        pipe.write_bytes(photo.read_bytes())
+
+
 @pytest.mark.parametrize("mode", [[], ["--json"], ["-q"]])
 def test_a_reader_that_leaves_early_ends_the_command_quietly(
     cli: Cli, photo: Path, environment: dict[str, str], program: list[str], mode: list[str]
@@ -296,7 +301,8 @@ def test_a_reader_that_leaves_early_ends_the_command_quietly(
     )
     process.stdout.readline()
     process.stdout.close()
-    last.write_bytes(photo.read_bytes())
+    # The command may notice before it opens this, or while it reads: neither may hold up the test.
+    threading.Thread(target=handed_over, args=(photo, last), daemon=True).start()
     err = process.stderr.read().decode()
     process.stderr.close()
     assert process.wait(SECONDS) == 1
