@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -64,8 +64,8 @@ _OTHER_KINDS = (
     (rb".{4}ftyp", "a video", "save one frame of it as JPEG or PNG"),
     (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", "an archive", "unpack it"),
 )
-# Decoders that hold copies of their own take several times the memory of others.
-_COPIES = {"WEBP": 2, "JPEG2000": 3}
+# The most that reading takes of memory, in bytes for each pixel: three times its size as RGB.
+_MOST_BYTES = 9
 
 Again = Callable[[str], Image.Image]
 """Decodes the file once more, its samples unpacked by another of Pillow's raw modes."""
@@ -245,6 +245,8 @@ def _of_other_libraries(stream: BinaryIO, name: str) -> Image.Image | None:
     if not head:
         raise ImageError(f"{name} is empty")
     brands = _brands(head)
+    if brands & _AVIF_BRANDS and "AVIF" in Image.OPEN:
+        raise ImageError(f"{name} cannot be decoded: it is an AVIF picture, and not whole", hint=_FETCH)
     if brands & _AVIF_BRANDS:
         raise ImageError(
             f"{name} is an AVIF picture, which this Pillow does not read",
@@ -288,7 +290,8 @@ def _read_tiff(
         raise ImageError(f"{name} cannot be decoded: its TIFF directory is damaged", hint=_FETCH)
     width, height = file.size
     _check_pixels(file.size, name, max_pixels)
-    held.enter_context(ROOM.hold(width * height))
+    # The samples, a chunk of them, and the picture that is made of them.
+    held.enter_context(_room(width * height, 2 * file.bands * file.dtype.itemsize + 4))
     samples, tags = file.samples(), file.tags
     notes = [] if known is None else _notes_of_frames(known)
     alpha = _declared.alpha_of_tiff(tags, file.bands)
@@ -349,10 +352,12 @@ def _read(
     else:
         halvings = 0
     pixels = (picture.width >> halvings) * (picture.height >> halvings)
-    held.enter_context(ROOM.hold(pixels * _COPIES.get(picture.format or "", 1)))
+    held.enter_context(_room(pixels, _bytes_of_decoder(picture)))
     notes = _notes_of_frames(picture)
     _declared.mend_tiff(picture)
     raw = _declared.raw_mode(picture)
+    if picture.format == "PPM" and raw == "RGB;16B":
+        _declared.with_raw_mode(picture, raw)  # the upper bits, without the copies of Pillow's own decoder
     if picture.format == "JPEG2000" and stream is not None and not _is_deep(picture.mode):
         raw = _declared.UPPER_BITS_ONLY if max(_declared.jpeg2000_bits(stream), default=8) > 8 else raw
     notes += _declared.notes_of_bands(picture)
@@ -395,6 +400,31 @@ def _read(
     del picture
     turn = _TURNS.get(orientation)
     return shown if turn is None else shown.transpose(turn), (*notes, *more)
+
+
+def _room(pixels: int, bytes_of_pixel: int) -> AbstractContextManager[None]:
+    """Room for a picture; one whose reading takes more than the usual is counted as a larger one."""
+    return ROOM.hold(-(-pixels * max(bytes_of_pixel, _MOST_BYTES) // _MOST_BYTES))
+
+
+def _bytes_of_decoder(picture: Image.Image) -> int:
+    """The memory in bytes for each pixel that a decoder takes together with Pillow's picture, at its peak.
+
+    What is held beside the picture's own 4 bytes: by WebP's decoder two canvases of RGBA until it has given a
+    third; by JPEG 2000's all samples as 32 bits and once more as they are stored; by JPEG's, of a progressive
+    file, all coefficients, 2 bytes each; by AVIF's the planes and two copies; by Pillow's decoder of a PPM of
+    an unusual largest value, two copies.
+    """
+    bands = len(picture.getbands())
+    if picture.format == "WEBP":
+        return 13
+    if picture.format == "JPEG2000":
+        return 6 * bands + 4
+    if picture.format in ("JPEG", "MPO") and "progressive" in picture.info:
+        return 2 * bands + 4
+    if picture.format == "AVIF":
+        return 3 * bands
+    return 10 if picture.format == "PPM" else 0
 
 
 def _leave_out_detail(picture: Any, size: tuple[int, int]) -> int:
@@ -459,7 +489,10 @@ def _shown(
         declared = declared or _declared.gray_samples(picture, raw, None)
         return _shown_gray(picture, declared, profile, name, significant)
     if raw == "LA;16B" and picture.mode == "RGBA":
-        picture = Image.merge("LA", (picture.getchannel("R"), picture.getchannel("A")))
+        gray, alpha = picture.getchannel("R"), picture.getchannel("A")
+        _give_up_pixels(picture)
+        picture = Image.merge("LA", (gray, alpha))
+        del gray, alpha
     picture, notes = _whole_range(picture, raw, again, significant)
     if picture.mode in ("1", "L", "LA", "La"):
         picture, more = _with_gray_profile(picture, profile)
@@ -547,14 +580,15 @@ def _whole_range(
     colors = 1 if picture.mode == "LA" else 3
     if ";16" not in raw or picture.mode not in ("LA", "RGB", "RGBA"):
         return picture, []
-    brightest = max(high for _, high in _extrema(picture)[:colors])
-    if brightest >= _DARK and key is None:
+    width, height = picture.size
+    rows = list(bands_of_rows(height, width))
+    parts = (np.asarray(picture.crop((0, band.start, width, band.stop)))[..., :colors] for band in rows)
+    if extent(parts).high >= _DARK and key is None:
         return picture, []
     if again is None or raw == _declared.UPPER_BITS_ONLY or "a" in raw:
         return picture, ["its values use less than a quarter of 16 bits; it is shown as dark as it says"]
-    samples = _samples_of_16_bits(raw, again)
-    width, height = picture.size
-    rows = list(bands_of_rows(height, width))
+    # Large pictures: no more than two are held at a time, and the result takes the place of one of them.
+    samples, shown = _samples_of_16_bits(picture, raw, again)
     declared = Declared(16, "u")
     if significant is not None:
         parts = (samples(band)[..., :colors] for band in rows)
@@ -564,7 +598,8 @@ def _whole_range(
     if picture.mode in ("LA", "RGBA"):
         most = extent(samples(band)[..., -1] for band in rows).high
         opaque = scale if most <= scale.white else Scale(0, 65535)
-    shown = Image.new(picture.mode if key is None else "RGBA", picture.size)
+    if key is not None:
+        shown.putalpha(255)
     for band in rows:
         part = samples(band)
         levels = scale.bytes(part)
@@ -574,20 +609,25 @@ def _whole_range(
             levels[..., -1] = opaque.bytes(part[..., -1])
         shown.paste(Image.fromarray(levels), (0, band.start))
     shown.info = {what: value for what, value in picture.info.items() if what != "transparency"}
+    _give_up_pixels(picture)
     return shown, list(scale.notes)
 
 
-def _samples_of_16_bits(raw: str, again: Again) -> Callable[[slice], npt.NDArray[Any]]:
-    """The samples of bands of rows, uint16 [h, w, C].
+def _samples_of_16_bits(
+    picture: Image.Image, raw: str, again: Again
+) -> tuple[Callable[[slice], npt.NDArray[Any]], Image.Image]:
+    """The samples of bands of rows, uint16 [h, w, C]; and a picture to write over, band by band.
 
-    The file is decoded twice, its upper bytes by one of Pillow's raw modes and its lower ones by that of the
-    other byte order.
+    Pillow has decoded the upper bytes. The file is decoded once more for the lower ones, by the raw mode of
+    the other byte order.
     """
 
     def bytes_of(whole: Image.Image, band: slice) -> npt.NDArray[Any]:
         return np.asarray(whole.crop((0, band.start, whole.width, band.stop)), np.uint16)
 
     if raw == "LA;16B":
+        size = picture.size
+        _give_up_pixels(picture)
         both = again("RGBA")
 
         def from_both(band: slice) -> npt.NDArray[Any]:
@@ -595,16 +635,17 @@ def _samples_of_16_bits(raw: str, again: Again) -> Callable[[slice], npt.NDArray
             joined: npt.NDArray[Any] = (part[..., ::2] << 8) | part[..., 1::2]
             return joined
 
-        return from_both
+        return from_both, Image.new("LA", size)
     kind, order = raw.split(";16")
     order = {"N": sys.byteorder[0].upper()}.get(order, order)
-    upper, lower = again(f"{kind};16{order}"), again(f"{kind};16{'L' if order == 'B' else 'B'}")
-    return lambda band: (bytes_of(upper, band) << 8) | bytes_of(lower, band)
+    lower = again(f"{kind};16{'L' if order == 'B' else 'B'}")
+    bands = len(lower.getbands())
+    return lambda band: (bytes_of(picture, band) << 8) | bytes_of(lower, band)[..., :bands], lower
 
 
-def _extrema(picture: Image.Image) -> list[tuple[float, float]]:
-    found: Any = picture.getextrema()
-    return list(found)
+def _give_up_pixels(picture: Image.Image) -> None:
+    """Free the memory of a picture that has been read to its end; callers still hold it, and its facts."""
+    picture.im = Image.new(picture.mode, (1, 1)).im
 
 
 def _significant(picture: Image.Image, stream: BinaryIO | None) -> int | None:

@@ -18,7 +18,7 @@ Samples = npt.NDArray[Any]
 
 # Of a declared depth, values that stay below this part of it are of a smaller depth: two bits fewer.
 _USED = 4
-_ROWS_OF_PIXELS = 2**17
+_ROWS_OF_PIXELS = 2**15
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,10 @@ class Scale:
         """Samples as 0 (black) to 1 (white); those without a value are black."""
         values = samples.astype(np.float64)
         absent = _absent(values, self.missing)
-        span = self.white - self.black
-        levels = np.clip((values - self.black) / span if span else np.zeros_like(values), 0, 1)
+        black, span = self.black, self.white - self.black
+        if math.isinf(span):  # the ends of float64 are farther apart than it can hold
+            values, black, span = values / 2, black / 2, self.white / 2 - black / 2
+        levels = np.clip((values - black) / span if span else np.zeros_like(values), 0, 1)
         if self.inverted:
             levels = 1 - levels
         levels[absent] = 0

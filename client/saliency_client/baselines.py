@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PARAMETER = "baseline"
 """The parameter of a method: a gray level in the images' own unit."""
-LEVELS: Mapping[str, float] = {"black": 0.0, "white": 255.0, "grey": 127.5, "gray": 127.5}
+LEVELS: Mapping[str, float] = {"black": 0.0, "white": 255.0, "gray": 127.5, "grey": 127.5}
 """Of images of uint8."""
 
 _COMPLETENESS, _BASELINE_SCORE, _SCORE = "completeness_error", "baseline_score", "score"
@@ -43,7 +43,7 @@ def explain(
         client: asks the server, once for each baseline.
         images: as for `SaliencyClient.explain`.
         baselines: gray levels in the images' own unit, the same for all images; or names for images of uint8:
-            "black" (0), "white" (255), "grey" (127.5).
+            "black" (0), "white" (255), "gray" (127.5).
         **arguments: of `SaliencyClient.explain`, such as `method`. With several baselines all outputs are
             asked for.
 

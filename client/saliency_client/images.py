@@ -108,8 +108,9 @@ def load_image(
     is converted without color management.
 
     Threads that read pictures wait for one another, so that together they decode no more pixels at a time
-    than one picture may have by default. Reading a picture takes up to three times its size as RGB, but
-    more for WebP, JPEG 2000 and progressive JPEG, whose decoders hold copies of their own.
+    than one picture may have by default. Reading a picture takes up to three times its decoded size: its
+    size as RGB, or that of its samples where these are more than 8 bits. Some decoders take more, such as
+    those of WebP, JPEG 2000 and progressive JPEG: their pictures count for more pixels, by as much.
 
     Args:
         source: a path, encoded bytes (bytes, bytearray, memoryview), an open binary file, a Pillow image, or

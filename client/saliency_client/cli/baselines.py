@@ -29,7 +29,7 @@ def listed(given: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in LEVELS and not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2})?", name):
             raise UsageError(
-                f"--baseline is {name!r}; it takes black, white, grey or a number",
+                f"--baseline is {name!r}; it takes black, white, gray or a number",
                 hint="as in --baseline black,white",
             )
     return tuple(dict.fromkeys(names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ ResultT = TypeVar("ResultT")
 _OF_SERVER = frozenset(
     {"UNAVAILABLE", "DEADLINE_EXCEEDED", "UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "UNIMPLEMENTED"}
 )
+_OF_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 _MOST_ALIKE = 3
 """Requests in a row that fail alike before a command gives up, and images that are told one by one."""
 
@@ -68,6 +70,11 @@ def is_of_server(error: Exception) -> bool:
     return getattr(getattr(error, "code", None), "name", None) in _OF_SERVER
 
 
+def is_of_disk(error: Exception) -> bool:
+    """Whether an error is about the disk that results go to: the next image would meet it too."""
+    return getattr(error.__cause__, "errno", None) in _OF_DISK
+
+
 def batch_exit_code(errors: Sequence[Exception], total: int) -> int:
     """0 without errors; the RPC's code if a single image was all there was; else 1."""
     if not errors:
@@ -77,7 +84,7 @@ def batch_exit_code(errors: Sequence[Exception], total: int) -> int:
 
 @dataclass
 class Failures:
-    """The images that failed, each told once; many that no server answered about, by one sentence.
+    """The images that failed, each told once; by one sentence many that met no server, or a full disk.
 
     Attributes:
         printer: to tell them.
@@ -94,7 +101,7 @@ class Failures:
     def add(self, one: Input, error: Exception) -> None:
         """Take in that an image failed."""
         self.errors.append(error)
-        if not is_of_server(error):
+        if not (is_of_server(error) or is_of_disk(error)):
             self.tell()
             tell_failure(one, error, self.printer, alone=self.alone)
             return

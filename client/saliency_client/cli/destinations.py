@@ -63,6 +63,8 @@ def destination(out: str | None, formats: Sequence[str], *, results: int) -> Des
     if out == STDOUT:
         _check_stdout(results, chosen)
         return Destination(chosen, stdout=True)
+    if not out:
+        raise UsageError("-o is empty", hint="a variable of the shell may be unset; -o . is this folder")
     path = Path(out)
     suffix = path.suffix.lower()
     if path.is_dir() or out.endswith((os.sep, "/")) or not suffix:

@@ -62,7 +62,7 @@ _CLASSES = {"--class": "class_name", "--class-index": "class_index", "--top": "t
     "baselines",
     multiple=True,
     metavar="LEVEL[,…]",
-    help="What a method with a baseline compares the image with: black, white, grey (127.5) or a number. "
+    help="What a method with a baseline compares the image with: black, white, gray (127.5) or a number. "
     "The map is the average over several.  [default: the model's; with --regions black,white]",
 )
 @_explanation(

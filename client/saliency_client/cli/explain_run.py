@@ -22,6 +22,7 @@ from saliency_client.cli.batch import (
     Failures,
     batch_exit_code,
     in_order,
+    is_of_disk,
     is_of_server,
     tell_left_out,
     without_missing,
@@ -299,6 +300,8 @@ def _work_off(
     code = _summarize(done, failures, waiting=waiting, total=total, seconds=seconds)
     if total > 1 and failures.errors and is_of_server(failures.errors[-1]):
         printer.note("note: the same command with --skip-existing goes on; --wait 60 waits for a server")
+    elif total > 1 and failures.errors and is_of_disk(failures.errors[-1]):
+        printer.note("note: when there is room, the same command with --skip-existing goes on")
     return code
 
 

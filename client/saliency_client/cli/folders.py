@@ -26,15 +26,16 @@ _OTHERS = (
 )
 _OTHER_SUFFIXES = frozenset(f".{name}" for name in _OTHERS.split())
 _MAGIC = (
-    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*"),
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"),
     *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
 )
-_BRANDS = (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypmif1")
+_BRANDS = (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
 
 OWN = "saliency-client made it; name it to explain it all the same"
 NO_FILE = "it is a named pipe, a socket or a device; `cat … | saliency-client … -` reads one"
 _SUBFOLDER = "it is a subfolder with pictures; --recursive enters subfolders"
 _ENTERED = "it leads to a folder that is read already"
+_OTHER_NAME = "it begins as a picture and is not named as one; name it to explain it"
 _OTHER_KIND = "pictures of this kind are not read; convert it to PNG, TIFF or JPEG"
 
 
@@ -133,7 +134,12 @@ def _is_wanted(path: Path, kind: int, left_out: LeftOut) -> bool:
         left_out.add(path, _OTHER_KIND)
         return False
     if suffix not in PICTURE_SUFFIXES and suffix != ARRAY_SUFFIX:
-        return not suffix and stat.S_ISREG(kind) and _starts_as_picture(path)
+        if not (stat.S_ISREG(kind) and _starts_as_picture(path)):
+            return False
+        if suffix:
+            # As cat.jpg~ and cat.jpg_original are, which are copies, and cat.jpg?width=600, which is none.
+            left_out.add(path, _OTHER_NAME)
+            return False
     # Opening a named pipe waits for somebody to write to it.
     if not stat.S_ISREG(kind):
         left_out.add(path, NO_FILE)
@@ -150,7 +156,10 @@ def _starts_as_picture(path: Path) -> bool:
             head = file.read(12)
     except OSError:
         return False
-    return head.startswith(_MAGIC) or head[4:] in _BRANDS or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
+    # Two letters may begin a text; behind those of a BMP file stand its size and zeros.
+    bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)
+    webp = head[:4] == b"RIFF" and head[8:] == b"WEBP"
+    return bitmap or webp or head.startswith(_MAGIC) or head[4:] in _BRANDS
 
 
 def _has_pictures(folder: Path) -> bool:

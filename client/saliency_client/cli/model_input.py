@@ -69,8 +69,8 @@ def model_input(signature: Signature, signatures: Mapping[str, Signature] | None
         CommandError: its input is not one image of a fixed size.
     """
     explaining = (signatures or {signature.name: signature}).values()
-    grey = any(one.method is not None and not one.has_channels for one in explaining)
-    axes = 3 if grey else 4
+    gray = any(one.method is not None and not one.has_channels for one in explaining)
+    axes = 3 if gray else 4
     spec = signature.inputs.get("images") or next(iter(signature.inputs.values()), None)
     shape = spec.shape if spec is not None else None
     if spec is None or shape is None or len(shape) != axes or None in shape[1:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from saliency_client.images import Box, Photo
 
 _JPEG_QUALITY = 92
+_NEAREST = 0  # Pillow's, without its import
+# Of float32, through a network; a caption shows fewer digits.
+_ROUNDING = 1e-3
+# Pixels of the long side: below the first, a picture is too small to see and is drawn up to the second.
+_SMALL_SIDE, _SEEN_SIDE = 50, 256
 # As small as with zlib's own 6 for these pictures, in half the time.
 _PNG_LEVEL = 4
 # Photos hold no repetitions but runs: looking for those alone takes half of that time, for 3 % more bytes.
@@ -138,13 +144,15 @@ def encode(
 def draw(answers: Sequence[Answer], photo: Photo, look: Look) -> Image.Image:
     """The picture of one image: of one method at the photo's size, of several side by side.
 
+    A photo that is too small to see is enlarged by a whole factor.
+
     Raises:
         CommandError: the map holds NaN or infinity.
     """
     first, *others = answers
     try:
         if not others and look.style != "panel":
-            return _picture(first, photo.picture, photo.box, look)
+            return _picture(first, *_large_enough(photo), look)
         title, subtitle = caption(common_facts(answers))
         if not others and not look.regions:
             options: dict[str, Any] = {"clip": look.clip, "colormap": look.colormap}
@@ -163,6 +171,18 @@ def draw(answers: Sequence[Answer], photo: Photo, look: Look) -> Image.Image:
         ) from error
 
 
+def _large_enough(photo: Photo) -> tuple[Image.Image, Box]:
+    """The photo, and its box, each pixel repeated where it has few."""
+    side = max(photo.picture.size)
+    if side >= _SMALL_SIDE:
+        return photo.picture, photo.box
+    factor = _SEEN_SIDE // side
+    left, top, right, bottom = (factor * side for side in photo.box)
+    width, height = photo.picture.size
+    enlarged = photo.picture.resize((factor * width, factor * height), _NEAREST)
+    return enlarged, (left, top, right, bottom)
+
+
 def common_facts(answers: Sequence[Answer]) -> Mapping[str, Any]:
     """The facts of one method; of several, those that all have in common, beside their names."""
     first, *others = answers
@@ -171,9 +191,16 @@ def common_facts(answers: Sequence[Answer]) -> Mapping[str, Any]:
     same = {
         name: value
         for name, value in first.facts.items()
-        if all(answer.facts.get(name) == value for answer in others)
+        if all(_is_same(value, answer.facts.get(name)) for answer in others)
     }
     return {**same, "method": ",".join(answer.method for answer in answers)}
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether facts of two methods are one; scores of two programs for the same image differ by rounding."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+    return bool(one == other)
 
 
 def caption(facts: Mapping[str, Any]) -> tuple[str, str]:

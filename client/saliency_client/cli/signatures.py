@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.options import connection_options, local_option, output_options
 from saliency_client.cli.printer import Printer
-from saliency_client.cli.sections import command
+from saliency_client.cli.sections import command, option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,11 +20,19 @@ if TYPE_CHECKING:
 @connection_options
 @local_option
 @output_options
-def signatures(connection: Connection, printer: Printer) -> None:
+@option(
+    "--long",
+    "in_full",
+    is_flag=True,
+    section="Output",
+    help="Print a line for each input and output, with its type.",
+)
+def signatures(connection: Connection, in_full: bool, printer: Printer) -> None:
     """Show what the model takes and returns: each signature's inputs, defaults and outputs.
 
     \b
     saliency-client signatures
+    saliency-client signatures --long
     saliency-client signatures --json | python3 -m json.tool
 
     \b
@@ -47,7 +55,7 @@ def signatures(connection: Connection, printer: Printer) -> None:
         "methods": methods,
         "signatures": {name: _record(signature) for name, signature in found.items()},
     }
-    printer.result(record, lambda: _table(found), list(found))
+    printer.result(record, lambda: _long(found) if in_full else _short(found), list(found))
 
 
 def _record(signature: Signature) -> dict[str, Any]:
@@ -82,7 +90,29 @@ def _shown(default: Any) -> str:
     return "" if default is None else str(default)
 
 
-def _table(found: Mapping[str, Signature]) -> Table:
+def _short(found: Mapping[str, Signature]) -> Table:
+    """Two lines for each signature: inputs with their default, or else their type; and names of outputs."""
+    from rich.table import Table
+
+    from saliency_client.cli.text import printable
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for style in ("bold", "dim", ""):
+        table.add_column(overflow="fold", style=style)
+    for name, signature in found.items():
+        # What has to be given comes first.
+        inputs = sorted(signature.inputs.items(), key=lambda one: one[0] in signature.defaults)
+        taken = [
+            f"{key}={_shown(_default(signature, key))}" if key in signature.defaults else f"{key} {spec}"
+            for key, spec in inputs
+        ]
+        table.add_row(printable(name), "in", printable(", ".join(taken)))
+        table.add_row("", "out", printable(", ".join(signature.outputs)))
+    return table
+
+
+def _long(found: Mapping[str, Signature]) -> Table:
+    """A line for each input and output."""
     from rich.table import Table
 
     from saliency_client.cli.text import printable

@@ -139,6 +139,10 @@ def test_signatures_tell_inputs_outputs_and_defaults(cli: Cli) -> None:
     shown = cli("signatures").out
     for words in ("explain_gradients", "uint8[?,20,20,3]", "relative_error", "0.15"):
         assert words in shown
+    assert len(shown.splitlines()) == 2 * len(record["signatures"])
+    in_full = cli("signatures", "--long").out
+    assert "float32[?,20,20,3]" in in_full
+    assert len(in_full.splitlines()) > 20
     assert cli("signatures", "-q").out.split() == [
         "class_labels",
         "explain_gradients",

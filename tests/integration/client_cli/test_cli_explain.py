@@ -471,6 +471,31 @@ def test_a_model_of_floats_refuses_photos_and_takes_arrays(
     np.save(cli.folder / "input.npy", array)
     record = cli("explain", "input.npy", "--json").record
     assert (record["class_index"], record["score"]) == (2, 16)
-    assert Image.open(cli.folder / "input-gradients.png").size == (SIZE, SIZE)
+    assert Image.open(cli.folder / "input-gradients.png").size == (12 * SIZE, 12 * SIZE)
     record = cli("explain", "-", "--json", stdin=(cli.folder / "input.npy").read_bytes()).record
     assert record["class_index"] == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "drawn"), [((32, 32), (256, 256)), ((28, 14), (252, 126)), ((50, 9), (50, 9))]
+)
+def test_a_picture_too_small_to_see_is_drawn_larger(
+    cli: Cli, size: tuple[int, int], drawn: tuple[int, int]
+) -> None:
+    Image.new("RGB", size, "blue").save(cli.folder / "small.png")
+    run = cli("explain", "small.png", "--format", "png", "--format", "npz", "-o", "maps/", "-q")
+    assert run.code == 0, run.err
+    with Image.open(cli.folder / "maps" / "small-gradients.png") as picture:
+        assert picture.size == drawn
+        # What the model did not see is pale: the map lies over the same part as before.
+        width, height = size
+        seen, pixels = min(size) * drawn[0] / width, np.asarray(picture.convert("L"), float)
+        assert pixels.std() > 0
+        if size == (28, 14):
+            assert np.ptp(pixels[:, : int((drawn[0] - seen) / 2)]) == 0
+    with np.load(cli.folder / "maps" / "small-gradients.npz") as arrays:
+        assert arrays["box"].tolist() == [
+            (width - min(size)) // 2,
+            (height - min(size)) // 2,
+            *((width + min(size)) // 2, (height + min(size)) // 2),
+        ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 from scripted_server import ScriptedServer
 
 from saliency_client._files import write_whole
+from saliency_client.cli import explain_run
 from saliency_client.cli.errors import describe
 
 
@@ -129,6 +131,8 @@ def test_urls_are_refused_with_the_next_step(cli: Cli, url: str, step: str) -> N
 def test_an_empty_name_is_a_usage_error(cli: Cli) -> None:
     run = cli("explain", "")
     assert (run.code, "an image's name is empty" in run.err) == (2, True)
+    run = cli("explain", "cat.png", "-o", "")
+    assert (run.code, "-o is empty" in run.err) == (2, True)
 
 
 def test_a_device_is_no_place_for_files(cli: Cli, photo: Path) -> None:
@@ -503,6 +507,23 @@ def test_a_batch_of_n_has_n_times_the_time(cli: Cli, server: ScriptedServer) -> 
     assert cli("explain", "in", "-o", "maps/", "--concurrency", 1, "--timeout", 0.3).code == 0
 
 
+def test_a_picture_of_another_name_is_counted_and_a_text_is_none(cli: Cli) -> None:
+    make_photos(cli.folder, "in/a.png")
+    picture = (cli.folder / "in" / "a.png").read_bytes()
+    for name in ("b.png~", "c.jpg_original", "photo.jpg?width=600"):
+        (cli.folder / "in" / name).write_bytes(picture)
+    Image.new("RGB", (30, 24), "teal").save(cli.folder / "in" / "bitmap", "BMP")
+    (cli.folder / "in" / "README").write_bytes(b"BMP and other files lie here")
+    (cli.folder / "in" / "notes.txt").write_bytes(b"BMP and other files lie here")
+    run = cli("explain", "in", "-o", "maps/")
+    assert run.code == 0, run.err
+    assert "note: left out 3, such as in/b.png~: it begins as a picture and is not named as one" in run.err
+    assert run.err.count("note:") == 1
+    assert maps(cli) == {"a-gradients.png", "bitmap-gradients.png"}
+    run = cli("explain", "in/photo.jpg?width=600", "-o", "named.png", "-q")  # as the note says
+    assert run.code == 0, run.err
+
+
 def refuse(code: grpc.StatusCode) -> object:
     def answer(request: object, context: grpc.ServicerContext) -> None:
         context.abort(code, "gone")
@@ -710,6 +731,35 @@ def test_a_full_disk_leaves_no_half_of_a_file(
     assert done.returncode == 1
     assert "error: maps/noise-gradients.png cannot be written: File too large" in done.stderr
     assert list((cli.folder / "maps").iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_is_full_ends_the_run_with_one_sentence(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    make_photos(cli.folder, *(f"in/{number:02}.png" for number in range(40)))
+    written = []
+
+    def write(path: Path, write: object, *, overwrite: bool) -> None:
+        written.append(path)
+        if len(written) > 8:
+            raise OSError(code, os.strerror(code))
+        write_whole(path, write, overwrite=overwrite)
+
+    monkeypatch.setattr(explain_run, "write_whole", write)
+    options = ["-o", "maps/", "--concurrency", 1, "--batch-size", 4]
+    run = cli("explain", "in", *options)
+    assert run.code == 1
+    assert run.err.count("error:") == 1
+    assert (
+        f"error: in/08.png and 11 others: maps/08-gradients.png cannot be written: {os.strerror(code)}"
+        in (run.err)
+    )
+    assert "8 explained, 12 failed, 20 not tried" in run.err
+    assert "--skip-existing goes on" in run.err
+    monkeypatch.undo()
+    run = cli("explain", "in", *options, "--skip-existing")
+    assert "32 explained, 8 skipped" in run.err
 
 
 def test_a_file_that_comes_while_one_is_written_is_not_lost(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_the_map_is_the_average_over_the_baselines_one_request_for_each(
         (["-M", "gradients", "--baseline", "black"], "explain_gradients takes no baseline", "of shares"),
         (
             ["-M", "shares", "--baseline", "pink"],
-            "--baseline is 'pink'; it takes black, white, grey or a",
+            "--baseline is 'pink'; it takes black, white, gray or a",
             "",
         ),
         (["-M", "shares", "--baseline", "nan"], "--baseline is 'nan'", ""),

@@ -648,3 +648,14 @@ def test_what_is_no_picture_here_is_called_what_it_is(start: bytes, kind: str) -
     with pytest.raises(ImageError, match=f"the image is {kind}") as caught:
         load_image(start + bytes(100), (4, 4))
     assert caught.value.hint
+
+
+@pytest.mark.skipif("AVIF" not in Image.SAVE, reason="this Pillow does not write AVIF")
+def test_an_avif_picture_that_is_cut_off_is_not_called_unreadable() -> None:
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(stream, "AVIF")
+    content = stream.getvalue()
+    with pytest.raises(ImageError, match="cannot be decoded: it is an AVIF picture, and not whole") as raised:
+        load_image(content[: len(content) * 7 // 10], (8, 8))
+    assert raised.value.hint == "the file is truncated or damaged; fetch it again"

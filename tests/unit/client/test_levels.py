@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from saliency_client._levels import Scale
 from saliency_client.images import ImageError, load_image
 
 # A bright block on a dark ground: 229.5 and 38.25 of 255.
@@ -281,3 +282,10 @@ def test_premultiplied_alpha_of_real_numbers_is_undone() -> None:
     photo = load_image(data, SCENE.shape, channels=4)
     assert np.abs(photo.array[..., 0] - 255 * SCENE).max() <= 2 or photo.notes
     assert np.abs(photo.array[..., 3] - 127.5).max() <= 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_ends_of_float64_are_black_and_white() -> None:
+    most = float(np.finfo(np.float64).max)
+
+    assert Scale(-most, most).bytes(np.array([-most, 0.0, most])).tolist() == [0, 128, 255]
