@@ -73,7 +73,12 @@ def feature_layers(graph: ForwardGraph) -> list[FeatureLayer]:
     lost in the last block, and the layer before it is the last.
     """
     around = _Around(graph)
-    found = {layer.name: layer for name in around.passages() if (layer := around.layer_at(name)) is not None}
+    found: dict[str, FeatureLayer] = {}
+    for name in around.passages():
+        if (layer := around.layer_at(name)) is not None:
+            # Where it is met last: sums between layers all have the name of the model that they are in.
+            found.pop(layer.name, None)
+            found[layer.name] = layer
     layers = list(found.values())
     if layers and layers[-1].first_token is not None:
         return _with_a_gradient(graph, layers)

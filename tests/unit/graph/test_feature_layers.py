@@ -123,6 +123,24 @@ def test_where_branches_meet() -> None:
     assert last(model) == ("sum", (16, 16), 4)
 
 
+def test_sums_between_layers_are_met_where_they_are_last() -> None:
+    # As in ConvNeXt: its residual sums are of no layer, and share the name of the model.
+    keras.utils.set_random_seed(1)
+    inputs = L.Input((SIDE, SIDE, 3))
+    x = L.Conv2D(4, 3, padding="same", name="first")(inputs)
+    x = x + L.Conv2D(4, 3, padding="same")(x)
+    x = L.Conv2D(6, 4, 4, name="down")(x)
+    features = x + L.Conv2D(6, 3, padding="same", activation="relu")(x)
+    model = keras.Model(inputs, keras.Sequential(head())(features))
+    graph = traced(model)
+    layer = feature_layers(graph)[-1]
+    images = np.random.default_rng(0).normal(size=(2, SIDE, SIDE, 3)).astype(np.float32)
+    forward = Forward(graph)
+    (found,) = tf.function(lambda x: forward.tensors(x, [layer.tensor]))(tf.constant(images))
+    expected = keras.Model(inputs, features)(images)
+    assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_squeezing_and_excitation_is_no_way_around() -> None:
     image = L.Input((SIDE, SIDE, 3))
     y = L.Conv2D(4, 3, activation="relu")(image)
