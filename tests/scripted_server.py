@@ -39,6 +39,10 @@ DEFAULTS = {
         "seed": np.int32(0),
     },
 }
+SAMPLED_DEFAULTS = {"first_sample": np.int32(0), "target_error": np.float32(0)}
+"""Of `explain_smooth`, beside those above, where `model.sampled`: an export that samples in slices."""
+WAVES = 18
+"""Of `explain_smooth` where `model.sampled`: sample i is 1 ± noise_level · WAVES times the gradient."""
 SHARES_DEFAULTS = {"class_index": np.int32(-1), "num_steps": np.int32(32), "baseline": np.float32(0)}
 """Of `explain_shares`, a method of attribution that no client has heard of; served where `model.shares`."""
 
@@ -61,6 +65,7 @@ class LinearModel:
     version: int = 1
     name: str = MODEL
     shares: bool = False
+    sampled: bool = False
     names: tuple[str, ...] = tuple(f"class {index}" for index in range(CLASSES))
     weights: np.ndarray = field(init=False)
 
@@ -75,6 +80,34 @@ class LinearModel:
         logits = self.scores(images)
         exponents = np.exp((logits - logits.max(axis=1, keepdims=True)) / 1000)
         return {"logits": logits, "probabilities": exponents / exponents.sum(axis=1, keepdims=True)}
+
+    def sample(self, outputs: dict[str, np.ndarray], inputs: dict[str, np.ndarray]) -> None:
+        """Sample by sample, as the contract says it: mean, variance, error, and when it is small enough."""
+        gradients = outputs["gradients"].astype(np.float64)
+        rows: dict[str, list[np.ndarray | float | int]] = {
+            name: [] for name in ("gradients", "variance", "relative_error", "standard_error", "samples_used")
+        }
+        for row, gradient in enumerate(gradients):
+            first, seed, bound = (int(inputs[name][row]) for name in ("first_sample", "seed", "num_samples"))
+            if bound < 1:
+                raise Fail(
+                    grpc.StatusCode.INVALID_ARGUMENT, f"num_samples is {bound}; it must be in [1, 1000]"
+                )
+            for n in range(1, bound + 1) if inputs["target_error"][row] > 0 else [bound]:
+                signs = (-1.0) ** (seed + first + np.arange(n))
+                factors = 1 + inputs["noise_level"][row] * WAVES * signs
+                with np.errstate(all="ignore"):
+                    spread = np.float64(((factors - factors.mean()) ** 2).sum()) / np.float64(n - 1)
+                    noise, power = spread / n * (gradient**2).sum(), (factors.mean() * gradient) ** 2
+                    error = np.sqrt(noise / np.maximum(power.sum() - noise, 0))
+                if n % 10 == 0 and error <= inputs["target_error"][row]:
+                    break
+            made = (factors.mean() * gradient, spread * gradient**2, error, np.sqrt(noise), n)
+            for values, one in zip(rows.values(), made, strict=True):
+                values.append(one)
+        for name, values in rows.items():
+            outputs[name] = np.array(values, np.int32 if name == "samples_used" else np.float32)
+        outputs["saliency"] = np.abs(outputs["gradients"]).max(axis=-1)
 
     def explain(self, images: np.ndarray, class_index: np.ndarray) -> dict[str, np.ndarray]:
         predictions = self.predict(images)
@@ -207,6 +240,9 @@ class ScriptedServer(
             outputs = self.model.explain(inputs["images"], inputs["class_index"])
         elif name == "explain_smooth":
             outputs = self.model.explain(inputs["images"], inputs["class_index"])
+            if self.model.sampled:
+                self.model.sample(outputs, inputs)
+                return self._response(request, name, outputs)
             outputs["variance"] = np.broadcast_to(
                 inputs["noise_level"][:, None, None, None], outputs["gradients"].shape
             )
@@ -230,6 +266,11 @@ class ScriptedServer(
             }
         else:
             raise Fail(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+        return self._response(request, name, outputs)
+
+    def _response(
+        self, request: predict_pb2.PredictRequest, name: str, outputs: dict[str, np.ndarray]
+    ) -> predict_pb2.PredictResponse:
         response = predict_pb2.PredictResponse()
         response.model_spec.name = self.model.name
         response.model_spec.version.value = self.model.version
@@ -342,9 +383,23 @@ def signature_defs(model: LinearModel) -> dict[str, meta_graph_pb2.SignatureDef]
                 "num_samples": ("int32", None),
                 "noise_level": ("float32", None),
                 "seed": ("int32", None),
+                **(
+                    {"first_sample": ("int32", None), "target_error": ("float32", None)}
+                    if model.sampled
+                    else {}
+                ),
             },
-            {**maps, "variance": maps["gradients"], "relative_error": ("float32", (-1,))},
-            DEFAULTS["explain_smooth"],
+            {
+                **maps,
+                "variance": maps["gradients"],
+                "relative_error": ("float32", (-1,)),
+                **(
+                    {"standard_error": ("float32", (-1,)), "samples_used": ("int32", (-1,))}
+                    if model.sampled
+                    else {}
+                ),
+            },
+            {**DEFAULTS["explain_smooth"], **(SAMPLED_DEFAULTS if model.sampled else {})},
         ),
     }
 

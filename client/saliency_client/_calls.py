@@ -57,6 +57,7 @@ from saliency_client._signatures import (
     parse_metadata,
     predictions_signature,
 )
+from saliency_client._slices import Slices
 from saliency_client._tensors import Array
 
 
@@ -190,6 +191,25 @@ class Calls:
             offered=answer.signature.outputs,
             channels=answer.signature.has_channels,
         )
+
+    def slices(
+        self,
+        images: ArrayLike,
+        *,
+        method: str,
+        parameters: Mapping[str, ArrayLike | None],
+        target_error: ArrayLike,
+        timeout: Timeout,
+    ) -> Conversation[Slices]:
+        """What to ask for, slice by slice, until the error of a mean over samples is small enough."""
+
+        def build(metadata: Metadata) -> Slices:
+            signature = self._explain_signature(metadata, method)
+            check_parameters(signature, parameters, metadata.signatures)
+            of = f"model {self.model.name!r}, version {metadata.version},"
+            return Slices(signature, images, parameters, target_error, metadata.signatures, of)
+
+        return (yield from self._built(build, self._deadline(timeout), False))[1]
 
     def explain_items(
         self, items: list[Item], *, method: str, outputs: Outputs, timeout: Timeout
@@ -371,9 +391,9 @@ class Calls:
             return requests.parse_answer(reply.payload, request)
 
     def _built(
-        self, build: Callable[[Metadata], Request], deadline: _Deadline, patient: bool
-    ) -> Conversation[tuple[Metadata, Request]]:
-        """The request; input that does not fit what was known is tried on fresh metadata before it fails."""
+        self, build: Callable[[Metadata], T], deadline: _Deadline, patient: bool
+    ) -> Conversation[tuple[Metadata, T]]:
+        """What is built, as a request; input that does not fit is tried on fresh metadata before it fails."""
         known = self._known
         if known is not None:
             try:

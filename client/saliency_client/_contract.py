@@ -16,8 +16,27 @@ PARAMETER_DEFAULTS = "parameter_defaults"
 SIGNED_MAPS = ("gradients", "attributions")
 """What a method's own signed map is called: a derivative of the score, or shares of the score."""
 
+COARSE_MAP = "cam"
+"""What a coarse map of places is called, [B, h, w]."""
+
 SALIENCY = "saliency"
 """How much each pixel counts: what every method gives."""
+
+MAPS = (*SIGNED_MAPS, COARSE_MAP, SALIENCY)
+"""A method's own map is the first of these that it gives; `saliency` is made of it."""
+
+OF_THE_CLASS = ("class_index", "label", "score", "probability")
+"""What every method says of the class, which is that of the image without noise or masks."""
+
+COUNTS = {"num_samples": "samples", "num_masks": "masks", "num_steps": "steps"}
+"""Parameters that say how many of what a map is made of, at most."""
+FIRST_SAMPLE, TARGET_ERROR = "first_sample", "target_error"
+"""Parameters: the number of a call's first sample; the error at which a call takes no more of them."""
+VARIANCE, SAMPLES_USED = "variance", "samples_used"
+RELATIVE_ERROR, STANDARD_ERROR = "relative_error", "standard_error"
+"""Outputs of a method that averages over samples: how sure its map is."""
+COMPLETENESS_ERROR, STEPS_USED = "completeness_error", "steps_used"
+"""Outputs of a method that integrates: by how much shares do not add up."""
 
 INTERNAL_PREFIX = "__saved_model_"
 """Of TensorFlow's own signatures, which every SavedModel has; nobody calls them."""

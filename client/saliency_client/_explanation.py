@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 import numpy as np
 import numpy.typing as npt
 
-from saliency_client._contract import SIGNED_MAPS
+from saliency_client._accuracy import SETTLED, samples_needed
+from saliency_client._contract import RELATIVE_ERROR, SAMPLES_USED, SIGNED_MAPS
 from saliency_client._errors import InputError, MissingOutput
 from saliency_client._files import write_whole
 from saliency_client._tensors import Array
@@ -293,6 +294,26 @@ class Explanation(Sequence["Explanation"]):
             write_whole(target, lambda file: np.savez(file, **arrays), overwrite=overwrite)
         else:
             raise InputError(f"{target} ends in neither .npz (all outputs) nor .npy (saliency)")
+
+    def samples_needed(self, target_error: float = SETTLED) -> npt.NDArray[np.float64]:
+        """[B]: about how many samples, or masks, a relative error takes: samples_used · (error ⁄ target)².
+
+        Two digits, rounded up. Infinite where the map has no signal beyond its noise yet (its error is
+        infinite), NaN where the error is not known (one sample).
+
+        Raises:
+            MissingOutput: the method has no `relative_error`, or no `samples_used`, as those of exports that
+                are older than it.
+            InputError: the target is not above 0.
+
+        Example:
+            >>> smooth = client.explain(images[0], method="smooth", num_samples=20)
+            >>> smooth.relative_error.round(2), smooth.samples_needed(0.3)
+            (array([0.79], dtype=float32), array([140.]))
+        """
+        if not target_error > 0:
+            raise InputError(f"target_error is {target_error!r}; it is a number above 0")
+        return samples_needed(self[RELATIVE_ERROR], self[SAMPLES_USED], target_error)
 
     @property
     def offered_signed_map(self) -> str | None:

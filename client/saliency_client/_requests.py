@@ -96,20 +96,32 @@ def explain_request(
     Raises:
         InputError: images or a parameter do not fit the signature, or a parameter has no known default.
     """
-    given = {name: value for name, value in parameters.items() if value is not None}
-    arrays = {"images": _images(images, _input(signature, "images"))}
+    arrays = checked_inputs(signature, images, parameters)
     batch = arrays["images"].shape[0]
-    values = {**signature.defaults, **given}
-    _check_complete(signature, {"images", *values})
-    for name, spec in signature.inputs.items():
-        if name != "images":
-            arrays[name] = _parameter(values[name], spec, batch)
     light = set(signature.outputs) - signature.large
     # A TensorFlow session prepares its graph anew, for seconds, for every set of outputs that is new to it.
     # The light ones cost next to nothing, so they always come along, and there are few sets to prepare for.
     return _request(
         model, signature, arrays, tuple(sorted({*light, *_chosen(outputs, signature, light)})), batch
     )
+
+
+def checked_inputs(
+    signature: Signature, images: ArrayLike, parameters: Mapping[str, ArrayLike | None]
+) -> dict[str, Array]:
+    """All inputs of an `explain_<method>` signature by name: images [B, …], and each parameter [B].
+
+    Raises:
+        InputError: as `explain_request`.
+    """
+    given = {name: value for name, value in parameters.items() if value is not None}
+    arrays = {"images": _images(images, _input(signature, "images"))}
+    values = {**signature.defaults, **given}
+    _check_complete(signature, {"images", *values})
+    for name, spec in signature.inputs.items():
+        if name != "images":
+            arrays[name] = _parameter(values[name], spec, arrays["images"].shape[0])
+    return arrays
 
 
 def predict_request(

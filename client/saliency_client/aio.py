@@ -61,6 +61,32 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
         )
         return await self._run(conversation)
 
+    async def explain_until(
+        self,
+        images: ArrayLike,
+        *,
+        method: str,
+        target_error: ArrayLike,
+        class_index: ArrayLike | None = None,
+        timeout: Timeout = UNSET,
+        **parameters: ArrayLike | None,
+    ) -> AsyncGenerator[Explanation, None]:
+        """As `SaliencyClient.explain_until`, for `async for`."""
+        asked = self._calls.slices(
+            images,
+            method=method,
+            parameters=given(class_index, parameters),
+            target_error=target_error,
+            timeout=timeout,
+        )
+        slices = await self._run(asked)
+        while (asks := slices.ask()) is not None:
+            some, of_each = asks
+            answer = self._calls.explain(
+                some, method=method, parameters=of_each, outputs="all", timeout=timeout
+            )
+            yield slices.merged(await self._run(answer))
+
     def explain_many(
         self,
         images: Iterable[ArrayLike] | AsyncIterable[ArrayLike],

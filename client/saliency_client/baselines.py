@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saliency_client._contract import SALIENCY, SIGNED_MAPS
+from saliency_client._contract import COMPLETENESS_ERROR, SALIENCY, SIGNED_MAPS
 from saliency_client._errors import InputError
 from saliency_client._explanation import Explanation
+from saliency_client._saliency import saliency_of
 from saliency_client._tensors import Array
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ PARAMETER = "baseline"
 LEVELS: Mapping[str, float] = {"black": 0.0, "white": 255.0, "gray": 127.5, "grey": 127.5}
 """Of images of uint8."""
 
-_COMPLETENESS, _BASELINE_SCORE, _SCORE = "completeness_error", "baseline_score", "score"
+_BASELINE_SCORE, _SCORE = "baseline_score", "score"
 _SHARES = SIGNED_MAPS[1]
 _OF_THE_CLASS = frozenset({"class_index", "label"})
 
@@ -128,9 +129,10 @@ def average(explanations: Sequence[Explanation]) -> Explanation:
                 f"saliency is the average's own, and {signed}, of which it is taken, did not come",
                 hint=f"explain(…, outputs=[{signed!r}])",
             )
-        outputs[SALIENCY] = _saliency(signed, outputs[signed], channels=first.has_channels)
-    if {_COMPLETENESS, _BASELINE_SCORE, _SCORE, _SHARES} <= outputs.keys():
-        outputs[_COMPLETENESS] = _completeness_error(outputs)
+        sizes = outputs[SALIENCY].shape[1:]
+        outputs[SALIENCY] = saliency_of(signed, outputs[signed], sizes, channels=first.has_channels)
+    if {COMPLETENESS_ERROR, _BASELINE_SCORE, _SCORE, _SHARES} <= outputs.keys():
+        outputs[COMPLETENESS_ERROR] = _completeness_error(outputs)
     return first.with_outputs(outputs)
 
 
@@ -160,12 +162,6 @@ def _check_alike(first: Explanation, other: Explanation) -> None:
             )
     if first.outputs.keys() != other.outputs.keys() or len(first) != len(other):
         raise InputError("the explanations hold different outputs, or different images")
-
-
-def _saliency(name: str, values: Array, *, channels: bool) -> Array:
-    if not channels:
-        return np.abs(values)
-    return np.asarray(np.abs(values.sum(axis=-1)) if name == _SHARES else np.abs(values).max(axis=-1))
 
 
 def _completeness_error(outputs: Mapping[str, Array]) -> Array:

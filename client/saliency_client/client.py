@@ -83,6 +83,73 @@ class SaliencyClient(BaseClient[grpc.Channel]):
         )
         return _run(conversation, self._carry_out)
 
+    def explain_until(
+        self,
+        images: ArrayLike,
+        *,
+        method: str,
+        target_error: ArrayLike,
+        class_index: ArrayLike | None = None,
+        timeout: Timeout = UNSET,
+        **parameters: ArrayLike | None,
+    ) -> Generator[Explanation, None, None]:
+        """Average over more and more samples, until the map's relative error is small enough.
+
+        For methods that average over samples (those with `first_sample`). They are asked for in slices, of
+        ten samples first; after each comes the mean over all so far. It ends when `relative_error` is at or
+        below the target, or when the method's own bound, as `num_samples`, is used up: take the last
+        explanation, and look at its `relative_error`. An image of a batch that is done is sent no more, and
+        stays as it is.
+
+        Sample i is the same in a slice and in one call, so the mean over n samples is that of
+        `explain(…, num_samples=n)`, to float32 rounding. `explain(…, target_error=…)` takes one request: the
+        server stops at the first multiple of ten samples where the target is reached, and slices at the first
+        of their ends. The server's bound on a call holds for a slice, of 500 samples at most, and not for
+        all together.
+
+        Args:
+            images: as for `explain`.
+            method: any that averages over samples.
+            target_error: the relative error to reach; one, or [B]; 0: the bound alone ends it.
+            class_index: as for `explain`.
+            timeout: as for `explain`, of each slice.
+            **parameters: the method's own. `first_sample` is the number of the first of all samples.
+
+        Yields:
+            The method's own map, `saliency`, `variance`, `relative_error`, `samples_used`, and what is known
+            of the class, of all B images.
+
+        Raises:
+            UnknownParameter: the method draws no samples, or its export is older than `first_sample`.
+            InputError, CallError, AnswerError: as for `explain`. AnswerError also where another version
+                answers than before.
+
+        Example:
+            >>> for explanation in client.explain_until(
+            ...     images[0], method="smooth", target_error=0.3, num_samples=200
+            ... ):
+            ...     print(explanation.samples_used, explanation.relative_error.round(2))
+            [10] [2.06]
+            [20] [0.79]
+            [40] [0.48]
+            [80] [0.32]
+            [100] [0.28]
+        """
+        asked = self._calls.slices(
+            images,
+            method=method,
+            parameters=given(class_index, parameters),
+            target_error=target_error,
+            timeout=timeout,
+        )
+        slices = _run(asked, self._carry_out)
+        while (asks := slices.ask()) is not None:
+            some, of_each = asks
+            answer = self._calls.explain(
+                some, method=method, parameters=of_each, outputs="all", timeout=timeout
+            )
+            yield slices.merged(_run(answer, self._carry_out))
+
     def explain_many(
         self,
         images: Iterable[ArrayLike],

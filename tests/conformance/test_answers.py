@@ -23,7 +23,14 @@ EXPLAINED = {
     "score": np.float32,
     "probability": np.float32,
 }
-SMOOTH_DEFAULTS = {"num_samples": 50, "noise_level": np.float32(0.15), "seed": 0, "class_index": -1}
+SMOOTH_DEFAULTS = {
+    "num_samples": 50,
+    "noise_level": np.float32(0.15),
+    "seed": 0,
+    "first_sample": 0,
+    "target_error": 0,
+    "class_index": -1,
+}
 METHODS = ["explain_gradients", "explain_guided", "explain_smooth"]
 
 
@@ -38,9 +45,10 @@ def parameters(method: str, rows: int, **values) -> dict[str, np.ndarray]:
     """Parameters of each example, as the project's client sends them."""
     values = {"class_index": -1, **values}
     if method == "explain_smooth":
-        values = {"num_samples": 4, "noise_level": np.float32(0.1), "seed": 7, **values}
+        own = {"num_samples": 4, "noise_level": np.float32(0.1), "seed": 7}
+        values = {**own, "first_sample": 0, "target_error": np.float32(0), **values}
     return {
-        name: np.full(rows, value, np.float32 if name == "noise_level" else np.int32)
+        name: np.full(rows, value, np.float32 if name in ("noise_level", "target_error") else np.int32)
         for name, value in values.items()
     }
 

@@ -36,9 +36,9 @@ def table(methods: Iterable[Method]) -> str:
         for method in methods
         for parameter in method.parameters
     ]
-    outputs = ["", "| signature | output | shape | meaning |", "|---|---|---|---|"]
+    outputs = ["", "| signature | output | dtype and shape | meaning |", "|---|---|---|---|"]
     outputs += [
-        f"| `{method.signature}` | `{output.name}` | {SHAPES[output.per]} | {output.help} |"
+        f"| `{method.signature}` | `{output.name}` | {output.dtype} {SHAPES[output.per]} | {output.help} |"
         for method in methods
         for output in method.outputs
     ]

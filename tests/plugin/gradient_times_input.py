@@ -16,7 +16,8 @@ def explain(model: Model, x: tf.Tensor, parameters: Mapping[str, tf.Tensor]) -> 
     factor = tf.reshape(parameters["factor"], [-1] + [1] * (x.shape.rank - 1))
     attributions = factor * x * gradients
     total = tf.reduce_sum(attributions, axis=list(range(1, x.shape.rank)))
-    return Explained(attributions, scores, class_index, {"total": total})
+    positive = tf.math.count_nonzero(attributions > 0, axis=list(range(1, x.shape.rank)), dtype=tf.int32)
+    return Explained(attributions, scores, class_index, {"total": total, "positive": positive})
 
 
 METHOD = Method(
@@ -36,5 +37,8 @@ METHOD = Method(
             help="what the attributions are multiplied by",
         ),
     ),
-    outputs=(Output("total", per="example", help="the sum of the attributions"),),
+    outputs=(
+        Output("total", per="example", help="the sum of the attributions"),
+        Output("positive", per="example", help="how many attributions are above 0", dtype="int32"),
+    ),
 )

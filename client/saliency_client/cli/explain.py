@@ -172,8 +172,12 @@ def explain(
     file. If the model saw only a part of the photo, the rest is pale.
 
     A map shows to which pixels the score is sensitive, not which objects the model knows. A guided map
-    depends little on the upper layers, and so little on the class (Adebayo et al. 2018). An average
-    over samples comes with its relative error: well below 1 it is settled, else take more samples.
+    depends little on the upper layers, and so little on the class (Adebayo et al. 2018).
+
+    An average over samples comes with its relative error: the distance to the average over endlessly many,
+    over the size of that. 0.3 is settled; above 1 the map is mostly noise, and a note says how many samples
+    0.5 takes. --target-error 0.3 takes as many as that needs, --num-samples at most. At a terminal, a single
+    picture is asked for in slices, and the error is seen to fall.
 
     \b
     What a method's map answers, by what the method returns (`saliency-client signatures`):
@@ -187,6 +191,7 @@ def explain(
     \b
     saliency-client explain cat.jpg
     saliency-client explain cat.jpg --method smooth --num-samples 200 --style panel -o cat-panel.png
+    saliency-client explain cat.jpg --method smooth --target-error 0.3 --num-samples 1000 -o settled.png
     saliency-client explain photos/ --recursive -o maps/ --skip-existing --json
     saliency-client explain cat.jpg --top 3 --format png --format npy -o maps/
     saliency-client explain cat.jpg --class 'tiger cat' --signed

@@ -268,9 +268,11 @@ def _work_off(
         return [(job, None) for job in late] + list(zip(rest, outcomes, strict=False))
 
     stopped = False
-    with printer.progress(len(jobs), "explaining") as advance:
+    with printer.progress(len(jobs), "explaining") as advance, ExitStack() as watching:
+        watching.enter_context(explainer.watched(alone=total == 1))
         results = in_order(explain, _in_batches(jobs, options), workers=options.concurrency)
         for _, future in results:
+            watching.close()  # what is told now has the line to itself
             succeeded = False
             for job, outcome in future.result():
                 try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from saliency_client import regions
+from saliency_client._contract import RELATIVE_ERROR, TARGET_ERROR
 from saliency_client._picture_room import ROOM
-from saliency_client.cli import baselines, classes, looks, marks, pictures
+from saliency_client._slices import takes_slices
+from saliency_client.cli import accuracy, baselines, classes, looks, marks, pictures
 from saliency_client.cli.batch import in_halves
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import CommandError, UsageError
@@ -128,6 +131,12 @@ class _Ask:
     parameters: Mapping[str, Any]
     baselines: tuple[float, ...]
 
+    @property
+    def falls(self) -> bool:
+        """Whether its error can be watched: a mean over samples up to a target, and over nothing else."""
+        target = self.parameters.get(TARGET_ERROR, 0) > 0
+        return target and not self.baselines and takes_slices(self.signature)
+
 
 def _about_the_map(explanation: Explanation) -> list[str]:
     """What to know of a map that shows nothing."""
@@ -143,13 +152,17 @@ def _about_the_map(explanation: Explanation) -> list[str]:
 
 @dataclass
 class Explainer:
-    """Explains images, some at a time, from several threads; making it checks the options by the model."""
+    """Explains images, some at a time, from several threads; making it checks the options by the model.
+
+    `watch`, where it is set, is told how the error of a mean falls, in words.
+    """
 
     options: ExplainOptions
     printer: Printer
     client: SaliencyClient
     class_names: classes.ClassNames | None
     formats: tuple[str, ...]
+    watch: Callable[[str], None] | None = field(init=False, default=None)
     model: ModelInput = field(init=False)
     signatures: tuple[Signature, ...] = field(init=False)
     _asks: tuple[_Ask, ...] = field(init=False)
@@ -179,6 +192,15 @@ class Explainer:
         self._class_index = self._given_class()
         for signature in self.signatures:
             self.printer.detail(f"signature {signature.name} takes images {signature.inputs['images']}")
+
+    @contextmanager
+    def watched(self, *, alone: bool) -> Iterator[None]:
+        """Let a person at a terminal see errors fall, of a picture that is the only one."""
+        if not alone or not any(ask.falls for ask in self._asks):
+            yield
+            return
+        with self.printer.waiting("sampling") as self.watch:
+            yield
 
     def explain(self, images: Sequence[Input]) -> list[list[Result] | Exception]:
         """Read images, explain the classes asked for, and draw them; of each image its results, or its error.
@@ -259,19 +281,32 @@ class Explainer:
         by_method: list[list[tuple[Explanation, float]]] = []
         for ask in self._asks:
             started = time.perf_counter()
-            explanation = baselines.explain(
-                self.client,
-                images,
-                ask.baselines,
-                method=ask.signature.method,
-                class_index=None if set(indices) == {-1} else indices,
-                outputs=looks.needed_outputs(options.looks, self.formats, averaged=len(ask.baselines) > 1),
-                timeout=options.connection.timeout * len(batch),
+            arguments: dict[str, Any] = {
+                "method": ask.signature.method,
+                "class_index": None if set(indices) == {-1} else indices,
+                "timeout": options.connection.timeout * len(batch),
                 **ask.parameters,
-            )
+            }
+            if self.watch is not None and ask.falls:
+                explanation = self._settled(images, arguments, self.watch)
+            else:
+                averaged = len(ask.baselines) > 1
+                outputs = looks.needed_outputs(options.looks, self.formats, averaged=averaged)
+                explanation = baselines.explain(
+                    self.client, images, ask.baselines, outputs=outputs, **arguments
+                )
             milliseconds = (time.perf_counter() - started) * 1000
             by_method.append([(one, milliseconds) for one in explanation])
         return [list(answers) for answers in zip(*by_method, strict=True)]
+
+    def _settled(
+        self, images: Any, arguments: Mapping[str, Any], watch: Callable[[str], None]
+    ) -> Explanation:
+        """Ask in slices, and tell after each how far the error has fallen."""
+        fallen: list[float] = []
+        for explanation in self.client.explain_until(images, **arguments):
+            watch(accuracy.settling(explanation, arguments[TARGET_ERROR], fallen))
+        return explanation
 
     def _patiently(
         self, ask: Callable[[Sequence[ItemT]], Sequence[ResultT]], items: Sequence[ItemT]
@@ -311,9 +346,13 @@ class Explainer:
                 "status": "ok",
                 **answer.facts,
                 "milliseconds": round(milliseconds, 3),
-                "notes": [*want.photo.notes, *_about_the_map(explanation)],
+                "notes": [
+                    *want.photo.notes,
+                    *_about_the_map(explanation),
+                    *accuracy.about(explanation, ask.signature, ask.parameters),
+                ],
             }
-            for answer, (explanation, milliseconds) in zip(answers, answered, strict=True)
+            for ask, answer, (explanation, milliseconds) in zip(self._asks, answers, answered, strict=True)
         )
         return Result(records, contents)
 
@@ -332,7 +371,7 @@ class Explainer:
             "label": label,
             "probability": _first(outputs.get("probability")),
             "score": _first(outputs.get("score")),
-            "relative_error": _first(outputs.get("relative_error")),
+            "relative_error": _first(outputs.get(RELATIVE_ERROR), endless=True),
             "outputs": {
                 name: _first(values)
                 for name, values in sorted(outputs.items())
@@ -408,9 +447,13 @@ def _is_gone(outcome: object) -> bool:
     return getattr(getattr(outcome, "code", None), "name", None) == "UNAVAILABLE"
 
 
-def _first(values: Any) -> Any:
-    """The value for the one image, as Python's own type; None where it is unknown or not finite."""
+def _first(values: Any, *, endless: bool = False) -> Any:
+    """The value for the one image, as Python's own type; None where it is unknown or not finite.
+
+    With `endless`, infinity is told: of an error it says something.
+    """
     if values is None or len(values) == 0:
         return None
     value = values[0].item() if isinstance(values[0], np.generic) else values[0]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    known = not isinstance(value, float) or math.isfinite(value) or (endless and value == math.inf)
+    return value if known else None

@@ -8,6 +8,8 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
+from saliency_client.cli.text import plain_json
+
 NAME = "saliency-client"
 SOFTWARE_KEY, FACTS_KEY = "Software", "Saliency"
 """Of the text fields of a PNG."""
@@ -21,7 +23,7 @@ _LONGEST = 1 << 20
 
 def text(facts: Mapping[str, Any]) -> str:
     """The facts as JSON, without those that are unknown."""
-    return json.dumps({key: value for key, value in facts.items() if value is not None})
+    return json.dumps({key: value for key, value in plain_json(facts).items() if value is not None})
 
 
 def comment(software: str, facts: Mapping[str, Any]) -> bytes:

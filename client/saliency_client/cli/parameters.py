@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from saliency_client._contract import TARGET_ERROR
 from saliency_client.cli.errors import UsageError
 from saliency_client.cli.sections import option
 
@@ -19,8 +20,19 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 Number = int | float
 
-SHORTHANDS = ("num_samples", "noise_level", "seed")
-"""Parameters that have an option of their own."""
+SHORTHANDS: Mapping[str, tuple[str, str]] = {
+    "num_samples": ("N", "Samples of a mean over noise, at most."),
+    "num_masks": ("N", "Masks of a mean over masks, at most."),
+    "num_steps": ("N", "Steps of an integral, at most."),
+    "target_error": (
+        "R",
+        "Take no more of them than bring the map's relative error to R, such as 0.3; of an integral, its "
+        "completeness error.",
+    ),
+    "noise_level": ("F", "Standard deviation of the noise, over the range of the model's input."),
+    "seed": ("N", "The same seed gives the same noise, or masks."),
+}
+"""Parameters that have an option of their own: what its value is called, and its help."""
 
 
 def parameter_options(section: str) -> Callable[[Command], Command]:
@@ -34,14 +46,9 @@ def parameter_options(section: str) -> Callable[[Command], Command]:
             return command(*arguments, parameters=_once(given), **options)
 
         decorated: Any = with_parameters
-        for name in reversed(SHORTHANDS):
+        for name, (metavar, text) in reversed(list(SHORTHANDS.items())):
             decorated = option(
-                f"--{name.replace('_', '-')}",
-                name,
-                section=section,
-                multiple=True,
-                metavar="N",
-                help=f"Short for --param {name}=N.",
+                option_name(name), name, section=section, multiple=True, metavar=metavar, help=text
             )(decorated)
         with_all: Command = option(
             "--param",
@@ -70,10 +77,20 @@ def check(
         check_parameters(signature, parameters, signatures)
     except UnknownParameter as error:
         hint = error.hint or "`saliency-client signatures` shows what each method takes"
+        if TARGET_ERROR in parameters and not any(TARGET_ERROR in one.inputs for one in signatures.values()):
+            hint = (
+                f"no method of this export takes {TARGET_ERROR}; those that average over samples do, in "
+                "exports of this release"
+            )
         raise UsageError(str(error), hint=hint) from error
     for name, value in parameters.items():
         if isinstance(value, float) and "int" in signature.inputs[name].dtype:
             raise UsageError(f"{name} is {value}; it takes whole numbers", hint=f"as in {_typed(name)}1")
+
+
+def option_name(parameter: str) -> str:
+    """The option of a parameter that has one, as `--num-samples`."""
+    return f"--{parameter.replace('_', '-')}"
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -109,5 +126,5 @@ def _typed(name: str) -> str:
     """A parameter's option as it was typed, up to its value: `--noise-level `, or `--param noise_level=`."""
     source = click.get_current_context().get_parameter_source(name) if name in SHORTHANDS else None
     if source is click.core.ParameterSource.COMMANDLINE:
-        return f"--{name.replace('_', '-')} "
+        return f"{option_name(name)} "
     return f"--param {name}="

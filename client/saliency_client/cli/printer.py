@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import click
 
 from saliency_client.cli.console import console as _console
 from saliency_client.cli.errors import describe, print_error
-from saliency_client.cli.text import one_line, printable
+from saliency_client.cli.text import one_line, plain_json, printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -48,7 +47,7 @@ class Printer:
             quiet: the bare lines; tabs part their cells.
         """
         if self.mode == "json":
-            self._line(json.dumps(_plain(record), allow_nan=False))
+            self._line(json.dumps(plain_json(record), allow_nan=False))
         elif self.mode == "human":
             from rich.text import Text
 
@@ -83,26 +82,28 @@ class Printer:
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        # A bar and the results on the same terminal must go through one console.
-        console = self.console if self._stream.isatty() else _console(sys.stderr)
         columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=console, transient=True) as bar:
+        with Progress(*columns, console=self._beside_results(), transient=True) as bar:
             task = bar.add_task(what, total=total)
             yield lambda: bar.advance(task)
 
     @contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
-        """A spinner for people at a terminal."""
+    def waiting(self, what: str) -> Iterator[Callable[[str], None] | None]:
+        """A spinner for people at a terminal; gives what changes its words, or None elsewhere."""
         if self.mode != "human" or not sys.stderr.isatty():
-            yield
+            yield None
             return
-        with _console(sys.stderr).status(what):
-            yield
+        with self._beside_results().status(one_line(what)) as status:
+            yield lambda words: status.update(one_line(words))
 
     @cached_property
     def console(self) -> Console:
         """Where results for people go."""
         return _console(self._stream)
+
+    def _beside_results(self) -> Console:
+        """Where what moves is drawn: through one console with results that go to a terminal as well."""
+        return self.console if self._stream.isatty() else _console(sys.stderr)
 
     @property
     def _stream(self) -> TextIO:
@@ -110,14 +111,3 @@ class Printer:
 
     def _line(self, text: str) -> None:
         click.echo(text, file=self._stream)
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types; what is not finite becomes null, for JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

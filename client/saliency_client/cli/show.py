@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from saliency_client._contract import STANDARD_ERROR
+from saliency_client.cli.accuracy import in_words
 from saliency_client.cli.text import printable
 
 _NAME_WIDTH = 36
@@ -51,7 +54,7 @@ class Line:
             (f"{record['milliseconds']:7.0f} ms", "dim"),
         ]
         if record["relative_error"] is not None:
-            parts.append((f"±{100 * record['relative_error']:.0f} %", "yellow"))
+            parts.append((f"±{_percents(record['relative_error'])}", "yellow"))
         parts.append((self._files(), "cyan"))
         return Text("  ").join(Text(text, style) for text, style in parts)
 
@@ -93,12 +96,17 @@ def percent(probability: float | None) -> str:
 
 def number_texts(facts: Mapping[str, Any]) -> list[str]:
     """What a method gives for an image beside what all methods give, as in `relative error 0.07`."""
-    numbers = {"relative_error": facts.get("relative_error"), **facts.get("outputs", {})}
-    return [
+    error = facts.get("relative_error")
+    told = [] if error is None else [f"relative error {in_words(error)}"]
+    return told + [
         f"{name.replace('_', ' ')} {value if isinstance(value, int) else f'{value:.2f}'}"
-        for name, value in numbers.items()
-        if value is not None
+        for name, value in facts.get("outputs", {}).items()
+        if value is not None and name != STANDARD_ERROR  # for programs alone
     ]
+
+
+def _percents(error: float) -> str:
+    return "∞" if math.isinf(error) else f"{100 * error:.0f} %"
 
 
 def column(text: str, width: int) -> str:

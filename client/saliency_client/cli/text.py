@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 import click
@@ -25,6 +27,17 @@ def printable_json(value: Any) -> str:
     """Indented JSON, whose strings keep every character that can be shown and escape the others."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def plain_json(value: Any) -> Any:
+    """JSON's own types; what is not finite becomes null, for JSON has neither NaN nor infinity."""
+    if isinstance(value, Mapping):
+        return {key: plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def one_line(text: str) -> str:

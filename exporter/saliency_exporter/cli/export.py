@@ -162,12 +162,22 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
 )
 @option(
     "--max-samples",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 100_000_000),
     default=1000,
     show_default=True,
     metavar="N",
     section="Methods",
     help="The largest number of samples that a call may ask for, and of masks four times as many.",
+)
+@option(
+    "--sample-precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    section="Methods",
+    help="The precision in which methods that take samples run the model for each of them. Class, score and "
+    "probability stay float32. The export is refused if a map changes by more than a tenth of its sampling "
+    "error.",
 )
 @option(
     "--target",
@@ -257,6 +267,7 @@ def export(
     kernels: Any,
     lowering: bool,
     max_samples: int,
+    sample_precision: Any,
     weights: str | None,
     score: str,
     signature: str | None,
@@ -326,6 +337,7 @@ def export(
                 kernels=served_by,
                 lowering=lowering,
                 max_samples=max_samples,
+                sample_precision=sample_precision,
                 labels=source.labels if names is None else names,
             ),
             name=name or model_dir.resolve().name,

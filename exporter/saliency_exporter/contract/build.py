@@ -33,6 +33,7 @@ from saliency_exporter.errors import ExportError, brief
 from saliency_exporter.graph.feature_layers import arranged
 from saliency_exporter.graph.forward_graph import Replacement
 from saliency_exporter.graph.loops import refuse_for_xla
+from saliency_exporter.graph.lower_precision import Lowered, in_fewer_bits
 from saliency_exporter.graph.replay import Forward, watched
 from saliency_exporter.methods.declarations import CLASS_INDEX, Explained, Method
 from saliency_exporter.methods.defined import refusal
@@ -204,17 +205,18 @@ def explained_by(method: Method, model: Model, x: tf.Tensor, parameters: Tensors
         "cells": tf.TensorShape([None] * (len(model.sizes) + 1)),
         "pixels": tf.TensorShape([None, *model.sizes]),
     }
-    declared = {output.name: like[output.per] for output in method.outputs}
+    own_map = method.map_kind
+    declared = {output.name: (output.dtype, like[output.per]) for output in method.outputs}
     if explained.outputs.keys() != declared.keys():
         given = ", ".join(sorted(explained.outputs)) or "none"
         raise ExportError(
             f"{name} gives the outputs {given}, and declares {', '.join(sorted(declared)) or 'none'}"
         )
-    for part, shape in {method.map_kind.output: like[method.map_kind.like], **declared}.items():
-        tensor = explained.map if part == method.map_kind.output else explained.outputs[part]
-        if tensor.dtype != tf.float32 or not tensor.shape.is_compatible_with(shape):
+    for part, (dtype, shape) in {own_map.output: ("float32", like[own_map.like]), **declared}.items():
+        tensor = explained.map if part == own_map.output else explained.outputs[part]
+        if tensor.dtype.name != dtype or not tensor.shape.is_compatible_with(shape):
             raise ExportError(
-                f"{name} gives {part} as {tensor.dtype.name} {tensor.shape}; it must be float32 {shape}"
+                f"{name} gives {part} as {tensor.dtype.name} {tensor.shape}; it must be {dtype} {shape}"
             )
     return explained
 
@@ -273,8 +275,11 @@ class _Builder:
             return model
         return replace(model, features=tf.function(model.features, input_signature=specs, autograph=False))
 
-    def model(self, replacements: Sequence[Replacement], compiled: bool) -> Model:
+    def model(self, replacements: Sequence[Replacement], compiled: bool, sampled: bool = False) -> Model:
         """The model for one method, replayed with its replacements."""
+        if sampled and self.settings.sample_precision != "float32":
+            in_fewer_bits = functools.partial(self.in_fewer_bits, replacements, compiled)
+            return replace(self.model(replacements, compiled), in_fewer_bits=in_fewer_bits)
         if compiled and not replacements:
             return self.compiled_model
         scores_of = self.score_function(compiled, replacements)
@@ -289,8 +294,48 @@ class _Builder:
             },
         )
 
-    def beside_gradients(self, compiled: bool) -> dict[str, Any]:
-        """What a method is given beside scores and gradients, by the names of `Model`."""
+    def in_fewer_bits(self, replacements: Sequence[Replacement], compiled: bool) -> Model:
+        """The model in the precision of samples, for the function that is being traced.
+
+        The weights are cast here, in front of the function's loop.
+        """
+        lowered, tensors = self.lowered_replay(replacements)
+        rules = watched(self.settings.rules(compiled=compiled), self.lowered)
+
+        def scores_of(x: tf.Tensor) -> tf.Tensor:
+            (scores,) = tensors(
+                x, [self.graph.scores], rules=rules, replacements=lowered.replacements, compiled=compiled
+            )
+            return tf.cast(scores, tf.float32)
+
+        gradient = gradient_function(scores_of)
+        _, of_features = self.lowered_replay(()) if self.graph.features else (None, None)
+        return Model(
+            scores=scores_of,
+            gradients=functools.partial(gradients, scores_of),
+            gradient=gradient if compiled else on_its_own(gradient, [self.x, self.class_index]),
+            **self.beside_gradients(compiled, of_features),
+        )
+
+    def lowered_replay(self, replacements: Sequence[Replacement]) -> tuple[Lowered, Callable[..., Any]]:
+        """The graph in the precision of samples, and its replay, with the weights as they are cast here."""
+        dtype = tf.as_dtype(self.settings.sample_precision)
+        lowered = in_fewer_bits(self.graph, dtype, self.name, replacements)
+        forward = Forward(lowered.graph, shared=self.forward.variables)
+        cast = {
+            tensor: tf.cast(forward.variables[weight].read_value(), dtype)
+            for tensor, weight in lowered.weights.items()
+        }
+        return lowered, functools.partial(forward.tensors, given=cast)
+
+    def beside_gradients(self, compiled: bool, replayed: Callable[..., Any] | None = None) -> dict[str, Any]:
+        """What a method is given beside scores and gradients, by the names of `Model`.
+
+        Args:
+            compiled: whether XLA compiles it.
+            replayed: `Forward.tensors` of the graph to look at features in; by default of the model's own.
+        """
+        replayed = replayed or self.forward.tensors
         graph, rules = self.graph, watched(self.settings.rules(compiled=compiled), self.lowered)
         parts: dict[str, Any] = {
             "images_at_once": self.images_at_once(compiled),
@@ -305,7 +350,7 @@ class _Builder:
             names = [graph.scores, layer.tensor]
 
             def tensors(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                scores, values = self.forward.tensors(x, names, rules=rules, compiled=compiled)
+                scores, values = replayed(x, names, rules=rules, compiled=compiled)
                 return tf.cast(scores, tf.float32), values
 
             def features_of(x: tf.Tensor, class_index: tf.Tensor) -> Features:
@@ -400,7 +445,7 @@ class _Builder:
         names = [spec.name for spec in specs]
 
         def make(compiled: bool) -> Compute:
-            model = self.model(replacements, compiled)
+            model = self.model(replacements, compiled, method.sampled)
 
             def explain(images: tf.Tensor, *values: tf.Tensor) -> dict[str, tf.Tensor]:
                 x = self.model_input(images)

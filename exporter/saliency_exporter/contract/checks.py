@@ -41,6 +41,8 @@ def bounds_of(parameter: Parameter, max_samples: int) -> Bounds | None:
     high = settings[parameter.high] if isinstance(parameter.high, str) else parameter.high
     if low is None:
         return None if high is None else Bounds(low, high, f"at most {high}")
+    if high is None and parameter.dtype == "float32":
+        return Bounds(low, high, f"a finite number, at least {low}")
     return Bounds(low, high, f"at least {low}" if high is None else f"in [{low}, {high}]")
 
 
@@ -91,9 +93,8 @@ def broadcast_parameter(name: str, value: tf.Tensor, batch: tf.Tensor) -> tf.Ten
 
 
 def bound_check(name: str, value: tf.Tensor, bounds: Bounds) -> tf.Operation:
-    """Assertion that every example's value, [B], lies within bounds."""
-    # NaN compares false with everything and so is outside.
-    inside = tf.ones_like(value, tf.bool)
+    """Assertion that every example's value, [B], lies within bounds, and is finite."""
+    inside = tf.math.is_finite(value) if value.dtype.is_floating else tf.ones_like(value, tf.bool)
     if bounds.low is not None:
         inside &= value >= tf.cast(bounds.low, value.dtype)
     if bounds.high is not None:

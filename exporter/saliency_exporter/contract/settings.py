@@ -8,6 +8,7 @@ from typing import Literal
 
 from saliency_client._contract import DEFAULT_SIGNATURE, IMAGES_SIGNATURE
 from saliency_exporter.graph.forward_graph import Rule
+from saliency_exporter.graph.lower_precision import Precision
 from saliency_exporter.methods.declarations import Method
 from saliency_exporter.methods.registry import DEFAULT, find_methods
 from saliency_exporter.rules.lowering import lowering_rules
@@ -31,6 +32,7 @@ class Settings:
         lowering: whether slow ops are replaced by equal ones that are faster on the target.
         max_samples: the bound of parameters that say how many samples a call takes.
         labels: class names, or None.
+        sample_precision: in what methods that take a mean over samples replay the model for each sample.
     """
 
     methods: tuple[Method, ...] = field(default_factory=lambda: find_methods(DEFAULT))
@@ -42,6 +44,7 @@ class Settings:
     lowering: bool = True
     max_samples: int = 1000
     labels: tuple[str, ...] | None = None
+    sample_precision: Precision = "float32"
 
     @property
     def compiled(self) -> bool:

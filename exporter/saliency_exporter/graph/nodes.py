@@ -68,10 +68,23 @@ def is_weight(tensor: tf.Tensor) -> bool:
     The rules give no gradient with respect to weights. A kernel that is computed from the image
     (dynamic convolution) is not one, and must keep its gradient.
     """
-    op = tensor.op
-    while op.type in _PASSED_ON:
-        op = op.inputs[0].op
-    return op.type in _SOURCES
+    while True:
+        if (outside := _outside(tensor)) is not None:
+            if isinstance(outside, tf.__internal__.EagerTensor):
+                return True
+            tensor = outside
+        elif tensor.op.type in _PASSED_ON:
+            tensor = tensor.op.inputs[0]
+        else:
+            return tensor.op.type in _SOURCES
+
+
+def _outside(tensor: tf.Tensor) -> tf.Tensor | None:
+    """What a tensor of a function stands for, where it stands for one of the function around it."""
+    if tensor.op.type != "Placeholder":
+        return None
+    captures = getattr(tensor.graph, "captures", ())
+    return next((outer for outer, inner in captures if inner is tensor), None)
 
 
 def is_plain_convolution(node: NodeDef, inputs: Sequence[tf.Tensor]) -> bool:

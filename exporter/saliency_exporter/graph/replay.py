@@ -39,15 +39,20 @@ class Forward:
         graph: what is replayed.
         own_variables: read the weights from the model's own variables where it has them, for an export that
             holds the model's own functions too; the graph must not have been folded then.
+        shared: the variables of another replay of the same weights, to be used instead of new ones.
         variables: weight name to variable.
     """
 
     graph: ForwardGraph
     own_variables: bool = False
+    shared: dict[str, tf.Variable] | None = None
     variables: dict[str, tf.Variable] = field(init=False)
 
     def __post_init__(self) -> None:
         """Makes the variables."""
+        if self.shared is not None:
+            self.variables = self.shared
+            return
         own = self.graph.variables if self.own_variables else {}
         self.variables = {
             name: own[name]
@@ -63,10 +68,11 @@ class Forward:
         rules: Mapping[str, Rule] | None = None,
         replacements: Sequence[Replacement] = (),
         compiled: bool = False,
+        given: Mapping[str, tf.Tensor] | None = None,
     ) -> tf.Tensor:
         """The class scores of `x`, float32 [B, classes]; see `tensors`."""
         (scores,) = self.tensors(
-            x, [self.graph.scores], rules=rules, replacements=replacements, compiled=compiled
+            x, [self.graph.scores], rules=rules, replacements=replacements, compiled=compiled, given=given
         )
         return tf.cast(scores, tf.float32)
 
@@ -78,6 +84,7 @@ class Forward:
         rules: Mapping[str, Rule] | None = None,
         replacements: Sequence[Replacement] = (),
         compiled: bool = False,
+        given: Mapping[str, tf.Tensor] | None = None,
     ) -> list[tf.Tensor]:
         """Runs the graph on `x` in the function that is being traced.
 
@@ -88,6 +95,7 @@ class Forward:
             replacements: groups of nodes to run through one rule each.
             compiled: whether XLA compiles that function. If not, what one of TensorFlow's two sets of CPU
                 kernels lacks is written in ops that both have (`fusions`, `rules.portable`).
+            given: tensors that are not computed again, by name, such as what does not depend on `x`.
 
         Returns:
             The tensors, in the order of their names.
@@ -95,12 +103,19 @@ class Forward:
         graph = self.graph if compiled else self.portable
         fallbacks = {} if compiled else portable_rules(graph.producer)
         replay = _Replay(self, graph, x, rules or {}, fallbacks, replacements)
+        replay.tensors.update({name: _here(tensor) for name, tensor in (given or {}).items()})
         return replay.run(names)
 
     @cached_property
     def portable(self) -> ForwardGraph:
         """The graph as it is replayed in what is not compiled."""
         return portable_graph(self.graph)
+
+
+def _here(tensor: tf.Tensor) -> tf.Tensor:
+    """A tensor in the function that is being traced, which may be one inside of the tensor's own."""
+    graph = tf.compat.v1.get_default_graph()
+    return tensor if tensor.graph is graph else graph.capture(tensor)
 
 
 def watched(rules: Mapping[str, Rule], taken: set[str]) -> dict[str, Rule]:
@@ -141,7 +156,7 @@ class _Replay:
     def run(self, names: Sequence[str]) -> list[tf.Tensor]:
         self.consumed = {tensor_name(i) for node in self.graph.nodes for i in node.input} | {*names}
         for node in self.graph.nodes:
-            if node.name == self.graph.input:
+            if f"{node.name}:0" in self.tensors:
                 continue
             if node.name in self.ends:
                 group = self.ends[node.name]

@@ -63,16 +63,19 @@ class Output:
 
     Attributes:
         name: of the signature's output.
-        per: "value" for float32 [B, …] like the images; "example" for one number each, float32 [B]; "map" for
-            float32 like the method's own map; "cell" for float32 [B, *grid], a coarse map.
+        per: "value" for [B, …] like the images; "example" for one number each, [B]; "map" for one like the
+            method's own map; "cell" for [B, *grid], a coarse map.
         help: a phrase for the documentation: what it is, and its range.
-        verified: whether an export keeps it and holds a server's answer against it.
+        verified: whether an export keeps it and holds a server's answer against it; whole numbers have to be
+            equal.
+        dtype: "float32", or "int32" for a whole number of each example.
     """
 
     name: str
     per: Literal["value", "example", "map", "cell"]
     help: str
     verified: bool = True
+    dtype: Literal["float32", "int32"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,8 @@ class Method:
             not defined for.
         facts: what the manifest says of the method on one model, as JSON values.
         needs_features: whether it looks at the feature layer, and is not defined for a model without one.
+        sampled: whether its map is a mean over samples, with an output `standard_error` and a first
+            parameter of passes; what it asks of each sample it asks of `Model.of_samples`.
         needs_gradients: whether it differentiates; if not, it is defined for a model without a gradient.
         options: what is chosen when a model is exported, as in `name(option=value)`.
         with_options: the method for values of these options, by name.
@@ -160,6 +165,7 @@ class Method:
     facts: Callable[[ForwardGraph], Mapping[str, Any]] = field(default=_no_facts)
     needs_features: bool = False
     needs_gradients: bool = True
+    sampled: bool = False
     options: tuple[Option, ...] = ()
     with_options: Callable[[Mapping[str, int]], Method] | None = None
     over: Callable[[Method], Method] | None = None
@@ -169,7 +175,8 @@ class Method:
         """Refuses a declaration that no signature can be made of.
 
         Raises:
-            ValueError: a name is not usable or is taken, or the kind is not known.
+            ValueError: a name is not usable or is taken, the kind is not known, or an output is neither
+                float32 nor an int32 of each example.
         """
         own = [*(p.name for p in self.parameters), *(o.name for o in self.outputs)]
         if self.kind not in KINDS:
@@ -185,6 +192,13 @@ class Method:
         for name in own:
             if name in taken or own.count(name) > 1:
                 raise ValueError(f"method {self.name}: the name {name!r} is taken")
+        for output in self.outputs:
+            allowed = ("float32", "int32") if output.per == "example" else ("float32",)
+            if output.dtype not in allowed:
+                raise ValueError(
+                    f"method {self.name}: the output {output.name} is {output.dtype} per {output.per}; it "
+                    f"must be {' or '.join(allowed)}"
+                )
 
     @property
     def signature(self) -> str:

@@ -66,9 +66,17 @@ ResNet50 takes a third less processor time. Samples beyond those asked for in th
 nothing: numbers that people ask for are multiples of ten."""
 
 
-def samples_of_a_step(batch: int, images_at_once: int = IMAGES_AT_ONCE) -> int:
-    """How many samples of each example a step of a loop takes."""
-    return max(1, images_at_once // batch)
+SAMPLES_OF_A_STEP = (1, 2, 10)
+"""A step of a method's loop takes one of these numbers of samples of each example.
+
+Each is a divisor of the last, so that a loop meets every multiple of ten at any batch size; and all but the
+first are even, so that no step parts a pair."""
+
+
+def samples_of_a_step(batch: int, images_at_once: int = IMAGES_AT_ONCE, least: int = 1) -> int:
+    """How many samples of each example a step of a loop takes: as many as fit, and `least` at least."""
+    fits = [samples for samples in SAMPLES_OF_A_STEP if samples * batch <= images_at_once]
+    return max([least, *fits])
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ class Model:
         sizes: of an image without its channels: (H, W) of a picture.
         in_a_loop: a function of tensors and the specs of these, to a `tf.function` that computes the same:
             what a loop calls, where a loop does more with the model than to ask for `gradient` or `scores`.
+        in_fewer_bits: gives the same model in another precision, see `of_samples`; None for float32.
     """
 
     scores: ScoreFunction
@@ -99,6 +108,16 @@ class Model:
     grey: Callable[[tf.Tensor], tf.Tensor] = _not_given
     sizes: tuple[int, ...] = ()
     in_a_loop: Callable[[Callable[..., Any], Sequence[tf.TensorSpec]], Any] = as_function
+    in_fewer_bits: Callable[[], Model] | None = None
+
+    @property
+    def of_samples(self) -> Model:
+        """The model as a loop over samples takes it, in the precision that the export has for samples.
+
+        To be asked for once, in front of the loop: there the weights are cast. Scores of the clean image are
+        those of the model itself.
+        """
+        return self if self.in_fewer_bits is None else self.in_fewer_bits()
 
 
 def gradients(score_function: ScoreFunction, x: tf.Tensor, class_index: tf.Tensor) -> Gradients:
@@ -135,6 +154,8 @@ def features(
     seed = tf.one_hot(class_index, scores.shape[-1], dtype=scores.dtype)
     zero = tf.UnconnectedGradients.ZERO
     (gradient,) = tf.gradients(scores, values, grad_ys=seed, unconnected_gradients=zero)
+    # Of samples in fewer bits they are no float32 yet.
+    values, gradient = (tf.cast(part, tf.float32) for part in (values, gradient))
     return Features(arrange(values), arrange(gradient), scores, class_index)
 
 

@@ -24,6 +24,18 @@ def standard_normal(seed: tf.Tensor, sample: tf.Tensor, shape: tuple[int, ...]) 
     return tf.reshape(normal[:, :size], (-1, *shape))
 
 
+def opposite_pairs(sample: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The number of a sample's draw, int32, and the sign that it has there, float32 1 or −1; shapes as given.
+
+    Samples 2k and 2k + 1 have ε and −ε with ε draw k: so what is odd in the noise cancels in the mean of a
+    pair, and that mean varies less than one of two independent samples.
+
+    Args:
+        sample: int32, the sample's number, ≥ 0.
+    """
+    return sample // 2, 1.0 - 2.0 * tf.cast(sample % 2, tf.float32)
+
+
 def random_bits(seed: tf.Tensor, sample: tf.Tensor, pairs: int) -> tf.Tensor:
     """Random integers of each example, a function of its seed and the sample's number, int32 [B, 2, pairs].
 

@@ -14,21 +14,22 @@ from typing import Any
 import tensorflow as tf
 
 from saliency_exporter.graph.forward_graph import ForwardGraph, Replacement
-from saliency_exporter.methods.declarations import (
-    CLASS_INDEX,
-    Explained,
-    Method,
-    Option,
-    Output,
-    Parameter,
+from saliency_exporter.methods.accuracy import (
+    contrast,
+    merged,
+    outputs,
+    parameters,
+    relative_error,
+    squared_error,
+    total,
 )
+from saliency_exporter.methods.declarations import CLASS_INDEX, Explained, Method, Option, Parameter
 from saliency_exporter.methods.enlarge import weights_along
 from saliency_exporter.methods.hiding import check_hideable
 from saliency_exporter.methods.kinds import Sizes
 from saliency_exporter.methods.model import Model, chosen_class
 from saliency_exporter.methods.noise import random_bits
-from saliency_exporter.methods.sampling import Step, as_rows, by_example, over_samples, samples_at_once
-from saliency_exporter.methods.smooth import merged, relative_error
+from saliency_exporter.methods.sampling import Step, as_rows, by_example, samples_at_once, until_accurate
 
 GRID = 7
 """Cells of a mask along each axis (Petsiuk et al. 2018, section 4)."""
@@ -82,35 +83,57 @@ def explain(grid: int, model: Model, x: tf.Tensor, parameters: Mapping[str, tf.T
     Class, score and probability are those of the clean image. The mean and the variance are running ones, so
     memory does not grow with the number of masks.
     """
-    num_masks, keep = parameters["num_masks"], parameters["keep"]
+    keep = parameters["keep"]
     shape, sizes = tuple(x.shape[1:]), model.sizes
-    scores_of = model.in_a_loop(model.scores, [tf.TensorSpec((None, *shape), tf.float32)])
+    specs, of_samples = [tf.TensorSpec((None, *shape), tf.float32)], model.of_samples
+    scores_of = model.in_a_loop(model.scores, specs)
     scores = scores_of(x)
+    if of_samples is not model:
+        scores_of = of_samples.in_a_loop(of_samples.scores, specs)
     class_index = chosen_class(scores, parameters[CLASS_INDEX])
     batch = tf.shape(x)[0]
     at_once = samples_at_once(batch, model.images_at_once)
-    seeds, keeps, classes = (as_rows(part, at_once) for part in (parameters["seed"], keep, class_index))
+    each = (parameters["seed"], parameters["first_sample"], keep, class_index)
+    seeds, firsts, keeps, classes = (as_rows(part, at_once) for part in each)
     # Axes [B, masks of a step, values]; the model sees the first two as one.
     pixels, values = math.prod(sizes), math.prod(shape)
     clean = tf.reshape(x, [batch, 1, values])
 
-    def step(step: Step, mean: tf.Tensor, sum_of_squares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        mask = masks(seeds, step.sample, keeps, sizes, grid)
+    def step(step: Step, *moments: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        mask = masks(seeds, firsts + step.sample, keeps, sizes, grid)
         # Uncompiled, repeated and then multiplied is less than half of a product that broadcasts channels.
         of_values = tf.repeat(tf.reshape(mask, [batch, at_once, pixels]), values // pixels, axis=-1)
         answers = scores_of(tf.reshape(clean * of_values, [-1, *shape]))
         answers = model.probabilities(tf.ensure_shape(answers, (None, scores.shape[-1])))
         weight = tf.gather(answers, classes, batch_dims=1) / keeps
         importance = by_example(mask * tf.reshape(weight, per_mask), at_once)
-        return merged(step.first, mean, sum_of_squares, importance, step.active)
+        mean, squares, level, level_squares = moments
+        mean, squares = merged(step.first, mean, squares, importance, step.active)
+        levels = tf.reduce_mean(importance, list(range(2, importance.shape.rank)))
+        return mean, squares, *merged(step.first, level, level_squares, levels, step.active)
+
+    def error_squared(n: tf.Tensor, *moments: tf.Tensor) -> tf.Tensor:
+        # The variance of (mask's map − its level), summed over pixels, is the map's less theirs of the level.
+        _, squares, _, level_squares = moments
+        return squared_error(tf.maximum(total(squares) - pixels * level_squares, 0.0), n)
+
+    def error(n: tf.Tensor, *moments: tf.Tensor) -> tf.Tensor:
+        mean = moments[0]
+        return relative_error(mean, error_squared(n, *moments), n, contrast(mean))
 
     per_mask = [-1, *(1 for _ in sizes)]
     nothing = tf.ensure_shape(tf.zeros([batch, *sizes]), (None, *sizes))
-    mean, sum_of_squares = over_samples(num_masks, at_once, step, (nothing, nothing))
-    n = tf.cast(num_masks, tf.float32)
-    # 0/0 is NaN: the spread of one mask is not known.
-    variance = sum_of_squares / tf.reshape(n - 1.0, per_mask)
-    return Explained(mean, scores, class_index, {"relative_error": relative_error(mean, variance, n)})
+    no_level = tf.zeros_like(keep)
+    before = (nothing, nothing, no_level, no_level)
+    used, moments = until_accurate(
+        parameters["num_masks"], parameters["target_error"], at_once, step, before, error
+    )
+    spread = {
+        "relative_error": error(used, *moments),
+        "standard_error": tf.sqrt(error_squared(used, *moments)),
+        "samples_used": used,
+    }
+    return Explained(moments[0], scores, class_index, spread)
 
 
 def facts(grid: int, graph: ForwardGraph) -> Mapping[str, Any]:
@@ -167,17 +190,13 @@ METHOD = Method(
             examples=(11, 7),
             help="seed of the masks; the same seed gives the same masks",
         ),
+        *parameters("mask", "the bits"),
     ),
-    outputs=(
-        Output(
-            "relative_error",
-            per="example",
-            help="norm of the mean's standard error over the norm of the mean; NaN for one mask",
-        ),
-    ),
+    outputs=outputs("mask", of="map, less its mean over pixels,", alone="one mask"),
     replacements=replacements,
     facts=partial(facts, GRID),
     needs_gradients=False,
+    sampled=True,
     options=(
         Option(
             "grid",

@@ -7,6 +7,14 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from saliency_exporter.methods.model import SAMPLES_OF_A_STEP
+
+CONSIDERED_AT = SAMPLES_OF_A_STEP[-1]
+"""A loop considers whether to go on with an example at multiples of so many samples.
+
+It is one number for every batch size, and the samples of a step divide it: so when an example stops depends
+on itself alone. Of fewer samples the error is hardly known."""
+
 
 class Step(NamedTuple):
     """What a step of a loop takes: S samples of each of B examples, which a model sees as B · S rows.
@@ -23,14 +31,16 @@ class Step(NamedTuple):
     active: tf.Tensor
 
 
-def samples_at_once(batch: tf.Tensor, images_at_once: int) -> tf.Tensor:
-    """S, how many samples of each example a step takes, int32 scalar.
+def samples_at_once(batch: tf.Tensor, images_at_once: int, least: int = 1) -> tf.Tensor:
+    """S, how many samples of each example a step takes, int32 scalar: `samples_of_a_step` of tensors.
 
     Args:
         batch: int32 scalar, the number of examples.
-        images_at_once: how many images a step may take; at least one of each example it does.
+        images_at_once: how many images a step may take.
+        least: how many of each example it takes in any case; 2 where samples come in pairs.
     """
-    return tf.maximum(1, images_at_once // batch)
+    samples = tf.constant(SAMPLES_OF_A_STEP)
+    return tf.reduce_max(tf.where(samples * batch <= images_at_once, samples, least))
 
 
 def as_rows(values: tf.Tensor, at_once: tf.Tensor) -> tf.Tensor:
@@ -63,16 +73,81 @@ def over_samples(
         step: `Step` and the state to the new state, of the same shapes.
         state: before the first sample.
     """
+    _, *after = _loop(count, at_once, step, state, lambda done, count, *state: count)
+    return tuple(after)
 
-    def body(first: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
+
+def until_accurate(
+    count: tf.Tensor,
+    target: tf.Tensor,
+    at_once: tf.Tensor,
+    step: Callable[..., tuple[tf.Tensor, ...]],
+    state: tuple[tf.Tensor, ...],
+    error: Callable[..., tf.Tensor],
+) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+    """As `over_samples`, but an example is done when its error is at or below its target.
+
+    That is considered at multiples of `CONSIDERED_AT`, so it depends neither on the batch size nor on
+    neighbors, but for an error within rounding of the target. An example that is done is from then on one
+    that has asked for as many samples as it has: its state stays, bit for bit, while the loop goes on for
+    others.
+
+    Args:
+        count: int32 [B], how many samples each example asks for at most, ≥ 1.
+        target: float32 [B], ≥ 0; 0 for all samples.
+        at_once: S, see `samples_at_once`.
+        step: `Step` and the state to the new state, of the same shapes.
+        state: before the first sample.
+        error: number of samples of each example, int32 [B], and the state to the error, float32 [B].
+
+    Returns:
+        How many samples each example has, int32 [B], and the state.
+    """
+
+    def considered(done: tf.Tensor, count: tf.Tensor, *state: tf.Tensor) -> tf.Tensor:
+        so_far = tf.minimum(count, done)
+        reached = (target > 0.0) & (error(so_far, *state) <= target)
+        return tf.where(reached, so_far, count)
+
+    def asked_for(done: tf.Tensor, count: tf.Tensor, *state: tf.Tensor) -> tf.Tensor:
+        # An error takes passes over the memory, and is computed where it decides something.
+        decides = tf.reduce_any((target > 0.0) & (done < count)) & (done % CONSIDERED_AT == 0)
+        return tf.cond(decides, lambda: considered(done, count, *state), lambda: count)
+
+    used, *after = _loop(count, at_once, step, state, asked_for)
+    return used, tuple(after)
+
+
+def _loop(
+    count: tf.Tensor,
+    at_once: tf.Tensor,
+    step: Callable[..., tuple[tf.Tensor, ...]],
+    state: tuple[tf.Tensor, ...],
+    asked_for: Callable[..., tf.Tensor],
+) -> tuple[tf.Tensor, ...]:
+    """How many samples each example has asked for in the end, int32 [B], and the state after these.
+
+    Args:
+        count: int32 [B], how many samples each example asks for before the first one.
+        at_once: S.
+        step: `Step` and the state to the new state.
+        state: before the first sample.
+        asked_for: the number of samples done, int32 scalar, `count` and the state to the new `count`, which
+            may be less than it was, and not less than what is done of an example.
+    """
+
+    def body(first: tf.Tensor, count: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
         samples = first + tf.range(at_once)
         sample = tf.reshape(tf.minimum(samples, count[:, tf.newaxis] - 1), [-1])
         after = step(Step(first, sample, samples < count[:, tf.newaxis]), *state)
-        fixed = (tf.ensure_shape(new, old.shape) for new, old in zip(after, state, strict=True))
-        return first + at_once, *fixed
+        fixed = [tf.ensure_shape(new, old.shape) for new, old in zip(after, state, strict=True)]
+        done = first + at_once
+        return done, tf.ensure_shape(asked_for(done, count, *fixed), count.shape), *fixed
 
-    most = tf.reduce_max(count)
     _, *after = tf.while_loop(
-        lambda first, *_: first < most, body, (tf.constant(0), *state), parallel_iterations=1
+        lambda first, count, *_: first < tf.reduce_max(count),
+        body,
+        (tf.constant(0), count, *state),
+        parallel_iterations=1,
     )
     return tuple(after)

@@ -12,11 +12,25 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from saliency_exporter.errors import ExportError
+from saliency_exporter.methods.accuracy import (
+    TARGET_ERROR,
+    merged,
+    outputs,
+    parameters,
+    relative_error,
+    squared_differences,
+    squared_error_of_pairs,
+    total,
+    variance_of,
+)
 from saliency_exporter.methods.declarations import CLASS_INDEX, Explained, Method, Output, Parameter
 from saliency_exporter.methods.kinds import MASKING
 from saliency_exporter.methods.model import IMAGES_AT_ONCE, Model, chosen_class
-from saliency_exporter.methods.noise import standard_normal
-from saliency_exporter.methods.sampling import Step, as_rows, by_example, over_samples, samples_at_once
+from saliency_exporter.methods.noise import opposite_pairs, standard_normal
+from saliency_exporter.methods.sampling import Step, as_rows, by_example, samples_at_once, until_accurate
+
+_Moments = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+"""Mean, sum of squares and squared differences of pairs."""
 
 
 class Smooth(NamedTuple):
@@ -24,13 +38,17 @@ class Smooth(NamedTuple):
 
     Attributes:
         mean: float32 [B, …], over samples.
-        variance: float32 [B, …], unbiased sample variance (VarGrad); NaN where num_samples is 1.
-        relative_error: float32 [B], ‖standard error of the mean‖₂ / ‖mean‖₂; NaN where num_samples is 1.
+        variance: float32 [B, …], sample variance (VarGrad); NaN for one sample.
+        relative_error: float32 [B], see `accuracy.relative_error`.
+        standard_error: float32 [B], the norm of the mean's; NaN for one pair of samples.
+        samples_used: int32 [B], how many samples these are of.
     """
 
     mean: tf.Tensor
     variance: tf.Tensor
     relative_error: tf.Tensor
+    standard_error: tf.Tensor
+    samples_used: tf.Tensor
 
 
 def smooth(
@@ -41,15 +59,19 @@ def smooth(
     num_samples: tf.Tensor,
     noise_level: tf.Tensor,
     seed: tf.Tensor,
+    first_sample: tf.Tensor,
+    target_error: tf.Tensor,
     *,
     images_at_once: int = IMAGES_AT_ONCE,
 ) -> Smooth:
     """The mean of a map, as of the gradient ∂S_c/∂x, at x + N(0, σ²) over `num_samples` samples.
 
     Source: Smilkov et al. 2017, arXiv 1706.03825, section 2; σ = noise_level · (max(x) − min(x)) over the
-    example's own input. Mean and variance are running ones, so memory does not grow with the number of
-    samples. The variance is VarGrad (Adebayo et al. 2018, arXiv 1810.03292); SmoothGrad² is
-    variance · (n − 1)/n + mean².
+    example's own input. Samples come in pairs of opposite noise (Hammersley and Morton 1956): each has the
+    distribution that the paper asks for, and their mean needs fewer of them (tests/benchmarks/results has by
+    how many). So the standard error is one of pairs. Mean and variance are running ones, so memory does not
+    grow with the number of samples. The variance is VarGrad (Adebayo et al. 2018, arXiv 1810.03292), of all
+    samples about their mean, so SmoothGrad² is variance · (n − 1)/n + mean².
 
     Args:
         map_of: model input and what else is given, to the map, float32 [B, *shape].
@@ -58,62 +80,47 @@ def smooth(
         given: what else `map_of` takes, each [B], in order; the class first.
         num_samples: int32 [B], ≥ 1.
         noise_level: float32 [B], in [0, 1].
-        seed: int32 [B]; the noise of sample i depends on (seed, i) alone.
-        images_at_once: how many images a step of the loop may take; of the result it changes rounding alone.
+        seed: int32 [B].
+        first_sample: int32 [B], ≥ 0; the noise of sample i is a function of (seed, first_sample + i) alone.
+            From an odd one, pairs are parted: the error is then taken for larger than it is.
+        target_error: float32 [B], ≥ 0: an example is done at a relative error of at most this; 0 for all
+            samples.
+        images_at_once: how many images a step of the loop may take, but for a pair of each example; of the
+            result it changes rounding alone.
     """
     sigma = noise_level * input_range(x)
     batch = tf.shape(x)[0]
-    at_once = samples_at_once(batch, images_at_once)
+    at_once = samples_at_once(batch, images_at_once, least=2)
     rows = [as_rows(values, at_once) for values in given]
-    row_seed, copies = as_rows(seed, at_once), as_rows(x, at_once)
-    row_sigma = tf.reshape(as_rows(sigma, at_once), (-1,) + (1,) * (x.shape.rank - 1))
+    row_seed, row_first, copies = (as_rows(values, at_once) for values in (seed, first_sample, x))
 
-    def step(step: Step, mean: tf.Tensor, sum_of_squares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        noisy = copies + row_sigma * standard_normal(row_seed, step.sample, tuple(x.shape[1:]))
-        maps = by_example(map_of(noisy, *rows), at_once)
-        return merged(step.first, mean, sum_of_squares, maps, step.active)
+    def per_row(values: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(values, (-1,) + (1,) * (x.shape.rank - 1))
+
+    row_sigma = per_row(as_rows(sigma, at_once))
+
+    def step(step: Step, mean: tf.Tensor, squares: tf.Tensor, differences: tf.Tensor) -> _Moments:
+        draw, sign = opposite_pairs(row_first + step.sample)
+        noise = standard_normal(row_seed, draw, tuple(x.shape[1:]))
+        # The sign is part of what noise is multiplied by, one number a row.
+        maps = by_example(map_of(copies + row_sigma * per_row(sign) * noise, *rows), at_once)
+        mean, squares = merged(step.first, mean, squares, maps, step.active)
+        return mean, squares, differences + squared_differences(maps, step.active)
+
+    def error(n: tf.Tensor, mean: tf.Tensor, squares: tf.Tensor, differences: tf.Tensor) -> tf.Tensor:
+        return relative_error(mean, squared_error_of_pairs(total(squares), differences, n), n)
 
     nothing = tf.ensure_shape(tf.zeros(tf.concat([[batch], list(shape)], 0)), (None, *shape))
-    mean, sum_of_squares = over_samples(num_samples, at_once, step, (nothing, nothing))
-    n = tf.cast(num_samples, tf.float32)
-    # 0/0 is NaN: the spread of one sample is not known.
-    variance = sum_of_squares / tf.reshape(n - 1.0, (-1,) + (1,) * len(shape))
-    return Smooth(mean, variance, relative_error(mean, variance, n))
-
-
-def merged(
-    done: tf.Tensor, mean: tf.Tensor, sum_of_squares: tf.Tensor, maps: tf.Tensor, active: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Running mean and sum of squared deviations with a few more samples in them (Chan et al. 1979).
-
-    Args:
-        done: int32 scalar, how many samples are in them; of an example that has no active one, at least as
-            many as it has asked for.
-        mean: float32 [B, …].
-        sum_of_squares: float32 [B, …], about the mean.
-        maps: float32 [B, S, …], of more samples.
-        active: bool [B, S], which of these count; the first ones of an example, or none. The others have to
-            be finite.
-
-    Returns:
-        The new mean and sum; of an example without active samples, as they were.
-    """
-    # Products with 0 and 1 in place of selections, and two sums over the samples: uncompiled, each operation
-    # is a pass over the memory, and a selection that broadcasts is the slowest of them.
-    per_example = (-1,) + (1,) * (mean.shape.rank - 1)
-    weight = tf.cast(active, tf.float32)
-    more = tf.reduce_sum(weight, axis=1)
-    # About the first of them, so that equal samples leave no rounding behind.
-    first = maps[:, 0]
-    per_sample = tf.concat([tf.shape(weight), [1] * (mean.shape.rank - 1)], 0)
-    deviations = (maps - first[:, tf.newaxis]) * tf.reshape(weight, per_sample)
-    total, squares = tf.reduce_sum(deviations, axis=1), tf.reduce_sum(tf.square(deviations), axis=1)
-    offset = total / tf.reshape(tf.maximum(more, 1.0), per_example)
-    squares = tf.maximum(squares - total * offset, 0.0)
-    before = tf.cast(done, tf.float32)
-    part = tf.reshape(more / (before + more), per_example)
-    difference = (first - mean) + offset
-    return mean + difference * part, sum_of_squares + squares + tf.square(difference) * (part * before)
+    before = (nothing, nothing, tf.zeros_like(noise_level))
+    used, moments = until_accurate(num_samples, target_error, at_once, step, before, error)
+    mean, squares, differences = moments
+    return Smooth(
+        mean,
+        variance_of(squares, used),
+        error(used, *moments),
+        tf.sqrt(squared_error_of_pairs(total(squares), differences, used)),
+        used,
+    )
 
 
 def input_range(x: tf.Tensor) -> tf.Tensor:
@@ -122,17 +129,9 @@ def input_range(x: tf.Tensor) -> tf.Tensor:
     return tf.reduce_max(x, axes) - tf.reduce_min(x, axes)
 
 
-def relative_error(mean: tf.Tensor, variance: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
-    """‖√(variance/n)‖₂ / ‖mean‖₂ of each example, float32 [B]; 0 where the maps do not vary at all."""
-    axes = list(range(1, mean.shape.rank))
-    standard_error = tf.sqrt(tf.reduce_sum(variance, axes) / n)
-    norm = tf.sqrt(tf.reduce_sum(tf.square(mean), axes))
-    return tf.where(standard_error == 0.0, 0.0, standard_error / norm)
-
-
 def explain(model: Model, x: tf.Tensor, parameters: Mapping[str, tf.Tensor]) -> Explained:
     """SmoothGrad of the class's unnormalized score."""
-    return _explained(model, x, parameters, model.gradient, tuple(x.shape[1:]))
+    return _explained(model, x, parameters, model.of_samples.gradient, tuple(x.shape[1:]))
 
 
 def _explained(
@@ -158,29 +157,42 @@ def _explained(
     given = [class_index, *(parameters[name] for name in names)]
     own = [parameters[parameter.name] for parameter in _PARAMETERS]
     result = smooth(map_of, shape, x, given, *own, images_at_once=model.images_at_once)
-    spread = {"variance": result.variance, "relative_error": result.relative_error}
-    return Explained(result.mean, scores, class_index, spread)
+    outputs = {
+        "variance": result.variance,
+        "relative_error": result.relative_error,
+        "standard_error": result.standard_error,
+        "samples_used": result.samples_used,
+    }
+    return Explained(result.mean, scores, class_index, outputs)
 
 
 def over(method: Method) -> Method:
     """The mean of another method's signed map at noisy copies, with its spread.
 
-    It has the parameters of both and is defined where the other is, whose other outputs are dropped.
+    It has the parameters of both and is defined where the other is, whose other outputs are dropped. A
+    `target_error` of the other is held at its default: the call's is that of the mean.
 
     Raises:
         ExportError: the other asks for no gradient, or has a parameter or output of the same name.
     """
     _refuse(method)
-    names = [parameter.name for parameter in method.parameters]
+    taken = [parameter for parameter in method.parameters if parameter.name != TARGET_ERROR]
+    held = [parameter for parameter in method.parameters if parameter.name == TARGET_ERROR]
+    names = [parameter.name for parameter in taken]
 
     def explain(model: Model, x: tf.Tensor, parameters: Mapping[str, tf.Tensor]) -> Explained:
+        of_samples = model.of_samples
+
         def map_of(noisy: tf.Tensor, *values: tf.Tensor) -> tf.Tensor:
-            return method.explain(model, noisy, dict(zip([CLASS_INDEX, *names], values, strict=True))).map
+            given = dict(zip([CLASS_INDEX, *names], values, strict=True))
+            rows = tf.shape(noisy)[:1]
+            given |= {p.name: tf.fill(rows, tf.constant(p.default, p.dtype)) for p in held}
+            return method.explain(of_samples, noisy, given).map
 
         given = [CLASS_INDEX, *names]
         specs = [tf.TensorSpec(x.shape, x.dtype)]
         specs += [tf.TensorSpec((None,), parameters[name].dtype) for name in given]
-        called = model.in_a_loop(map_of, specs)
+        called = of_samples.in_a_loop(map_of, specs)
         # A coarse map's size is that of the feature layer's grid, which the traced function knows.
         shape = tuple(called.get_concrete_function().structured_outputs.shape[1:])
         return _explained(model, x, parameters, called, shape, names)
@@ -191,8 +203,9 @@ def over(method: Method) -> Method:
         summary=f"SmoothGrad over `{method.expression}`: the mean of its maps at noisy copies of the input",
         source=f"{METHOD.source}; of the maps: {method.source}",
         explain=explain,
-        parameters=(*method.parameters, *_PARAMETERS),
+        parameters=(*taken, *_PARAMETERS),
         outputs=METHOD.outputs,
+        sampled=True,
         options=(),
         with_options=None,
         over=None,
@@ -213,7 +226,7 @@ def _refuse(method: Method) -> None:
             "is made of them",
             hint=hint,
         )
-    taken = {parameter.name for parameter in _PARAMETERS}
+    taken = {parameter.name for parameter in _PARAMETERS} - {TARGET_ERROR}
     both = [parameter.name for parameter in method.parameters if parameter.name in taken]
     if both:
         raise ExportError(
@@ -249,6 +262,7 @@ _PARAMETERS = (
         examples=(11, 7),
         help="seed of the noise; the same seed gives the same noise",
     ),
+    *parameters("sample", "the noise"),
 )
 
 METHOD = Method(
@@ -262,14 +276,11 @@ METHOD = Method(
         Output(
             "variance",
             per="map",
-            help="unbiased sample variance of the map over the noise; NaN for one sample",
+            help="sample variance of the map over the samples; NaN for one sample",
             verified=False,
         ),
-        Output(
-            "relative_error",
-            per="example",
-            help="norm of the mean's standard error over the norm of the mean; NaN for one sample",
-        ),
+        *outputs("sample", alone="one pair of samples"),
     ),
+    sampled=True,
     over=over,
 )

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from saliency_exporter.contract.checks import bounds_of, default_of
 from saliency_exporter.contract.compile_choice import Choice
+from saliency_exporter.contract.settings import Settings
 from saliency_exporter.graph.activations.find import Coverage
 from saliency_exporter.graph.feature_layers import feature_layers
 from saliency_exporter.graph.forward_graph import ForwardGraph
@@ -75,14 +76,26 @@ def describe_feature_layers(graph: ForwardGraph) -> tuple[FeatureLayerEntry, ...
     )
 
 
-def describe_method(method: Method, graph: ForwardGraph, max_samples: int) -> MethodEntry:
-    """The signature of a method on one model."""
+def describe_method(
+    method: Method, graph: ForwardGraph, settings: Settings, share: float | None = None
+) -> MethodEntry:
+    """The signature of a method on one model.
+
+    Args:
+        method: the method.
+        graph: the model.
+        settings: of the export.
+        share: of a sampled method, see `sample_agreement`; None for samples in float32.
+    """
+    max_samples = settings.max_samples
     return MethodEntry(
         kind=method.kind,
         map=method.map_kind.output,
         parameters=tuple(_parameter(parameter, max_samples) for parameter in method.parameters),
-        outputs=tuple(OutputEntry(output.name, output.verified) for output in method.outputs),
+        outputs=tuple(OutputEntry(output.name, output.verified, output.dtype) for output in method.outputs),
         facts=dict(method.facts(graph)),
+        sample_precision=settings.sample_precision if method.sampled else None,
+        sample_difference=share,
     )
 
 

@@ -160,7 +160,11 @@ def _describe_feature_layers(layers: Sequence[FeatureLayerEntry]) -> list[str]:
 
 
 def _describe_method(signature: str, entry: MethodEntry) -> str:
-    return ", ".join([signature, *map(_describe_parameter, entry.parameters)])
+    words = [signature, *map(_describe_parameter, entry.parameters)]
+    if entry.sample_difference is not None:
+        share = f"{entry.sample_difference:.1g} of the standard error from float32"
+        words.append(f"samples in {entry.sample_precision}, {share}")
+    return ", ".join(words)
 
 
 def _describe_parameter(parameter: ParameterEntry) -> str:

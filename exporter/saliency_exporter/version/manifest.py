@@ -146,6 +146,7 @@ class OutputEntry:
 
     name: str
     verified: bool
+    dtype: Literal["float32", "int32"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,10 @@ class MethodEntry:
         parameters: beside `class_index`.
         outputs: beside the map and those that all methods share.
         facts: of the method on this model.
+        sample_precision: in what the model is replayed for each sample; None where the map is no mean over
+            samples. Class, score and probability, noise, mean and variance are float32.
+        sample_difference: how far the map is from that of float32, as a share of its standard error at the
+            default number of samples; None for float32.
     """
 
     kind: str
@@ -165,6 +170,8 @@ class MethodEntry:
     parameters: tuple[ParameterEntry, ...] = ()
     outputs: tuple[OutputEntry, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    sample_precision: Literal["float32", "bfloat16", "float16"] | None = None
+    sample_difference: float | None = None
 
 
 @dataclass(frozen=True)

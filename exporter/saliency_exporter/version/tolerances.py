@@ -39,6 +39,14 @@ classes are 7e-3 to 0.6 apart: they hardly depend on the class, which `class_ind
 MOST = 0.5
 """No bound is beyond this: in float16 and bfloat16 another example's map was 0.59 away at least."""
 
+SAMPLES_TOLERANCE = 0.2
+"""The same two bounds where samples are in fewer bits and the reference is in float32, at least.
+
+Such a map has been held to a tenth of its standard error at the default number of samples. A sample of fewer
+bits is off by its own rounding, so at the two or three samples of the reference it is a tenth of the standard
+error there, which is no larger than the map. Twice that, for two images out of many, is still far below the
+nearest wrong map."""
+
 
 @dataclass(frozen=True)
 class Tolerances:
@@ -55,7 +63,7 @@ class Tolerances:
     outlier: float
 
 
-def tolerances(rounding: Rounding) -> Tolerances:
+def tolerances(rounding: Rounding, *, fewer_bits: bool = False) -> Tolerances:
     """The bounds for a model that computes in a dtype of unit roundoff u, d roundings deep and past k kinks.
 
     Roundings have signs that do not know of each other, so a value that d of them went into is off by about
@@ -68,9 +76,15 @@ def tolerances(rounding: Rounding) -> Tolerances:
     of 4 and 8 kinks, whose maps differed by 2e-3 at most between XLA and uncompiled; in bfloat16 0.21 and
     0.41, and they differed by 0.26 and 0.06. A MobileNet of 27 kinks in bfloat16 has 0.89, and its gradients
     differed by 0.59: there no bound tells right from wrong, and such an export may be refused for nothing.
+
+    Args:
+        rounding: in the model.
+        fewer_bits: whether the signature takes its samples in fewer bits than the reference.
     """
     unit = unit_roundoff(tf.as_dtype(rounding.dtype))
     off = unit * math.sqrt(rounding.depth)
     at_kinks = math.sqrt(0.8 * off * rounding.kinks)
     gradient = min(MOST, max(GRADIENT_TOLERANCE, 2 * at_kinks + 8 * math.sqrt(2) * off))
+    if fewer_bits:
+        gradient = max(gradient, SAMPLES_TOLERANCE)
     return Tolerances(max(SCORE_TOLERANCE, 4 * off), gradient, max(OUTLIER_TOLERANCE, gradient))

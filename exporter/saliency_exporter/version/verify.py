@@ -182,6 +182,10 @@ def _contract_problems(servable: Servable, manifest: Manifest) -> Iterator[str]:
         outputs -= {"label"} if manifest.labels is None else set()
         if set(signature.outputs) != outputs:
             yield f"{name} has the outputs {sorted(signature.outputs)}, not {sorted(outputs)}"
+        for output in method.outputs:
+            given = signature.outputs.get(output.name)
+            if given is not None and (dtype := tf.as_dtype(given.dtype).name) != output.dtype:
+                yield f"{name} has the output {output.name} of dtype {dtype}, not {output.dtype}"
         defaults = {CLASS_INDEX: PREDICTED_CLASS, **{p.name: p.default for p in method.parameters}}
         if set(signature.inputs) != {"images", *defaults}:
             yield f"{name} has the inputs {sorted(signature.inputs)}, not {sorted({'images', *defaults})}"
@@ -278,10 +282,17 @@ def _row(
             _compare(outputs, signature, rows, reference, manifest, errors)
     except (ServableError, ExportError) as error:
         return Row(signature, size, first_ms, ms, errors.score, errors.worst_map, _reason(error))
-    bounds = tolerances(manifest.rounding)
+    bounds = _bounds(manifest, signature)
     outliers = frozenset(example for example, error in errors.maps.items() if error > bounds.gradient)
     problem = _beyond_tolerance(errors, bounds)
     return Row(signature, size, first_ms, ms, errors.score, errors.worst_map, problem, outliers)
+
+
+def _bounds(manifest: Manifest, signature: str) -> Tolerances:
+    """What the answers of a signature are held to."""
+    entry = manifest.by_signature.get(signature)
+    in_fewer_bits = entry is not None and entry.sample_precision not in (None, "float32")
+    return tolerances(manifest.rounding, fewer_bits=in_fewer_bits)
 
 
 def _reason(error: ExportError) -> str:
@@ -366,10 +377,10 @@ def _compare(
         got, want = outputs[name], expected[rows]
         if got.shape != want.shape or got.dtype != want.dtype:
             raise ExportError(f"{name} is {got.dtype} {got.shape}, not {want.dtype} {want.shape}")
-        measure = COMPARED.get(name, "gradient")
+        measure = "equal" if want.dtype.kind == "i" else COMPARED.get(name, "gradient")
         if measure == "equal":
             if not np.array_equal(got, want):
-                raise ExportError(f"class_index is {got.tolist()}, not {want.tolist()}")
+                raise ExportError(f"{name} is {got.tolist()}, not {want.tolist()}")
             continue
         if measure == "score":
             errors.score = max(errors.score, _score_error(got, want))
@@ -499,7 +510,7 @@ def _record_problem(errors: _Errors, signature: str, rows: Sequence[Row], manife
 
     A record may hold a single example: it is an outlier where it is one in the rows, which ask for the same.
     """
-    bounds = tolerances(manifest.rounding)
+    bounds = _bounds(manifest, signature)
     outliers = frozenset().union(*(row.outliers for row in rows if row.signature == signature))
     of_outliers = _Errors(0.0, {e: error for e, error in errors.maps.items() if e in outliers})
     if of_outliers.worst_map > bounds.outlier:

@@ -64,6 +64,7 @@ from saliency_exporter.version.manifest import (
     write_manifest,
 )
 from saliency_exporter.version.reference import reference_path, started_reference, zero_maps
+from saliency_exporter.version.sample_agreement import hold_to_float32
 from saliency_exporter.version.server_needs import server_needs
 from saliency_exporter.version.slimming import slim
 from saliency_exporter.version.tolerances import Tolerances, tolerances
@@ -179,10 +180,13 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
     # A folded weight is another one: where the model's own functions stay, all weights stay, and once.
     forward = as_traced if kept else Forward(_folded(graph, job.settings))
     job, choices = _with_choices(job, forward, predictions, progress)
+    if job.settings.sample_precision != "float32":
+        progress(f"comparing samples in {job.settings.sample_precision} with float32")
+    shares = hold_to_float32(forward, job.preprocessing, job.settings, job.name)
     lowered: set[str] = set()
     signatures = _signatures(job, forward, predictions, lowered)
     progress("computing the reference that the export is verified against")
-    plain = replace(job.settings, compile="none", lowering=False)
+    plain = replace(job.settings, compile="none", lowering=False, sample_precision="float32")
     cores = build_cores(as_traced, job.preprocessing, plain, job.name, predictions=predictions)
     spec = signatures[predictions].input_signature[0]
     # Tracing leaves the other cores idle: there the reference runs meanwhile.
@@ -225,7 +229,9 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
         rounding=rounding,
         predictions=predictions,
         methods={
-            method.name: describe_method(method, graph, job.settings.max_samples)
+            method.name: describe_method(
+                method, graph, job.settings, None if not method.sampled else shares.get(method.name)
+            )
             for method in job.settings.methods
         },
         kept_signatures=describe_kept(kept.signatures) if kept else {},

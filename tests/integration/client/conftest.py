@@ -35,6 +35,9 @@ class Awaited:
     def explain_many(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         return self._pulled(self.client.explain_many(*args, **kwargs))
 
+    def explain_until(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return self._pulled(self.client.explain_until(*args, **kwargs))
+
     def _pulled(self, results: Any) -> Iterator[Any]:
         try:
             while True:

@@ -59,6 +59,9 @@ def names(request, example_server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # A method with a baseline, where an example is of one: the others show which methods there are.
     example_server.model.shares = "baselines" in request.node.name or "readme" in request.node.name
+    # As new exports sample, where an example is of that.
+    of_samples = ("explain_until", "samples_needed", "readme")
+    example_server.model.sampled = any(name in request.node.name for name in of_samples)
     certificates = Path(__file__).parent / "certificates"
     for name in ("ca.pem", "client.pem", "client.key"):
         os.symlink(certificates / name, tmp_path / name)

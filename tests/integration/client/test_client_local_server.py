@@ -129,7 +129,7 @@ def test_smooth_takes_its_parameters_one_by_one(client, images):
         images[[0, 0, 0]],
         method="smooth",
         class_index=1,
-        num_samples=[4, 4, 400],
+        num_samples=[4, 10, 1000],
         noise_level=[0, 0.5, 0.5],
         seed=3,
     )
@@ -170,10 +170,12 @@ def test_the_server_tells_everything_that_the_contract_promises(client):
     assert str(smooth.inputs["images"]) == "uint8[?,6,5,3]"
     assert {name: value.item() for name, value in smooth.defaults.items()} == {
         "class_index": -1, "num_samples": 50, "noise_level": pytest.approx(0.15), "seed": 0,
+        "first_sample": 0, "target_error": 0,
     }  # fmt: skip
     assert {name: spec.dtype for name, spec in smooth.outputs.items()} == {
         "gradients": "float32", "saliency": "float32", "class_index": "int32", "score": "float32",
         "probability": "float32", "label": "string", "variance": "float32", "relative_error": "float32",
+        "standard_error": "float32", "samples_used": "int32",
     }  # fmt: skip
     assert client.status()[0].available
     client.wait_ready(5)

@@ -235,6 +235,7 @@ def test_a_real_export_has_its_names_defaults_and_predictions(local_client, pict
     smooth = local_client.signatures()["explain_smooth"].defaults
     assert {name: value.item() for name, value in smooth.items()} == {
         "class_index": -1, "num_samples": 50, "noise_level": np.float32(0.15).item(), "seed": 0,
+        "first_sample": 0, "target_error": 0,
     }  # fmt: skip
     assert local_client.predict(pictures)["probabilities"].shape == (3, len(LABELS))
     assert local_client.methods() == ("gradients", "guided", "smooth")

@@ -60,6 +60,7 @@ def test_a_documented_command_runs(
     server.model = known_model()
     server.model.names = NAMES
     server.model.shares = True
+    server.model.sampled = True
     here = command.replace("localhost:8500", server.target).replace(
         "--model efficientnet-lite0", "--model linear"
     )

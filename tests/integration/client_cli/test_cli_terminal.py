@@ -67,9 +67,16 @@ def on_terminal(
 
 
 def shown_on_terminal(
-    cli: Cli, *arguments: str, columns: int = 100, **environment: str
+    cli: Cli,
+    *arguments: str,
+    columns: int = 100,
+    watch: Callable[[str], None] = lambda written: None,
+    **environment: str,
 ) -> tuple[int | str | None, str]:
-    """A command in this process with a pseudo-terminal for its streams; its exit code and what it wrote."""
+    """A command in this process with a pseudo-terminal for its streams; its exit code and what it wrote.
+
+    `watch` sees what has been written so far, each time that something comes.
+    """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     os.write(ours, b"\x04")  # whoever reads from it comes to the end at once
@@ -79,6 +86,7 @@ def shown_on_terminal(
         with suppress(OSError):  # Linux: the other side is closed
             while chunk := os.read(ours, 65536):
                 written.extend(chunk)
+                watch(written.decode(errors="ignore"))
 
     reader = threading.Thread(target=read)
     kept = [os.dup(number) for number in range(3)]

@@ -25,6 +25,8 @@ DEFAULTS = {
     "explain_smooth/num_samples": np.int32(50),
     "explain_smooth/noise_level": np.float32(0.15),
     "explain_smooth/seed": np.int32(0),
+    "explain_smooth/first_sample": np.int32(0),
+    "explain_smooth/target_error": np.float32(0),
 }
 
 

@@ -52,7 +52,12 @@ def test_inputs_and_outputs_are_those_of_the_contract(servable):
         "probability": (tf.float32, [-1]),
         "label": (tf.string, [-1]),
     }
-    spread = {"variance": (tf.float32, [-1, 32, 32, 3]), "relative_error": (tf.float32, [-1])}
+    spread = {
+        "variance": (tf.float32, [-1, 32, 32, 3]),
+        "relative_error": (tf.float32, [-1]),
+        "standard_error": (tf.float32, [-1]),
+        "samples_used": (tf.int32, [-1]),
+    }
     for name in EXPLAIN:
         signature = servable.signature_defs[name]
         expected = {**shared, **(spread if name == "explain_smooth" else {})}
@@ -73,6 +78,8 @@ def test_defaults_are_in_the_signature_def(servable):
         "num_samples": (np.int32, ()),
         "noise_level": (np.float32, ()),
         "seed": (np.int32, ()),
+        "first_sample": (np.int32, ()),
+        "target_error": (np.float32, ()),
     }
     assert values["class_index"] == -1
     assert values["num_samples"] == 50
@@ -91,6 +98,8 @@ def test_a_request_of_images_alone_is_filled_with_the_defaults(servable, images)
             "num_samples": np.int32(50),
             "noise_level": np.float32(0.15),
             "seed": np.int32(0),
+            "first_sample": np.int32(0),
+            "target_error": np.float32(0),
         },
     )
     assert_same_answers(alone, told)

@@ -96,7 +96,7 @@ def test_every_set_of_outputs_that_clients_ask_for_is_warmed_up(version: Path) -
     asked = [r for r in read_warmup(version) if r.model_spec.signature_name == f"explain_{METHOD}"]
     sizes = [r.inputs["images"].tensor_shape.dim[0].size for r in asked if not r.output_filter]
     assert sorted(sizes) == [1, 2]
-    small = ["class_index", "probability", "saliency", "score", "total"]
+    small = ["class_index", "positive", "probability", "saliency", "score", "total"]
     assert sorted(list(r.output_filter) for r in asked if r.output_filter) == [small]
     assert all(set(r.inputs) == {"images", "class_index", "factor"} for r in asked)
 
@@ -105,10 +105,10 @@ def test_the_manifest_and_inspect_show_its_parameters(folder: Path, version: Pat
     entry = read_manifest(version).methods[METHOD]
     (factor,) = entry.parameters
     assert (factor.name, factor.default, factor.low, factor.high) == ("factor", 1.0, 0, 8)
-    assert (entry.kind, entry.map, [o.name for o in entry.outputs]) == (
+    assert (entry.kind, entry.map, [(o.name, o.dtype) for o in entry.outputs]) == (
         "attribution",
         "attributions",
-        ["total"],
+        [("total", "float32"), ("positive", "int32")],
     )
     shown = exporter(folder, "inspect", str(version)).stdout
     assert f"explain_{METHOD}, factor 1.0 (0 to 8)" in shown
@@ -135,12 +135,15 @@ def test_the_client_explains_by_it_with_its_parameter_and_its_outputs(client: Sa
     np.testing.assert_allclose(
         explanation.outputs["total"], factors * scores[range(3), chosen], rtol=1e-4, atol=1e-5
     )
+    np.testing.assert_array_equal(explanation.outputs["positive"], (expected > 0).sum(axis=(1, 2, 3)))
+    assert explanation.outputs["positive"].dtype == np.int32
     np.testing.assert_allclose(explanation.score, scores[range(3), chosen], rtol=1e-5)
 
 
 def test_by_default_what_is_as_large_as_the_images_stays_on_the_server(client: SaliencyClient) -> None:
     assert set(client.explain(IMAGES, method=METHOD).outputs) == {
         "class_index",
+        "positive",
         "probability",
         "saliency",
         "score",

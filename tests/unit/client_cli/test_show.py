@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.cells import cell_len
 
-from saliency_client.cli.show import Line, bar, class_name, column, percent, skipped
+from saliency_client.cli.show import Line, bar, class_name, column, number_texts, percent, skipped
 
 RECORD = {
     "rank": 2,
@@ -35,6 +35,22 @@ def test_a_single_result_has_a_block_of_its_own():
         "smooth of lite0 version 3, score 5.68, relative error 0.07, steps used 8, 42 ms",
         "cat-smooth.png",
     ]
+
+
+@pytest.mark.parametrize(
+    ("error", "row", "words"),
+    [
+        (0.3, "±30 %", "relative error 0.30"),
+        (1.0, "±100 %", "relative error 1.00"),
+        (1.11, "±111 %", "relative error 1.11 (mostly noise)"),
+        (float("inf"), "±∞", "relative error infinite (no signal yet)"),
+    ],
+)
+def test_an_error_is_told_with_what_it_means(error, row, words):
+    record = {**RECORD, "relative_error": error}
+    assert row in Line("cat.jpg", record, width=8, alone=False).render().plain
+    assert f"{words}, steps used 8" in Line("cat.jpg", record, width=8, alone=True).render().plain
+    assert number_texts({**record, "outputs": {"standard_error": 0.02}}) == [words]
 
 
 def test_what_a_result_has_not_is_left_out():

@@ -19,15 +19,17 @@ PARAMETERS = {
     "num_samples": np.array([12, 3, 7, 2, 5, 11, 4, 1, 20], np.int32),
     "noise_level": np.array([0.1, 0.3, 0.2, 1.0, 0.15, 0.05, 0.4, 0.5, 0.25], np.float32),
     "seed": np.array([5, 6, 7, 8, -9, 10, 2**31 - 1, 12, 13], np.int32),
+    "first_sample": np.array([0, 1, 0, 30, 2**30, 0, 3, 10, 7], np.int32),
     "num_steps": np.array([12, 40, 7, 2, 5, 11, 4, 1, 20], np.int32),
+    "target_error": np.array([0.0, 0.2, 0.0, 0.5, 0.1, 0.0, 0.0, 1.0, 0.4], np.float32),
     "baseline": np.array([0.0, 0.5, -1.0, 0.25, 2.0, -0.5, 0.1, 1.0, -2.0], np.float32),
 }
 TAKEN = {
     "serving_default": (),
     "explain_gradients": ("class_index",),
     "explain_guided": ("class_index",),
-    "explain_smooth": ("class_index", "num_samples", "noise_level", "seed"),
-    "explain_integrated_gradients": ("class_index", "num_steps", "baseline"),
+    "explain_smooth": ("class_index", "num_samples", "noise_level", "seed", "first_sample"),
+    "explain_integrated_gradients": ("class_index", "num_steps", "baseline", "target_error"),
 }
 BATCHES = {
     "padded": [2, 7, 0],

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from antithetic import antithetic_normal
 from built_signatures import Signatures
 from callables import source_of
 from hypothesis import HealthCheck, Phase, assume, given, settings
@@ -37,7 +38,6 @@ from random_net import (
 
 from saliency_exporter.graph.feature_layers import with_feature_layer
 from saliency_exporter.graph.trace import trace
-from saliency_exporter.methods.noise import standard_normal
 
 layers = keras.layers
 RECTIFIERS = [*(name for name, f in FUNCTIONS.items() if f.region is not None), "prelu"]
@@ -348,19 +348,21 @@ def check_paths(net: Net, signatures_of: Callable, seed: int, **options: object)
     rng = np.random.default_rng(seed)
     images = rng.normal(size=(2, *net.input_shape)).astype(np.float32)
     levels, steps = np.float32([0.25, -0.5]), [2, 3]
-    noise = [standard_normal(tf.constant([5, 6]), tf.constant(i), net.input_shape).numpy() for i in range(2)]
+    noise = [
+        antithetic_normal(tf.constant([5, 6]), tf.constant(i), net.input_shape).numpy() for i in range(2)
+    ]
     expected = []
     for c, x in enumerate(images.astype(np.float64)):
         way = x - levels[c]
-        nodes, weights = np.polynomial.legendre.leggauss(steps[c])
-        places = [levels[c] + (1 + node) / 2 * way for node in nodes]
+        ends = (np.arange(steps[c] + 1) / steps[c]) ** 2
+        places = [levels[c] + node * way for node in (ends[1:] + ends[:-1]) / 2]
         gradients = [signal_at(net, place, np.abs(x) + np.abs(place), c) for place in places]
         sigma = 0.1 * np.ptp(x)
         noisy = [x + sigma * sample[c] for sample in noise]
         signals = [signal_at(net, copy, np.abs(x) + np.abs(copy), c, guided=True) for copy in noisy]
         answers = (
             times(x, signal_at(net, x, np.zeros_like(x), c)),
-            times(way, weighted(gradients, weights / 2)),
+            times(way, weighted(gradients, np.diff(ends))),
             weighted(signals, [0.5, 0.5]),
         )
         assume(all(map(meaningful, answers)))

@@ -13,7 +13,7 @@ from saliency_exporter.contract.slices import run_in_slices
 from saliency_exporter.errors import ExportError
 from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
-from saliency_exporter.methods.declarations import Explained
+from saliency_exporter.methods.declarations import Explained, Output
 from saliency_exporter.methods.gradients import METHOD as GRADIENTS
 from saliency_exporter.sources.preprocessing import builtin
 
@@ -91,6 +91,29 @@ def test_a_sigmoid_head_is_bypassed_too(signatures_of):
 def test_guided_is_refused_for_a_model_without_rectifier(signatures_of):
     with pytest.raises(ExportError, match="no rectifier"):
         signatures_of(lambda x: x, (3,), methods=("guided",))
+
+
+def test_an_output_of_whole_numbers_is_int32_in_any_batch_and_no_other_dtype_is():
+    """It goes through the core, the slices and the padding as `class_index` does."""
+    x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+    forward = Forward(trace(source_of(lambda x: tf.reduce_sum(x, axis=1), (2, 3))))
+    declared = Output("above", per="example", help="how many values are above 0", dtype="int32")
+
+    def signature(dtype: tf.DType, compile: str):
+        def explain(model, x, p):
+            above = tf.math.count_nonzero(x > 0, axis=[1, 2], dtype=dtype)
+            return Explained(*model.gradients(x, p["class_index"]), {"above": above})
+
+        method = replace(GRADIENTS, name="mine", explain=explain, outputs=(declared,))
+        settings = Settings(methods=(method,), batch_sizes=(1, 2), compile=compile, target="cpu")
+        return build_signatures(forward, builtin("none"), settings, "model")["explain_mine"]
+
+    for compile in ("none", "xla"):
+        got = signature(tf.int32, compile)(tf.constant(x))["above"]
+        assert got.dtype == tf.int32
+        np.testing.assert_array_equal(got, (x > 0).sum(axis=(1, 2)))
+    with pytest.raises(ExportError, match=r"gives above as int64 \(None,\); it must be int32 \(None,\)"):
+        signature(tf.int64, "none").get_concrete_function()
 
 
 @pytest.mark.parametrize(

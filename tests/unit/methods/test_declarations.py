@@ -41,6 +41,14 @@ def test_its_signature_is_named_after_it() -> None:
         ({"outputs": (Output("gradients", "value", "the map"),)}, "the name 'gradients' is taken"),
         ({"outputs": (Output("file", "example", "its size"),)}, "the name 'file' is taken"),
         ({"outputs": (Output("label", "example", "a name"),)}, "the name 'label' is taken"),
+        (
+            {"outputs": (Output("rank", "value", "its rank", dtype="int32"),)},
+            "the output rank is int32 per value; it must be float32$",
+        ),
+        (
+            {"outputs": (Output("rank", "example", "its rank", dtype="int64"),)},
+            "the output rank is int64 per example; it must be float32 or int32",
+        ),
         ({"outputs": (Output("sum of all", "example", "a sum"),)}, "'sum of all' is not a lower-case name"),
     ],
 )

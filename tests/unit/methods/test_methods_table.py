@@ -26,7 +26,8 @@ def test_a_method_of_another_package_is_shown_with_its_parameters_and_outputs(mo
     assert (
         f"| `{name}` | `factor` | float32 | 1.0 | 0 to 8 | what the attributions are multiplied by |" in shown
     )
-    assert f"| `{name}` | `total` | [B] | the sum of the attributions |" in shown
+    assert f"| `{name}` | `total` | float32 [B] | the sum of the attributions |" in shown
+    assert f"| `{name}` | `positive` | int32 [B] | how many attributions are above 0 |" in shown
 
 
 def test_the_rest_of_the_page_stays() -> None:

@@ -1,4 +1,4 @@
-"""The Gauss–Legendre rules of the graph against NumPy's, and against what they integrate exactly."""
+"""The nodes and weights of the graph against rules that NumPy writes out, and against known integrals."""
 
 from __future__ import annotations
 
@@ -6,53 +6,73 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from saliency_exporter.methods.quadrature import gauss_legendre
+from saliency_exporter.methods.quadrature import node
 
-COUNTS = (1, 2, 3, 5, 10, 32, 33, 34, 50, 64, 333, 1000)
 ULP = 2.0**-24
-"""Half of float32's relative spacing: what a value is off by that is exact before it is rounded."""
+CELLS = (1, 2, 3, 10, 12, 19, 50, 1000)
+LEVELS = 5
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["uncompiled", "compiled"])
-def rules(request):
-    """The rules of all counts, computed in one call: nodes and weights by count."""
-    count = np.repeat(COUNTS, COUNTS).astype(np.int32)
-    number = np.concatenate([np.arange(n, dtype=np.int32) for n in COUNTS])
-    rule = tf.function(gauss_legendre, jit_compile=request.param)
-    nodes, weights = (part.numpy().astype(np.float64) for part in rule(count, number))
-    return {n: (nodes[count == n], weights[count == n]) for n in COUNTS}
+def rule(request):
+    """Nodes and weights, float64, of a number of cells at a level."""
+    called = tf.function(
+        node,
+        jit_compile=request.param,
+        input_signature=[tf.TensorSpec((None,), tf.int32)] * 2,
+    )
+
+    def get(cells: int, level: int) -> tuple[np.ndarray, np.ndarray]:
+        number = np.arange(cells * 2**level, dtype=np.int32)
+        nodes, weights = (part.numpy() for part in called(np.full_like(number, cells), number))
+        return nodes.astype(np.float64), weights.astype(np.float64) / 2**level
+
+    return get
 
 
-@pytest.mark.parametrize("count", COUNTS)
-def test_nodes_and_weights_are_numpys_to_float32_rounding(rules, count):
-    x, w = np.polynomial.legendre.leggauss(count)
-    nodes, weights = rules[count]
-    # Two roundings: that of float32, and of the table or series, which is below it.
-    np.testing.assert_allclose(nodes, (1 + x) / 2, rtol=2 * ULP, atol=0)
-    # Of 1000 nodes, NumPy's own weights are off by 1e-8.
-    np.testing.assert_allclose(weights, w / 2, rtol=2 * ULP + 1e-8, atol=0)
+@pytest.mark.parametrize("cells", CELLS)
+def test_the_first_level_is_the_midpoint_rule_of_squares(rule, cells):
+    ends = (np.arange(cells + 1) / cells) ** 2
+    nodes, weights = rule(cells, 0)
+    np.testing.assert_allclose(nodes, (ends[1:] + ends[:-1]) / 2, rtol=2 * ULP, atol=0)
+    np.testing.assert_allclose(weights, np.diff(ends), rtol=2 * ULP, atol=0)
 
 
-@pytest.mark.parametrize("count", COUNTS)
-def test_a_polynomial_of_degree_2n_minus_1_is_integrated_exactly_and_the_next_one_is_not(rules, count):
-    nodes, weights = rules[count]
-    # Legendre polynomials of the degree, moved to (0, 1): their integral is 0, and they keep within [−1, 1].
-    for degree in {1, count - 1, 2 * count - 1} - {0}:
-        values = np.polynomial.legendre.Legendre.basis(degree)(2 * nodes - 1)
-        # A node's rounding moves the value by the slope, which is at most degree².
-        assert abs(np.sum(weights * values)) < ULP * (4 + degree**2)
-    if count <= 10:
-        square = np.polynomial.legendre.Legendre.basis(count)(2 * nodes - 1) ** 2
-        # The square of the polynomial whose zeros are the nodes, of degree 2n: the rule sees nothing of it.
-        assert abs(np.sum(weights * square) - 1 / (2 * count + 1)) > 0.9 / (2 * count + 1)
+@pytest.mark.parametrize("level", range(1, LEVELS))
+@pytest.mark.parametrize("cells", [cells for cells in CELLS if cells > 1])
+def test_every_other_level_is_the_trapezoid_rule_of_cells_in_equal_parts(rule, cells, level):
+    """The value at 0 is the one to which the values at the first two ends of cells point."""
+    ends, parts = (np.arange(cells + 1) / cells) ** 2, 2**level
+    grid = np.concatenate([ends[:-1, None] + np.diff(ends)[:, None] * np.arange(parts) / parts]).ravel()
+    grid = np.append(grid, 1.0)
+    expected = np.zeros(len(grid))
+    expected[1:] += np.diff(grid) / 2
+    expected[:-1] += np.diff(grid) / 2
+    # The weight of 0 is one of the level that added the ends, and is halved with each level since.
+    zero = ends[1] / 2 / parts
+    first = np.searchsorted(grid, ends[1]), np.searchsorted(grid, ends[2])
+    assert expected[0] == pytest.approx(zero)
+    expected[first[0]] += 4 / 3 * zero
+    expected[first[1]] -= zero / 3
+    nodes, weights = rule(cells, level)
+    order = np.argsort(nodes)
+    np.testing.assert_allclose(nodes[order], grid[1:], rtol=4 * ULP, atol=0)
+    np.testing.assert_allclose(weights[order], expected[1:], rtol=4 * ULP, atol=0)
 
 
-@pytest.mark.parametrize("count", [2000, 30_000, 1_000_000])
-def test_rules_beyond_those_that_numpy_can_make_integrate_an_oscillation(count):
-    nodes, weights = (part.numpy() for part in gauss_legendre(tf.fill([count], count), tf.range(count)))
-    assert (np.diff(nodes.astype(np.float64)) >= 0).all()
-    assert nodes[0] > 0
-    assert nodes[-1] <= 1
-    values = weights.astype(np.float64) * np.cos(100 * nodes.astype(np.float64))
-    assert np.sum(weights, dtype=np.float64) == pytest.approx(1, abs=ULP)
-    assert np.sum(values) == pytest.approx(np.sin(100) / 100, abs=1e-6)
+@pytest.mark.parametrize(
+    ("cells", "level"), [(cells, level) for cells in CELLS for level in range(LEVELS if cells > 1 else 1)]
+)
+def test_what_is_linear_is_integrated_exactly(rule, cells, level):
+    nodes, weights = rule(cells, level)
+    assert (nodes > 0).all()
+    assert (nodes <= 1).all()
+    assert np.sum(weights) == pytest.approx(1, abs=4 * ULP)
+    assert np.sum(weights * nodes) == pytest.approx(1 / 2, abs=4 * ULP)
+
+
+@pytest.mark.parametrize("cells", [1000, 30_000])
+@pytest.mark.parametrize("level", [0, 1, 3])
+def test_many_nodes_integrate_an_oscillation(rule, cells, level):
+    nodes, weights = rule(cells, level)
+    assert np.sum(weights * np.cos(20 * nodes)) == pytest.approx(np.sin(20) / 20, abs=3e-5)
