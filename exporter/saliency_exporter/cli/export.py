@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,9 @@ from saliency_exporter.errors import ExportError
 from saliency_exporter.methods.registry import ALL, DEFAULT, method_names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from saliency_exporter.cli.steps import Steps
     from saliency_exporter.methods.declarations import Method
     from saliency_exporter.version.manifest import Images, Manifest
 
@@ -246,6 +248,13 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
     section="Output",
     help="Check the export before publishing it.",
 )
+@option(
+    "--sanity",
+    "sanity_",
+    is_flag=True,
+    section="Output",
+    help="Test before publishing whether maps depend on what the model has learned, as `sanity` does.",
+)
 def export(
     model: str,
     model_dir: Path,
@@ -275,6 +284,7 @@ def export(
     imports: tuple[str, ...],
     unsafe: bool,
     verify_: bool,
+    sanity_: bool,
     xla_cache: Path | None,
 ) -> None:
     """Export MODEL to the next version of the model base path MODEL_DIR.
@@ -351,10 +361,30 @@ def export(
                 # Beside a measurement nothing else shall run.
                 checking = verifier(xla_cache, at_once=compile_ != "auto", before=say.leave_line)
                 verify = stack.enter_context(checking)
-            final = export_version(job, model_dir, version=version, verify=verify, progress=say)
+            final = export_version(
+                job,
+                model_dir,
+                version=version,
+                verify=verify,
+                examine=_examined(say) if sanity_ else None,
+                progress=say,
+            )
     for line in closing_lines(read_manifest(final)):
         click.echo(line, err=True)
     click.echo(str(final))
+
+
+def _examined(say: Steps) -> Callable[[Path], None]:
+    """What runs the randomisation test of a finished directory, and keeps and prints its outcome."""
+    from saliency_exporter.cli import sanity
+
+    def examine(directory: Path) -> None:
+        card = sanity.run(directory, say)
+        sanity.write(directory / "assets.extra", card)
+        say.leave_line()
+        sanity.show(card, None, stream=sys.stderr)
+
+    return examine
 
 
 def closing_lines(manifest: Manifest) -> list[str]:

@@ -14,7 +14,13 @@ from saliency_exporter.cli.params import DIRECTORY
 
 @command("inspect", short_help="Show what an exported version holds.")
 @click.argument("version_dir", type=DIRECTORY)
-@option("--json", "as_json", is_flag=True, section="Output", help="Print the whole manifest as JSON.")
+@option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    section="Output",
+    help="Print the whole manifest as JSON, with the outcome of `sanity`.",
+)
 def inspect_version(version_dir: Path, as_json: bool) -> None:
     """Show what VERSION_DIR holds: model, input, preprocessing, activations, signatures.
 
@@ -22,19 +28,23 @@ def inspect_version(version_dir: Path, as_json: bool) -> None:
     saliency-exporter inspect models/lite0/1
     saliency-exporter inspect models/lite0/1 --json
     """
+    from saliency_exporter.evaluation.card import read_card, sentence
     from saliency_exporter.version.inspection import summary
     from saliency_exporter.version.manifest import read_manifest
 
     manifest = read_manifest(version_dir)
+    card = read_card(version_dir / "assets.extra")
     if as_json:
-        click.echo(printable_json(manifest.to_json()))
+        of_test = {} if card is None else {"sanity": card.to_json()}
+        click.echo(printable_json({**manifest.to_json(), **of_test}))
         return
     from rich.table import Table
     from rich.text import Text
 
     from saliency_client.cli.console import console
 
-    lines, printer = summary(version_dir, manifest), console(sys.stdout)
+    tested = [] if card is None else [("sanity", f"{name} {sentence(card, name)}") for name in card.methods]
+    lines, printer = summary(version_dir, manifest) + tested, console(sys.stdout)
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         # A table for each: rich would pad all lines of one to the width of the longest.

@@ -124,6 +124,11 @@ class Servable:
         outputs = self.session_run(arguments.feeds, arguments.fetches, timeout)
         return dict(zip(arguments.aliases, outputs, strict=True))
 
+    @property
+    def session(self) -> tf.compat.v1.Session:
+        """What it was loaded into: for what changes the weights of a model that is not served."""
+        return self._session
+
     def close(self) -> None:
         """Frees the session with its variables, and what else is in `resources`."""
         self.resources.close()

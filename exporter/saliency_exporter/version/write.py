@@ -110,6 +110,7 @@ def export(
     *,
     version: int | None = None,
     verify: Verify | None = None,
+    examine: Callable[[Path], None] | None = None,
     progress: Progress = lambda message: None,
 ) -> Path:
     """Exports a model to a new version directory of a model base path.
@@ -123,6 +124,7 @@ def export(
         model_dir: the model base path; made if it is missing.
         version: number of the version, default the next one.
         verify: called with the complete directory before it gets its number.
+        examine: called with it after that, to add to assets.extra what is found out about its maps.
         progress: called with one line before each step.
 
     Returns:
@@ -148,6 +150,9 @@ def export(
             manifest = replace(manifest, verification=verify(partial))
         with _writing(model_dir):
             write_manifest(partial, manifest)
+        if examine is not None:
+            examine(partial)
+        with _writing(model_dir):
             publish(partial, final)
     return final
 

@@ -1,0 +1,1 @@
+"""Whether the maps of an export can be trusted: weights randomised, versions compared."""
