@@ -138,6 +138,8 @@ def test_every_other_command_is_one_that_is_tested_elsewhere():
         "make test",
         "saliency-exporter export",
         "saliency-exporter serve",
+        "saliency-exporter sanity",
+        "saliency-exporter compare",
         "pip install",
     )
     for page in PAGES:
@@ -156,6 +158,8 @@ def test_every_option_named_on_a_page_exists(page):
         for program, command in (
             ("saliency-exporter", "export"),
             ("saliency-exporter", "serve"),
+            ("saliency-exporter", "sanity"),
+            ("saliency-exporter", "compare"),
             ("saliency-client", "explain"),
             ("saliency-client", "status"),
         )

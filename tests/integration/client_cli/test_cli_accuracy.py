@@ -76,9 +76,7 @@ def test_at_a_terminal_the_error_is_seen_to_fall(cli: Cli, photo: Path, sampled:
     text = plain(written)
     assert code == 0, text
     assert "smooth: relative error 2.06 after 10; target 0.3, which takes about 480" in text
-    assert (
-        "smooth: relative error 2.06 → 0.79 → 0.48 → 0.32 after 80; target 0.3, which takes about 100" in text
-    )
+    assert "smooth: relative error 2.06 → 0.79 after 20; target 0.3, which takes about 140" in text
     assert "samples used 100" in text
     # What moved is gone before results and notes come.
     assert text.rindex("relative error 0.79") < text.index("class 2 (2)")

@@ -69,6 +69,7 @@ def test_the_version_is_walked_from_the_dense_layer_down_and_left_as_it_is(uncom
     assert {path: path.read_bytes() for path in uncompiled_version.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_the_draw_depends_on_the_seed_alone(uncompiled_version: Path) -> None:
     of = [
         check_sanity(uncompiled_version, images(2), methods=["gradients"], depths=depths, seed=seed)

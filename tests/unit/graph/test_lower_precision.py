@@ -118,7 +118,10 @@ def test_gradients_are_nearer_to_kerass_mixed_precision_than_float32_is(images, 
     assert np.linalg.norm(mixed - exact) / np.linalg.norm(exact) < 8 * unit
 
 
-@pytest.mark.parametrize(("compile", "lowering"), [("none", True), ("xla", True), ("none", False)])
+@pytest.mark.parametrize(
+    ("compile", "lowering"),
+    [("none", True), pytest.param("xla", True, marks=pytest.mark.slow), ("none", False)],
+)
 @pytest.mark.parametrize("methods", [("smooth",), ("smooth(guided)", "smooth(grad_cam)")])
 def test_maps_over_samples_are_near_float32_and_the_clean_image_is_float32(
     images, compile, lowering, methods
