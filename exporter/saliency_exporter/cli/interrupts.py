@@ -36,10 +36,8 @@ def interrupts(numbers: Sequence[int] = (signal.SIGINT,)) -> Iterator[list[int]]
         signal.default_int_handler(number, frame)
 
     def again(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        # Code of TensorFlow's that can pass no exception on prints it and goes on.
-        if not issubclass(kind, KeyboardInterrupt):
-            sys.__excepthook__(kind, error, trace)
-            return
+        # Code of TensorFlow's that can pass no exception on prints it and goes on. After an interrupt, that
+        # is the interrupt, as what it is or as another error.
         timer = threading.Timer(0.01, os.kill, (os.getpid(), noted[-1]))
         timer.daemon = True
         timer.start()

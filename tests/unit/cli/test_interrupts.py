@@ -52,11 +52,20 @@ def printed() -> None:
 
 
 @commands.command()
+def printed_as_another_error() -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt as error:
+        sys.excepthook(SystemError, SystemError(str(error)), None)
+    time.sleep(30)
+
+
+@commands.command()
 def broken() -> None:
     raise SystemError("returned a result with an exception set")
 
 
-@pytest.mark.parametrize("command", ["plainly", "as-another-error", "printed"])
+@pytest.mark.parametrize("command", ["plainly", "as-another-error", "printed", "printed-as-another-error"])
 def test_an_interrupt_is_one_word_and_exit_code_130(before, monkeypatch, command: str) -> None:
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     result = CliRunner().invoke(commands, [command])
