@@ -30,11 +30,15 @@ class Signatures:
     Args:
         graph: the model.
         whole: with their checks and slices, as they are exported; else their cores, run in the same slices.
+        preprocessing: its name; with "none" images are the float32 model input.
         settings: of the export.
     """
 
-    def __init__(self, graph: ForwardGraph, *, whole: bool = False, **settings: Any) -> None:
+    def __init__(
+        self, graph: ForwardGraph, *, whole: bool = False, preprocessing: str = "none", **settings: Any
+    ) -> None:
         self.graph = graph
+        self.preprocessing = builtin(preprocessing)
         self.whole = whole
         settings = {"compile": "none", "batch_sizes": (1, 4), "target": "cpu", **settings}
         settings["methods"] = find_methods(settings.get("methods", THREE))
@@ -42,10 +46,10 @@ class Signatures:
         self.defaults = {p.name: p.default for m in settings["methods"] for p in m.parameters}
         self.defaults["class_index"] = PREDICTED_CLASS
         build = build_signatures if whole else build_cores
-        self.functions = build(Forward(self.graph), builtin("none"), Settings(**settings), "model")
+        self.functions = build(Forward(self.graph), self.preprocessing, Settings(**settings), "model")
 
     def __call__(self, signature: str, images: Any, **parameters: Any) -> Mapping[str, np.ndarray]:
-        images, function = tf.constant(images, tf.float32), self.functions[signature]
+        images, function = tf.constant(images, self.preprocessing.image_dtype), self.functions[signature]
         specs = function.input_signature[1:]
         if self.whole:
             given = {s.name: tf.constant(parameters[s.name], s.dtype) for s in specs if s.name in parameters}

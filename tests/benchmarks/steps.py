@@ -3,7 +3,7 @@
     python tests/benchmarks/steps.py [--models lite0,squeezenet] [--keep FOLDER] [--page]
 
 For each trained model and photo, the gradients of the class score at 2000 uniform midpoints of the way from a
-grey image are computed once, with TensorFlow's tape on the original model; 16384 of a photo's 150528 values
+gray image are computed once, with TensorFlow's tape on the original model; 16384 of a photo's 150528 values
 are kept. Every rule is then a weighted sum of those, each node moved to the nearest of the 2000, and is held
 against the mean of all: ‖difference‖₂ / ‖mean‖₂ of the attributions.
 """

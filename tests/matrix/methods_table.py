@@ -49,9 +49,13 @@ def bounds(parameter: Parameter) -> str:
     """The bounds of a parameter; `--max-samples` where the export sets the greatest value."""
     settings = {"max_samples": "`--max-samples`", "max_masks": f"{MASKS_A_SAMPLE} × `--max-samples`"}
     high = settings[parameter.high] if isinstance(parameter.high, str) else parameter.high
+    if parameter.pixel:
+        return "0 to 255 of uint8 images"
     if parameter.low is None and high is None:
         return "none"
-    return f"{'…' if parameter.low is None else parameter.low} to {'…' if high is None else high}"
+    if high is None:
+        return f"at least {parameter.low}"
+    return f"at most {high}" if parameter.low is None else f"{parameter.low} to {high}"
 
 
 def with_table(page: str, text: str) -> str:

@@ -452,7 +452,7 @@ MUTANTS = (
         "test_smooth_over.py::test_smooth_guided_is_the_mean_of_the_guided_passes_written_out",
     ),
     Mutant(
-        "the gradient at the grey image is that at the first end of a cell",
+        "the gradient at the gray image is that at the first end of a cell",
         "methods/quadrature.py",
         "(2.0 / 3.0) - tf.cast(place == 1, tf.float64) / 6.0",
         "(1.0 / 2.0)",
@@ -489,7 +489,7 @@ MUTANTS = (
     Mutant(
         "the way begins at a level of the model input",
         "methods/integrated_gradients.py",
-        'model.grey(parameters["baseline"])',
+        'model.gray(parameters["baseline"])',
         'tf.ones_like(x) * tf.reshape(parameters["baseline"], [-1] + [1] * (x.shape.rank - 1))',
         "test_integrated_gradients.py::"
         "test_it_is_a_loop_over_the_original_model_and_the_baseline_is_in_pixels",
@@ -659,18 +659,18 @@ MUTANTS = (
         "test_occlusion.py::test_where_pixels_do_not_differ_each_gets_its_own_drop",
     ),
     Mutant(
-        "a patch hides with the first image's grey",
+        "a patch hides with the first image's gray",
         "methods/occlusion.py",
-        "tf.where(mask, grey, values)",
-        "tf.where(mask, grey[:1], values)",
+        "tf.where(mask, gray, values)",
+        "tf.where(mask, gray[:1], values)",
         "test_occlusion.py::test_occlusion_equals_a_loop_over_the_original_model",
     ),
     Mutant(
-        "patches are hidden in model input of the grey level itself",
+        "patches are hidden in model input of the gray level itself",
         "methods/occlusion.py",
-        'model.grey(parameters["baseline"])',
+        'model.gray(parameters["baseline"])',
         'tf.reshape(parameters["baseline"], [-1] + [1] * len(shape)) + 0 * x',
-        "test_occlusion.py::test_the_baseline_is_a_grey_level_of_the_images_and_not_of_the_model_input",
+        "test_occlusion.py::test_the_baseline_is_a_gray_level_of_the_images_and_not_of_the_model_input",
     ),
     Mutant(
         "a stride that does not divide the patch is taken",

@@ -67,7 +67,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
     show_default=True,
     section="Model",
     help="Where the model has the channels of its input. first transposes inside, so that clients send them "
-    "last; none is for grey pictures [B, H, W]. auto sees it in the model, and refuses channels first.",
+    "last; none is for gray pictures [B, H, W]. auto sees it in the model, and refuses channels first.",
 )
 @option(
     "--input",

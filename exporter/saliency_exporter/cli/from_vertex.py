@@ -426,7 +426,7 @@ def _baselines(plan: Plan, image: Fields, where: str, method: str) -> None:
             at,
             f"{len(uniform) - len(values)} of {len(uniform)} baselines are pictures; a baseline here is one "
             "gray "
-            "level for all pixels, such as --baseline grey",
+            "level for all pixels, such as --baseline gray",
         )
     if not values:
         plan.options += ["--baseline", "black"]
@@ -452,7 +452,7 @@ def _uniform(value: Any, where: str) -> float | None:
 
 
 def _level(share: float) -> str:
-    return {0.0: "black", 0.5: "grey", 1.0: "white"}.get(share, f"{255 * share:.5g}")
+    return {0.0: "black", 0.5: "gray", 1.0: "white"}.get(share, f"{255 * share:.5g}")
 
 
 def _visualization(plan: Plan, settings: Fields, where: str, method: str) -> None:

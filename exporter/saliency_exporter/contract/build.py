@@ -19,7 +19,6 @@ import tensorflow as tf
 
 from saliency_client._contract import DEFAULT_SIGNATURE
 from saliency_exporter.contract.checks import (
-    FINITE,
     bound_check,
     bounds_of,
     broadcast_parameter,
@@ -340,7 +339,7 @@ class _Builder:
         parts: dict[str, Any] = {
             "images_at_once": self.images_at_once(compiled),
             "probabilities": lambda scores: probabilities_of(scores, graph.head),
-            "grey": self.grey,
+            "gray": self.gray,
             "sizes": graph.sizes,
         }
         if not compiled:
@@ -359,8 +358,8 @@ class _Builder:
             parts["features"] = features_of
         return parts
 
-    def grey(self, level: tf.Tensor) -> tf.Tensor:
-        """The model input of images that are one grey level, [B] in their own unit, everywhere."""
+    def gray(self, level: tf.Tensor) -> tf.Tensor:
+        """The model input of images that are one gray level, [B] in their own unit, everywhere."""
         shape = self.graph.input_shape
         images = tf.reshape(level, [-1] + [1] * len(shape))
         images = tf.broadcast_to(images, tf.concat([tf.shape(level), shape], 0))
@@ -494,9 +493,7 @@ class _Builder:
         broadcast = {name: broadcast_parameter(name, value, batch) for name, value in parameters.items()}
         checks.append(bound_check(CLASS_INDEX, broadcast[CLASS_INDEX], class_bounds(self.graph.classes)))
         for parameter in method.parameters:
-            bounds = bounds_of(parameter, self.settings.max_samples)
-            if bounds is None and parameter.dtype == "float32":
-                bounds = FINITE
+            bounds = bounds_of(parameter, self.settings.max_samples, images.dtype)
             if bounds is not None:
                 checks.append(bound_check(parameter.name, broadcast[parameter.name], bounds))
         with tf.control_dependencies(checks):

@@ -25,22 +25,21 @@ class Bounds:
     text: str
 
 
-FINITE = Bounds(-tf.float32.max, tf.float32.max, "a finite number")
-"""Of a float parameter without bounds of its own."""
-
-
 def class_bounds(classes: int) -> Bounds:
     """Of `class_index`."""
     return Bounds(-1, classes - 1, f"in [0, {classes - 1}], or -1 for the predicted class")
 
 
-def bounds_of(parameter: Parameter, max_samples: int) -> Bounds | None:
-    """Of a method's parameter; None where it has none."""
+def bounds_of(parameter: Parameter, max_samples: int, images: tf.DType) -> Bounds | None:
+    """Of a method's parameter; None where it has none. `images` is the dtype of the images."""
     low = parameter.low
-    settings = {"max_samples": max_samples, "max_masks": MASKS_A_SAMPLE * max_samples}
-    high = settings[parameter.high] if isinstance(parameter.high, str) else parameter.high
+    if parameter.pixel and images == tf.uint8:
+        return Bounds(images.min, images.max, f"in [{images.min}, {images.max}]")
+    high = _high(parameter, max_samples)
+    if low is None and high is None:
+        return Bounds(None, None, "a finite number") if parameter.dtype == "float32" else None
     if low is None:
-        return None if high is None else Bounds(low, high, f"at most {high}")
+        return Bounds(low, high, f"at most {high}")
     if high is None and parameter.dtype == "float32":
         return Bounds(low, high, f"a finite number, at least {low}")
     return Bounds(low, high, f"at least {low}" if high is None else f"in [{low}, {high}]")
@@ -48,9 +47,13 @@ def bounds_of(parameter: Parameter, max_samples: int) -> Bounds | None:
 
 def default_of(parameter: Parameter, max_samples: int) -> float:
     """The default of a method's parameter: the declared one, or the greatest value where that is less."""
-    bounds = bounds_of(parameter, max_samples)
-    high = None if bounds is None else bounds.high
+    high = _high(parameter, max_samples)
     return parameter.default if high is None else min(parameter.default, high)
+
+
+def _high(parameter: Parameter, max_samples: int) -> float | None:
+    settings = {"max_samples": max_samples, "max_masks": MASKS_A_SAMPLE * max_samples}
+    return settings[parameter.high] if isinstance(parameter.high, str) else parameter.high
 
 
 def image_checks(images: tf.Tensor) -> list[tf.Operation]:

@@ -1,7 +1,7 @@
 """Where a model has the channels of its input: what its first ops do with the axes tells it.
 
 Maps are reduced over channels, so an export has to know them. A shape alone does not say it: [3, 32, 32] may
-be a picture with its channels first, and [28, 28] a grey picture or a series of 28 features. But a
+be a picture with its channels first, and [28, 28] a gray picture or a series of 28 features. But a
 convolution names its layout, a transposition to [B, H, W, C] or an axis that is added for the missing channel
 is there for a reason, and what works along the last axis alone takes it for features.
 """
@@ -200,7 +200,7 @@ def _shown_by_vector(node: NodeDef, shapes: Shapes, rank: int, read: str) -> Ite
 
 
 def _flattened(node: NodeDef, shapes: Shapes, shape: list[int | None], same: set[str]) -> Evidence | None:
-    """A square input whose values are all treated alike: a grey picture, as series are seldom square."""
+    """A square input whose values are all treated alike: a gray picture, as series are seldom square."""
     out = shapes.get(f"{node.name}:0")
     if len(shape) != 3 or out is None or len(out) != 2 or not _reads(node, same) or node.op != "Reshape":
         return None

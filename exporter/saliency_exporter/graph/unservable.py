@@ -24,7 +24,7 @@ _EXAMPLES, _RUNS, _SHOWN = 8, 4, 5
 def refuse_unservable(graph: ForwardGraph, name: str, captured: Container[str]) -> None:
     """Refuses a model whose class scores are random, or come from what a server does not have.
 
-    Random numbers that do not change the scores (those of a dropout whose rate is held at 0) are let be, and
+    Random numbers that do not change the scores (those of a dropout whose rate is held at 0) are kept, and
     so are those of a stateless op whose seed and shape are constants: they are the same at every call.
 
     Args:

@@ -46,6 +46,7 @@ class Parameter:
         low: the least value; None for no bound.
         high: the greatest value; None for no bound, "max_samples" for the export's setting of that name,
             "max_masks" for `MASKS_A_SAMPLE` times that.
+        pixel: whether it is a value of a pixel: where the images are uint8 it has their range, 0 to 255.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Parameter:
     help: str
     low: float | None = None
     high: float | Literal["max_samples", "max_masks"] | None = None
+    pixel: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Integrated gradients: each value's share of what the score gains on the way from a grey image."""
+"""Integrated gradients: each value's share of what the score gains on the way from a gray image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def explain(model: Model, x: tf.Tensor, parameters: Mapping[str, tf.Tensor]) -> 
 
     x′ is the model input of an image that is `baseline` everywhere. The class is that of x, all the way.
     """
-    start = tf.ensure_shape(model.grey(parameters["baseline"]), x.shape)
+    start = tf.ensure_shape(model.gray(parameters["baseline"]), x.shape)
     # Both ends in one pass, so that the model is in the graph once for them.
     both = model.scores(tf.ensure_shape(tf.concat([x, start], 0), x.shape))
     scores, start_scores = tf.split(both, 2)
@@ -168,7 +168,7 @@ def _squares(values: tf.Tensor) -> tf.Tensor:
 METHOD = Method(
     name="integrated_gradients",
     kind="attribution",
-    summary="Integrated gradients: the gradients on the straight way from a grey image, times that way",
+    summary="Integrated gradients: the gradients on the straight way from a gray image, times that way",
     source="Sundararajan, Taly, Yan 2017, arXiv 1703.01365, section 3",
     explain=explain,
     parameters=(
@@ -179,14 +179,15 @@ METHOD = Method(
             examples=(2, 3),
             low=1,
             high="max_samples",
-            help="number of gradients on the way, denser near the grey image; the most, with target_error",
+            help="number of gradients on the way, denser near the gray image; the most, with target_error",
         ),
         Parameter(
             "baseline",
             "float32",
             default=0,
             examples=(4.0, 16.0),
-            help="grey level of the image where the way begins, in the unit of `images`",
+            pixel=True,
+            help="gray level of the image where the way begins, in the unit of `images`",
         ),
         Parameter(
             "target_error",
@@ -205,7 +206,7 @@ METHOD = Method(
             help="how far the attributions' sum is from what the score gains on the way, over that gain",
             verified=False,
         ),
-        Output("baseline_score", per="example", help="the class's score of the grey image"),
+        Output("baseline_score", per="example", help="the class's score of the gray image"),
         Output(
             "steps_used",
             per="example",

@@ -91,7 +91,7 @@ class Model:
         features: x and class_index, int32 [B], to `Features`, of the model without what the method replaces
             in it; for methods that declare `needs_features`.
         probabilities: scores to what the model makes of them, float32 [B, classes].
-        grey: a grey level of each example, float32 [B], in the images' own unit, to the model input of an
+        gray: a gray level of each example, float32 [B], in the images' own unit, to the model input of an
             image that has it everywhere, float32 [B, …].
         sizes: of an image without its channels: (H, W) of a picture.
         in_a_loop: a function of tensors and the specs of these, to a `tf.function` that computes the same:
@@ -105,7 +105,7 @@ class Model:
     images_at_once: int = IMAGES_AT_ONCE
     features: Callable[[tf.Tensor, tf.Tensor], Features] = _not_given
     probabilities: Callable[[tf.Tensor], tf.Tensor] = _not_given
-    grey: Callable[[tf.Tensor], tf.Tensor] = _not_given
+    gray: Callable[[tf.Tensor], tf.Tensor] = _not_given
     sizes: tuple[int, ...] = ()
     in_a_loop: Callable[[Callable[..., Any], Sequence[tf.TensorSpec]], Any] = as_function
     in_fewer_bits: Callable[[], Model] | None = None

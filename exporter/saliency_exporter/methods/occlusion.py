@@ -4,7 +4,7 @@ The patches lie at equal distances, the first and the last ones reach beyond the
 multiple of their distance: so each pixel is hidden by the same number of patches, c. What a pixel gets is the
 mean over these of the patch's drop divided by its number of pixels inside the image. If the score is a sum
 of functions of one pixel each, S(x) = Σ f_i(x_i), a drop is the sum of its pixels' own drops, and so the sum
-of all shares is S(x) − S(x′) exactly, x′ the grey image. A pixel's share is its own drop where patches are
+of all shares is S(x) − S(x′) exactly, x′ the gray image. A pixel's share is its own drop where patches are
 single pixels, or where the pixels of a patch do not differ in it; elsewhere it is a mean around the pixel.
 """
 
@@ -63,7 +63,7 @@ def explain(choose: Choose, model: Model, x: tf.Tensor, parameters: Mapping[str,
     scores_of = model.in_a_loop(model.scores, [tf.TensorSpec((None, *shape), tf.float32)])
     scores = scores_of(x)
     class_index = chosen_class(scores, parameters[CLASS_INDEX])
-    drops = _drops(scores_of, x, model.grey(parameters["baseline"]), scores, class_index, patches, model)
+    drops = _drops(scores_of, x, model.gray(parameters["baseline"]), scores, class_index, patches, model)
     share = _shares(drops, patches, model.sizes)
     if len(shape) > len(model.sizes):
         share = tf.broadcast_to(share[..., tf.newaxis] / shape[-1], tf.shape(x))
@@ -73,20 +73,20 @@ def explain(choose: Choose, model: Model, x: tf.Tensor, parameters: Mapping[str,
 def _drops(
     scores_of: Callable[[tf.Tensor], tf.Tensor],
     x: tf.Tensor,
-    grey: tf.Tensor,
+    gray: tf.Tensor,
     scores: tf.Tensor,
     class_index: tf.Tensor,
     patches: Sequence[Patches],
     model: Model,
 ) -> tf.Tensor:
-    """S_c(x) − S_c(x with the patch grey) of every patch, float32 [*patches along each axis, B]."""
+    """S_c(x) − S_c(x with the patch gray) of every patch, float32 [*patches along each axis, B]."""
     starts = [first_pixels(size, along) for size, along in zip(model.sizes, patches, strict=True)]
     counts = [len(first) for first in starts]
     total, shape = math.prod(counts), tuple(x.shape[1:])
     batch = tf.shape(x)[0]
     at_once = samples_at_once(batch, model.images_at_once)
     # Axes [B, patches of a step, values]; the model sees the first two as one.
-    values, grey = (tf.reshape(images, [batch, 1, math.prod(shape)]) for images in (x, grey))
+    values, gray = (tf.reshape(images, [batch, 1, math.prod(shape)]) for images in (x, gray))
     clean = tf.gather(scores, class_index, batch_dims=1)[:, tf.newaxis]
     row_class = as_rows(class_index, at_once)
 
@@ -94,7 +94,7 @@ def _drops(
         # The patches are those of every example. Beyond the last one it is the last one again.
         patch = step.sample[:at_once]
         mask = _mask(patch, patches, model.sizes, math.prod(shape[len(patches) :]))
-        answers = scores_of(tf.reshape(tf.where(mask, grey, values), [-1, *shape]))
+        answers = scores_of(tf.reshape(tf.where(mask, gray, values), [-1, *shape]))
         answers = tf.ensure_shape(answers, (None, scores.shape[-1]))
         answers = by_example(tf.gather(answers, row_class, batch_dims=1), at_once)
         return (tf.tensor_scatter_nd_update(drops, patch[:, tf.newaxis], tf.transpose(clean - answers)),)
@@ -204,7 +204,8 @@ METHOD = Method(
             "float32",
             default=0,
             examples=(4.0, 16.0),
-            help="grey level, in the images' own unit, that a patch is hidden by",
+            pixel=True,
+            help="gray level, in the images' own unit, that a patch is hidden by",
         ),
     ),
     replacements=replacements,

@@ -6,7 +6,7 @@ halves. From there on, each level has the middles of all that the last one's nod
 many as there are nodes already. So the first cells · 2^k nodes are a rule for each k, whose weights are those
 given here over 2^k.
 
-Squares, because the gradient of a classifier changes most where the way leaves a grey image. Its changes look
+Squares, because the gradient of a classifier changes most where the way leaves a gray image. Its changes look
 like a random walk: the error of a rule goes as one over the number of its nodes whatever its order, and what
 counts is how close nodes are where the walk is fast (tests/benchmarks/results has the measurements). Each
 rule's weights add up to 1, and what is linear along the way is integrated exactly.

@@ -11,7 +11,7 @@ import numpy as np
 from saliency_exporter.errors import ExportError
 
 Channels = Literal["auto", "first", "last", "none"]
-"""Where the channels of an input are: in its first axis behind the batch, in its last, or nowhere, as in grey
+"""Where the channels of an input are: in its first axis behind the batch, in its last, or nowhere, as in gray
 pictures [B, H, W]; "auto" where that is left to what the model does with them."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import tensorflow as tf
+
 from saliency_exporter.contract.checks import bounds_of, default_of
 from saliency_exporter.contract.compile_choice import Choice
 from saliency_exporter.contract.settings import Settings
@@ -77,7 +79,7 @@ def describe_feature_layers(graph: ForwardGraph) -> tuple[FeatureLayerEntry, ...
 
 
 def describe_method(
-    method: Method, graph: ForwardGraph, settings: Settings, share: float | None = None
+    method: Method, graph: ForwardGraph, settings: Settings, images: tf.DType, share: float | None = None
 ) -> MethodEntry:
     """The signature of a method on one model.
 
@@ -85,13 +87,14 @@ def describe_method(
         method: the method.
         graph: the model.
         settings: of the export.
+        images: the dtype of the images.
         share: of a sampled method, see `sample_agreement`; None for samples in float32.
     """
     max_samples = settings.max_samples
     return MethodEntry(
         kind=method.kind,
         map=method.map_kind.output,
-        parameters=tuple(_parameter(parameter, max_samples) for parameter in method.parameters),
+        parameters=tuple(_parameter(parameter, max_samples, images) for parameter in method.parameters),
         outputs=tuple(OutputEntry(output.name, output.verified, output.dtype) for output in method.outputs),
         facts=dict(method.facts(graph)),
         sample_precision=settings.sample_precision if method.sampled else None,
@@ -99,8 +102,8 @@ def describe_method(
     )
 
 
-def _parameter(parameter: Parameter, max_samples: int) -> ParameterEntry:
-    bounds = bounds_of(parameter, max_samples)
+def _parameter(parameter: Parameter, max_samples: int, images: tf.DType) -> ParameterEntry:
+    bounds = bounds_of(parameter, max_samples, images)
     low, high = (None, None) if bounds is None else (bounds.low, bounds.high)
     default = default_of(parameter, max_samples)
     return ParameterEntry(parameter.name, parameter.dtype, default, low, high)

@@ -100,10 +100,7 @@ def newer_than_image(needs: ServerNeeds, image: str = NEWEST_IMAGE) -> str | Non
 def _first_of(compiled: bool, target: str) -> tuple[str, str]:
     if compiled and target == "gpu":
         return OLDEST, f"{OLDEST} is the first whose GPU server can run XLA"
-    return OLDEST, (
-        f"{OLDEST} is the oldest TensorFlow that the exporter is tested with; servers before 2.14 do not "
-        "fill in the defaults of parameters"
-    )
+    return OLDEST, f"{OLDEST} is the oldest TensorFlow that the exporter is tested with"
 
 
 def _promise(made: str, oldest: str) -> str:

@@ -235,7 +235,11 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
         predictions=predictions,
         methods={
             method.name: describe_method(
-                method, graph, job.settings, None if not method.sampled else shares.get(method.name)
+                method,
+                graph,
+                job.settings,
+                tf.as_dtype(job.preprocessing.image_dtype),
+                shares.get(method.name) if method.sampled else None,
             )
             for method in job.settings.methods
         },

@@ -19,7 +19,7 @@ from saliency_exporter.version.manifest import GraphVersions, read_manifest
 from saliency_exporter.version.server_needs import describe_server, newer_than_image, releases, server_needs
 
 GPU_XLA = "2.18 is the first whose GPU server can run XLA"
-TESTED = "2.18 is the oldest TensorFlow that the exporter is tested with; servers before 2.14 do not fill in"
+TESTED = "2.18 is the oldest TensorFlow that the exporter is tested with"
 
 
 def meta_graph(*ops: str, compiled: bool = False, **attributes: object) -> meta_graph_pb2.MetaGraphDef:

@@ -343,7 +343,7 @@ def check(net: Net, signatures_of: Callable, seed: int, **options: object) -> No
 def check_paths(net: Net, signatures_of: Callable, seed: int, **options: object) -> None:
     """Hold what is made of several gradients of an image against the written-out passes at the same places.
 
-    Gradient × input, integrated gradients from a grey image, and the mean of guided signals of noisy copies.
+    Gradient × input, integrated gradients from a gray image, and the mean of guided signals of noisy copies.
     """
     rng = np.random.default_rng(seed)
     images = rng.normal(size=(2, *net.input_shape)).astype(np.float32)

@@ -143,7 +143,7 @@ def test_other_shapes_are_not(shape) -> None:
     assert with_channels_found(trace(given), given).channels == "last"
 
 
-@pytest.mark.parametrize("make", [LASTS["an image"], NONES["a new axis"]], ids=["an image", "a grey picture"])
+@pytest.mark.parametrize("make", [LASTS["an image"], NONES["a new axis"]], ids=["an image", "a gray picture"])
 def test_channels_first_of_a_model_that_has_them_elsewhere_is_refused(make: Callable) -> None:
     given = with_channels(source(make()), "first")
     with pytest.raises(ExportError, match=r"--channels first.*are not first") as error:
@@ -158,7 +158,7 @@ def test_features_have_no_channels_to_turn() -> None:
 
 
 @pytest.mark.parametrize("kind", ["a layer that adds an axis", "square and flattened"])
-def test_saliency_of_grey_pictures_without_channels_is_the_maps_own_size(kind: str) -> None:
+def test_saliency_of_gray_pictures_without_channels_is_the_maps_own_size(kind: str) -> None:
     model = NONES[kind]()
     x = np.random.default_rng(1).normal(size=(2, *model.input_shape[1:])).astype(np.float32)
     given = source(model)

@@ -102,8 +102,8 @@ def test_completeness_error_is_what_the_other_outputs_say(built, images):
 
 
 def test_an_image_that_is_the_baseline_has_nothing_to_share(built):
-    grey = np.full((1, *SHAPE), 0.75, np.float32)
-    got = built(grey, class_index=1, num_steps=3, baseline=0.75)
+    gray = np.full((1, *SHAPE), 0.75, np.float32)
+    got = built(gray, class_index=1, num_steps=3, baseline=0.75)
     np.testing.assert_array_equal(got["attributions"], 0)
     np.testing.assert_array_equal(got["completeness_error"], 0)
     assert_equal_to_rounding(got["baseline_score"], got["score"])
@@ -257,7 +257,7 @@ def test_gradients_are_taken_ten_at_once_and_none_after_the_end(steps, target, u
         scores=lambda x: tf.reduce_sum(x**3, axis=1, keepdims=True),
         gradients=lambda x, class_index: pytest.fail("not asked for"),
         gradient=gradient,
-        grey=lambda level: level[:, tf.newaxis] * tf.ones((1, 4)),
+        gray=lambda level: level[:, tf.newaxis] * tf.ones((1, 4)),
     )
 
     @tf.function(input_signature=[tf.TensorSpec((None, 4))])
@@ -369,7 +369,7 @@ def original():
 
 @pytest.mark.parametrize("compile", ["none", "xla"])
 def test_it_is_a_loop_over_the_original_model_and_the_baseline_is_in_pixels(original, compile):
-    """Images are uint8 here, and the model's input is in [−1, 1]: grey level 0 is −1, and 255 is 1."""
+    """Images are uint8 here, and the model's input is in [−1, 1]: gray level 0 is −1, and 255 is 1."""
     made, logits = original
     settings = Settings(
         methods=find_methods(["integrated_gradients"]), batch_sizes=(4,), compile=compile, target="cpu"
@@ -430,6 +430,16 @@ def test_a_target_holds_for_the_integral_of_the_original_model(original, signatu
 def test_a_value_out_of_bounds_is_refused(whole, images, parameter, value, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         whole(NAME, images, **{parameter: value})
+
+
+@pytest.mark.parametrize("level", ["-1", "255.5"])
+def test_a_baseline_that_no_pixel_can_have_is_refused(signatures_of, level):
+    pixels = np.zeros([1, *SHAPE], np.uint8)
+    whole = signatures_of(
+        powers, SHAPE, methods=("integrated_gradients",), preprocessing="pixels", whole=True
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"baseline is {level}; .*\[0, 255\]"):
+        whole(NAME, pixels, baseline=float(level))
 
 
 @pytest.fixture(scope="module")

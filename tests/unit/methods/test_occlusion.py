@@ -194,7 +194,7 @@ def test_an_answer_is_what_it_is_alone(networks):
             assert_equal_to_rounding(got, alone[name], bound, name=f"{how} {name}")
 
 
-def test_the_baseline_is_a_grey_level_of_the_images_and_not_of_the_model_input():
+def test_the_baseline_is_a_gray_level_of_the_images_and_not_of_the_model_input():
     scores, terms = additive(PICTURE)
     graph = trace(source_of(scores, PICTURE), score="auto")
     settings = Settings(methods=find_methods(["occlusion(patch=1)"]), compile="none", batch_sizes=(2,))

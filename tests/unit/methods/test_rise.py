@@ -250,8 +250,8 @@ def whole(signatures_of, network):
 
 def test_there_may_be_four_times_as_many_masks_as_samples_and_the_default_is_within_the_bound(signatures_of):
     (num_masks,) = (parameter for parameter in METHOD.parameters if parameter.name == "num_masks")
-    assert (bounds_of(num_masks, 1000).high, default_of(num_masks, 1000)) == (4000, 2000)
-    assert (bounds_of(num_masks, 3).high, default_of(num_masks, 3)) == (12, 12)
+    assert (bounds_of(num_masks, 1000, tf.uint8).high, default_of(num_masks, 1000)) == (4000, 2000)
+    assert (bounds_of(num_masks, 3, tf.float32).high, default_of(num_masks, 3)) == (12, 12)
 
     def scores(x: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(x, axis=[1, 2])
