@@ -33,7 +33,11 @@ from saliency_exporter.serving.server import LocalServer
 KINDS = ("as it is", "metadata", "all", "all, batching")
 
 
-@pytest.fixture(scope="module", params=KINDS)
+# Quick: defaults withheld from metadata alone and from requests too, without batching and with it.
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=pytest.mark.slow if kind == "all" else []) for kind in KINDS],
+)
 def kind(request: pytest.FixtureRequest) -> str:
     """Which server: that under test, or a local one that withholds defaults, in this process or its own."""
     if request.param != "as it is" and request.config.getoption("--server", default=None) is not None:
@@ -46,7 +50,8 @@ def asked(kind: str, request: pytest.FixtureRequest, server_at: Callable, xla_ca
     if kind == "as it is":
         yield request.getfixturevalue("under_test")
         return
-    model_dir = request.getfixturevalue("exported_model")
+    # What is filled in and what is refused does not depend on XLA.
+    model_dir = request.getfixturevalue("uncompiled_version").parent
     if kind == "all":
         options = ("--withhold-defaults", "all", "--no-warmup", "--xla-cache", xla_cache)
         process = ServerProcess(f"classifier={model_dir}", *options)

@@ -186,8 +186,11 @@ from saliency_client._proto import saliency_client_tfs_pb2 as tfs
 
 @pytest.mark.parametrize(
     "imports",
-    [f"import tensorflow\n{OURS}", f"{OURS}\nimport tensorflow"],
-    ids=["tensorflow first", "client first"],
+    [
+        # Every command and server of tests imports them so (tests/tensorflow_imported.py).
+        pytest.param(f"import tensorflow\n{OURS}", id="tensorflow first", marks=pytest.mark.slow),
+        pytest.param(f"{OURS}\nimport tensorflow", id="client first"),
+    ],
 )
 def test_client_and_tensorflow_live_in_one_process_in_either_import_order(imports: str):
     subprocess.run([sys.executable, "-c", f"{imports}\n{TALK}"], check=True, timeout=120)

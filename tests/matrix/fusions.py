@@ -1,6 +1,7 @@
 """Small networks for every pattern of ops that the remapper knows, replayed by the exporter, uncompiled.
 
 python tests/matrix/fusions.py            the quick selection, float32
+python tests/matrix/fusions.py here       of it, what the set of kernels that runs here lacked or got wrong
 python tests/matrix/fusions.py all        every pattern, float32 and a part of them in the other data types
 python tests/matrix/fusions.py NAME…      the patterns with such a name
 python tests/matrix/fusions.py bare …     the same without what the exporter does: which patterns need it
@@ -24,6 +25,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.test_util import IsMklEnabled
 
 from saliency_exporter.graph.folding import fold
 from saliency_exporter.graph.replay import Forward
@@ -424,39 +426,57 @@ def every() -> list[Network]:
 
 def quick() -> list[Network]:
     """One network for each thing that one of the two sets of kernels lacked or got wrong."""
-    chosen = (
-        Convolution(groups=2, shift="bias", activation="relu"),
-        Convolution(groups=2, stride=2, padding="EXPLICIT", shift="bias"),
-        Convolution(groups=4, dilation=2, padding="VALID", shift="sum", activation="leaky"),
-        Convolution(groups=2, shift="norm", activation="relu6"),
-        Convolution(groups=2, shift="bias", residual=True, activation="relu"),
-        Convolution(dilation=2, shift="bias", activation="elu"),
-        Convolution(shift="norm", activation="tanh"),
-        Convolution(shift="bias", residual=True, activation="leaky"),
-        Convolution(shift="sum", residual=True, activation="leaky"),
-        Convolution(depthwise=True, padding="EXPLICIT", shift="bias", activation="relu"),
-        Convolution(depthwise=True, dilation=2, shift="bias"),
-    )
-    names = (
-        "turned product, bias, residual",
-        "volume of 2 groups, dilation 1, SAME, bias, relu",
-        "volume of 1 groups, dilation 2, SAME, bias, relu",
-        "volume of 1 groups, dilation 1, SAME, bias, residual, leaky",
-        "padded volume, SAME, [[0, 0], [1, 1], [0, 2], [1, 0], [0, 0]], int32",
-        "channels first: conv of 2 groups, stride 2, dilation 1, EXPLICIT",
-        "channels first: conv of 1 groups, stride 1, dilation 2, SAME",
-        "channels first: depthwise of 1 groups, stride 1, dilation 1, SAME",
-        "channels first: max of 1 groups, stride 2, dilation 1, SAME",
-        "channels first: mean of 1 groups, stride 1, dilation 1, SAME",
-        "channels first: transposed of 1 groups, stride 2, dilation 1, SAME",
-        "channels first: depth to space of 1 groups, stride 1, dilation 1, SAME",
-        "attention, mask 1",
-        "sequence of 2 groups",
-        "dynamic conv of 2 groups, dilation 2",
-        "gated by sigmoid",
-    )
+    networks = [*wrong("Eigen"), *wrong("oneDNN")]
+    return list({network.name: network for network in networks}.values())
+
+
+def wrong(kernels: str) -> list[Network]:
+    """One network for each thing that a set of kernels, "Eigen" or "oneDNN", lacked or got wrong.
+
+    exporter/FUSIONS.md says of each what fails.
+    """
     by_name = {network.name: network for network in others()}
-    return [*(convolution.network() for convolution in chosen), *(by_name[name] for name in names)]
+    both = [
+        # What is written for Eigen's sake is made one op by oneDNN.
+        Convolution(groups=2, shift="bias", activation="relu").network(),
+        Convolution(depthwise=True, dilation=2, shift="bias").network(),
+        by_name["volume of 2 groups, dilation 1, SAME, bias, relu"],
+        by_name["channels first: depth to space of 1 groups, stride 1, dilation 1, SAME"],
+    ]
+    if kernels == "oneDNN":
+        chosen = (
+            Convolution(shift="norm", activation="tanh"),
+            Convolution(shift="bias", residual=True, activation="leaky"),
+            Convolution(shift="sum", residual=True, activation="leaky"),
+            Convolution(depthwise=True, padding="EXPLICIT", shift="bias", activation="relu"),
+        )
+        names = (
+            "turned product, bias, residual",
+            "volume of 1 groups, dilation 1, SAME, bias, residual, leaky",
+            "padded volume, SAME, [[0, 0], [1, 1], [0, 2], [1, 0], [0, 0]], int32",
+            "attention, mask 1",
+            "gated by sigmoid",
+        )
+    else:
+        chosen = (
+            Convolution(groups=2, stride=2, padding="EXPLICIT", shift="bias"),
+            Convolution(groups=4, dilation=2, padding="VALID", shift="sum", activation="leaky"),
+            Convolution(groups=2, shift="norm", activation="relu6"),
+            Convolution(groups=2, shift="bias", residual=True, activation="relu"),
+            Convolution(dilation=2, shift="bias", activation="elu"),
+        )
+        names = (
+            "volume of 1 groups, dilation 2, SAME, bias, relu",
+            "channels first: conv of 2 groups, stride 2, dilation 1, EXPLICIT",
+            "channels first: conv of 1 groups, stride 1, dilation 2, SAME",
+            "channels first: depthwise of 1 groups, stride 1, dilation 1, SAME",
+            "channels first: max of 1 groups, stride 2, dilation 1, SAME",
+            "channels first: mean of 1 groups, stride 1, dilation 1, SAME",
+            "channels first: transposed of 1 groups, stride 2, dilation 1, SAME",
+            "sequence of 2 groups",
+            "dynamic conv of 2 groups, dilation 2",
+        )
+    return [*both, *(convolution.network() for convolution in chosen), *(by_name[name] for name in names)]
 
 
 def failures(
@@ -567,6 +587,8 @@ def main(words: Sequence[str]) -> int:
     words = [word for word in words if word != "bare" and not word.startswith("expected=")]
     if not words:
         runs = [(quick(), "float32")]
+    elif words == ["here"]:
+        runs = [(wrong("oneDNN" if IsMklEnabled() else "Eigen"), "float32")]
     elif words == ["all"]:
         networks = every()
         runs = [(networks, "float32")]

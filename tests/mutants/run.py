@@ -750,6 +750,9 @@ def survives(mutant: Mutant) -> bool:
                 "-x",
                 "-p",
                 "no:cacheprovider",
+                # What notices has to run at every change.
+                "-m",
+                "not slow",
                 f"{test_file(file)}::{test}",
             ],
             cwd=ROOT,

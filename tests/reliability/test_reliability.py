@@ -35,9 +35,11 @@ def test_mutated_requests_get_right_codes_and_leave_the_server_as_it_was(lab):
 
 
 def test_mutated_images_give_a_picture_or_a_clear_error(lab):
-    held(fuzz_images.campaign(lab, count=300, through_command=40))
+    held(fuzz_images.campaign(lab, count=150, through_command=20))
 
 
+# The quick part are e2e/test_replicas.py's kills, and the interrupts of integration/client_cli.
+@pytest.mark.slow
 def test_a_killed_replica_costs_no_image_and_tears_no_file(lab):
     held(kill_server.campaign(lab, count=1, command_rounds=1))
 
@@ -64,7 +66,9 @@ def test_overload_is_refused_and_nobody_starves(lab):
     held(overload.campaign(lab, seconds=5))
 
 
+@pytest.mark.slow
 def test_mixed_work_at_saturation_gives_the_unloaded_answers(lab):
+    # tests/conformance asks servers of all kinds for everything at once, for a moment.
     lab.compiled = lab.uncompiled  # compiling is not the point here
     held(soak.campaign(lab, seconds=1))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,27 @@ import pytest
 from scripted_server import MODEL, LinearModel, ScriptedServer, serving
 
 from saliency_client import AsyncSaliencyClient, SaliencyClient
+
+# What these files show, both clients do by the same code (`saliency_client._calls`): each test is quick with
+# one of them. Files about connections, threads and time are quick with both.
+SHARED = {
+    "test_client_calls.py",
+    "test_client_local_server.py",
+    "test_client_until.py",
+    "test_client_until_local.py",
+    "test_client_withheld_defaults.py",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    seen: Counter[str] = Counter()
+    for item in items:
+        kind = getattr(item, "callspec", None) and item.callspec.params.get("connect")
+        if kind and item.path.name in SHARED:
+            # They take turns, so that each file has as many of either.
+            first = seen.setdefault(item.location[2].partition("[")[0], len(seen)) % 2
+            if kind is (SaliencyClient, Awaited)[first]:
+                item.add_marker(pytest.mark.slow)
 
 
 class Awaited:

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from covering import covering
 from scripted_server import MODEL, LinearModel, ScriptedServer, later, nobody, serving, to_proto
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 from waiting import until
@@ -287,33 +288,31 @@ def claim(name: str, *sizes: int):
     return change
 
 
-@pytest.mark.parametrize("typed", [True, False], ids=["typed fields", "tensor_content"])
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (
-            claim("saliency", 1, 6, 6),
-            r"'saliency' claims shape \[1, 6, 6\], which is 36 values, but holds 30",
-        ),
-        (claim("saliency", 2**62, 2**62), "'saliency' claims shape .* but holds 30"),
-        (claim("saliency", -1, 30), "'saliency' claims the impossible shape"),
-        (claim("saliency", 1, 5, 6), r"'saliency' is float32\[1,5,6\]; its signature says float32\[1,6,5\]"),
-        (claim("saliency", 0, 2**62), "'saliency' claims shape"),
-        (lambda outputs: outputs.pop("saliency"), "the answer lacks saliency"),
-        (
-            lambda outputs: outputs["saliency"].CopyFrom(to_proto(np.zeros((1, 6, 5), np.int32), typed=True)),
-            r"'saliency' is int32\[1,6,5\]; its signature says float32",
-        ),
-        (
-            lambda outputs: outputs["score"].CopyFrom(to_proto(np.zeros(2, np.float32), typed=True)),
-            r"'score' is float32\[2\]; its signature says float32\[1\]",
-        ),
-        (lambda outputs: setattr(outputs["score"], "dtype", 14), "'score' has dtype bfloat16"),
-    ],
-)
-def test_an_answer_that_lies_about_itself_is_an_error_that_names_the_output(
-    server, client, typed, change, words
-):
+LIES = [
+    (
+        claim("saliency", 1, 6, 6),
+        r"'saliency' claims shape \[1, 6, 6\], which is 36 values, but holds 30",
+    ),
+    (claim("saliency", 2**62, 2**62), "'saliency' claims shape .* but holds 30"),
+    (claim("saliency", -1, 30), "'saliency' claims the impossible shape"),
+    (claim("saliency", 1, 5, 6), r"'saliency' is float32\[1,5,6\]; its signature says float32\[1,6,5\]"),
+    (claim("saliency", 0, 2**62), "'saliency' claims shape"),
+    (lambda outputs: outputs.pop("saliency"), "the answer lacks saliency"),
+    (
+        lambda outputs: outputs["saliency"].CopyFrom(to_proto(np.zeros((1, 6, 5), np.int32), typed=True)),
+        r"'saliency' is int32\[1,6,5\]; its signature says float32",
+    ),
+    (
+        lambda outputs: outputs["score"].CopyFrom(to_proto(np.zeros(2, np.float32), typed=True)),
+        r"'score' is float32\[2\]; its signature says float32\[1\]",
+    ),
+    (lambda outputs: setattr(outputs["score"], "dtype", 14), "'score' has dtype bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("lie", "typed"), covering(LIES, [True, False]))
+def test_an_answer_that_lies_about_itself_is_an_error_that_names_the_output(server, client, lie, typed):
+    change, words = lie
     server.typed_answers = typed
     server.tamper = outputs_of(change)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -76,41 +75,27 @@ def test_local_explains_without_a_server_and_without_noise(
 
 
 def test_local_finds_a_class_by_the_names_of_the_export(
-    folder: Path, pixels: np.ndarray, program: list[str], uncompiled_version: Path
+    folder: Path, pixels: np.ndarray, uncompiled_version: Path
 ) -> None:
-    options = ["--local", uncompiled_version, "--class", "dog", "--json"]
-    done = run(program, "explain", "noise.png", *options, folder=folder)
-    assert done.returncode == 0, done.stderr
-    assert '"class_index": 3, "label": "dog"' in done.stdout
+    done = Cli(folder, {})("explain", "noise.png", "--local", uncompiled_version, "--class", "dog", "--json")
+    assert done.code == 0, done.err
+    assert '"class_index": 3, "label": "dog"' in done.out
 
 
 def test_every_command_names_the_local_model_and_not_the_environments(
-    folder: Path, pixels: np.ndarray, program: list[str], uncompiled_version: Path
+    folder: Path, pixels: np.ndarray, uncompiled_version: Path
 ) -> None:
-    code = (
-        "import json, sys\n"
-        "from saliency_client.cli import main\n"
-        "for command in json.loads(sys.argv[1]):\n"
-        "    main([*command, '--json', '--local', sys.argv[2]], standalone_mode=False)\n"
-    )
+    cli = Cli(folder, {"SALIENCY_MODEL": "another", "SALIENCY_SERVER": "127.0.0.1:1"})
     commands = [
         ["explain", "noise.png"],
         ["predict", "noise.png"],
         ["signatures"],
         ["bench", "--requests", "1"],
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(commands), str(uncompiled_version)],
-        cwd=folder,
-        env={**os.environ, "SALIENCY_MODEL": "another", "SALIENCY_SERVER": "127.0.0.1:1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    models = [json.loads(line)["model"] for line in done.stdout.splitlines()]
-    assert models == [uncompiled_version.parent.name] * len(commands)
+    for command in commands:
+        run = cli(*command, "--json", "--local", uncompiled_version)
+        assert run.code == 0, run.err
+        assert run.record["model"] == uncompiled_version.parent.name, command
 
 
 def test_local_without_tensorflow_says_what_to_install(

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 from cli_harness import Cli
+from covering import covering
 from PIL import Image
 from scripted_server import ScriptedServer
 
@@ -349,8 +350,12 @@ def test_the_package_runs_as_a_module_and_tells_its_version(program: list[str]) 
     assert re.fullmatch(r"saliency-client \d+\.\d+\.\d+\n", done.stdout)
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", ">&- 2>&- <&-"])
-@pytest.mark.parametrize("arguments", [["status"], ["explain", "cat.png", "-o", "out.png"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("arguments", "closed"),
+    covering(
+        [["status"], ["explain", "cat.png", "-o", "out.png"]], [">&-", "2>&-", ">&- 2>&-", ">&- 2>&- <&-"]
+    ),
+)
 def test_a_stream_that_is_closed_fails_nothing_and_gets_into_no_file(
     cli: Cli, photo: Path, program: list[str], arguments: list[str], closed: str
 ) -> None:

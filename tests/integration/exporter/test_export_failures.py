@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 from callables import source_of
+from covering import covering
 
 from saliency_exporter.cli import verifier as verifiers
 from saliency_exporter.contract.settings import Settings
@@ -55,8 +56,10 @@ def test_an_error_of_the_models_own_function_is_not_one_of_the_disk(tmp_path: Pa
     assert "space" not in failure.hint
 
 
-@pytest.mark.parametrize("step", ["_save", "_write_reference", "write_manifest", "publish"])
-@pytest.mark.parametrize("error", [FULL, EXHAUSTED], ids=["of Python", "of TensorFlow"])
+@pytest.mark.parametrize(
+    ("step", "error"),
+    covering(["_save", "_write_reference", "write_manifest", "publish"], [FULL, EXHAUSTED]),
+)
 def test_a_full_disk_is_said_with_the_directory(tmp_path: Path, monkeypatch, step: str, error) -> None:
     monkeypatch.setattr(write, step, raising(error))
     failure = refused(tmp_path / "m")

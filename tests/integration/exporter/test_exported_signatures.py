@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from covering import covering
 from rounding import assert_equal_to_rounding, assert_same_answers
 
 from saliency_exporter.runtime.servable import ServableError, load_servable
@@ -115,8 +116,7 @@ def test_a_scalar_one_value_and_one_value_each_are_the_same(servable, images, si
     assert_equal_to_rounding(answers[2], answers[0])
 
 
-@pytest.mark.parametrize("fixture", ["servable", "uncompiled"])
-@pytest.mark.parametrize("signature", EXPLAIN)
+@pytest.mark.parametrize(("signature", "fixture"), covering(EXPLAIN, ["servable", "uncompiled"]))
 def test_a_result_does_not_depend_on_neighbours_position_or_padding(request, images, signature, fixture):
     servable = request.getfixturevalue(fixture)
 

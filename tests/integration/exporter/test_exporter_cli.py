@@ -94,14 +94,18 @@ def test_verify_prints_a_table_and_says_that_all_is_within_tolerance(uncompiled_
     assert done.stderr == "running 12 warmup records\n"
 
 
-def test_a_verification_takes_the_directory_from_stdin_and_gives_one_json_object(uncompiled_version):
+def test_a_verification_takes_the_directory_from_stdin_and_gives_one_json_object(tmp_path, monkeypatch):
+    (tmp_path / "plain.py").write_text(PLAIN)
+    options = ["--preprocessing", "none", "--compile", "none", "--batch-sizes", "1", "--methods", "gradients"]
+    here(tmp_path, monkeypatch, "export", "plain:make", "m", *options, "--no-verify")
     arguments = ["verify", "-", "--json"]
-    done = CliRunner().invoke(main, arguments, input=f"{uncompiled_version}\n")
+    done = CliRunner().invoke(main, arguments, input=f"{tmp_path / 'm' / '1'}\n")
     assert done.exit_code == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["passed"] is True
     assert report["problems"] == []
-    assert len(report["rows"]) == 12
+    asked = [(row["signature"], row["batch_size"]) for row in report["rows"]]
+    assert asked == [(s, size) for s in ("serving_default", "explain_gradients") for size in (1, 2)]
     nothing = run(*arguments)  # with an empty stdin
     assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, "", "")
 
@@ -123,42 +127,57 @@ def test_inspect_shows_what_a_version_holds(exported_version):
     assert json.loads(run("inspect", str(exported_version), "--json").stdout)["classes"] == 5
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        (["export", "my-modle.keras", "m"], "my-modle.keras does not exist"),
-        (["export", "my-model.kreas", "m"], "my-model.kreas does not exist"),
-        (["export", "ResNet50", "m", "--weights", "gone.h5"], "weights file gone.h5 does not exist"),
-        (["export", "ResNet50", "m", "--labels", "gone.txt"], "labels file gone.txt does not exist"),
-        (["export", "ResNet50", "m", "--labels", "empty.txt"], "labels file empty.txt is empty"),
-        (["export", "ResNet50", "m", "--version", "3"], "version 3 of m exists already"),
-        (["verify", "m"], "m is not an exported version"),
-        (["serve", "m"], "'m' is not of the form NAME=MODEL_DIR"),
-        (["serve", "a=gone"], "could not find base path gone of model a"),
-        (["serve", "a=m/3"], "no version of model a to serve under m/3"),
-        (["serve", "a=m", "--label", "b:stable=3"], "--label b:stable=3 is for model b, which is not served"),
-        (["serve", "a=m", "--tls-cert", "cert.pem"], "TLS needs both --tls-cert and --tls-key"),
-        (["serve", "a=m", "--batching-parameters-file", "empty.txt"], "--batching-parameters-file needs"),
-    ],
-)
-def test_cheap_mistakes_are_found_before_tensorflow_is_imported(tmp_path, arguments, error):
-    (tmp_path / "my-model.keras").write_bytes(b"")
-    (tmp_path / "empty.txt").write_text("")
-    (tmp_path / "m" / "3").mkdir(parents=True)
+CHEAP_MISTAKES = [
+    (["export", "my-modle.keras", "m"], "my-modle.keras does not exist"),
+    (["export", "my-model.kreas", "m"], "my-model.kreas does not exist"),
+    (["export", "ResNet50", "m", "--weights", "gone.h5"], "weights file gone.h5 does not exist"),
+    (["export", "ResNet50", "m", "--labels", "gone.txt"], "labels file gone.txt does not exist"),
+    (["export", "ResNet50", "m", "--labels", "empty.txt"], "labels file empty.txt is empty"),
+    (["export", "ResNet50", "m", "--version", "3"], "version 3 of m exists already"),
+    (["verify", "m"], "m is not an exported version"),
+    (["serve", "m"], "'m' is not of the form NAME=MODEL_DIR"),
+    (["serve", "a=gone"], "could not find base path gone of model a"),
+    (["serve", "a=m/3"], "no version of model a to serve under m/3"),
+    (["serve", "a=m", "--label", "b:stable=3"], "--label b:stable=3 is for model b, which is not served"),
+    (["serve", "a=m", "--tls-cert", "cert.pem"], "TLS needs both --tls-cert and --tls-key"),
+    (["serve", "a=m", "--batching-parameters-file", "empty.txt"], "--batching-parameters-file needs"),
+]
+
+
+@pytest.fixture(scope="module")
+def mistaken(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, bool]]:
+    """Of each mistake, in a new interpreter: exit code, stderr, and whether it imported TensorFlow."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "my-model.keras").write_bytes(b"")
+    (folder / "empty.txt").write_text("")
+    (folder / "m" / "3").mkdir(parents=True)
     check = (
-        "import sys, saliency_exporter.cli\n"
-        f"try: saliency_exporter.cli.main({arguments!r})\n"
-        "except SystemExit as end: code = end.code\n"
-        "sys.exit(99 if 'tensorflow' in sys.modules else code)"
+        "import contextlib, io, json, sys, saliency_exporter.cli\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    code, before = 0, 'tensorflow' in sys.modules\n"
+        "    with contextlib.redirect_stderr(io.StringIO()) as err:\n"
+        "        try: saliency_exporter.cli.main(arguments)\n"
+        "        except SystemExit as end: code = end.code\n"
+        "    imported = 'tensorflow' in sys.modules and not before\n"
+        "    print(json.dumps([code, err.getvalue(), imported]))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", check], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    given = json.dumps([arguments for arguments, _ in CHEAP_MISTAKES])
+    command = [sys.executable, "-c", check, given]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("number", range(len(CHEAP_MISTAKES)))
+def test_cheap_mistakes_are_found_before_tensorflow_is_imported(mistaken, number):
+    arguments, error = CHEAP_MISTAKES[number]
+    code, said, imported = mistaken[number]
     wrong_usage = ("is not of the form", "--label", "TLS needs", "--batching")
-    assert done.returncode == (2 if any(words in error for words in wrong_usage) else 1), done.stderr
-    assert f"error: {error}" in done.stderr.replace("model my-", "my-")
+    assert code == (2 if any(words in error for words in wrong_usage) else 1), said
+    assert f"error: {error}" in said.replace("model my-", "my-")
+    assert not imported
     if arguments[1].startswith("my-"):
-        assert "hint: did you mean my-model.keras?" in done.stderr
+        assert "hint: did you mean my-model.keras?" in said
 
 
 @pytest.mark.parametrize(
@@ -262,14 +281,13 @@ SMOOTH = Method("smooth", "attribution", "Another one.", "nobody", explain)
 """
 
 
-def test_a_method_of_the_users_own_is_exported_beside_the_others(tmp_path, monkeypatch):
+def test_a_method_of_the_users_own_is_exported_beside_the_others(tmp_path):
     (tmp_path / "plain.py").write_text(PLAIN)
     (tmp_path / "own_methods.py").write_text(OWN)
-    monkeypatch.delitem(sys.modules, "own_methods", raising=False)
     options = ["--preprocessing", "none", "--compile", "none", "--batch-sizes", "1", "--methods", "gradients"]
     own = ["--method", "own_methods:METHOD"]
-    done = here(tmp_path, monkeypatch, "export", "plain:make", "m", *options, *own)
-    assert done.exit_code == 0, done.stderr
+    done = run("export", "plain:make", "m", *options, *own, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     manifest = read_manifest(tmp_path / "m" / "1")
     assert list(manifest.methods) == ["gradients", "gradient_times_input"]
     assert any(row.signature == "explain_gradient_times_input" for row in manifest.verification.rows)
@@ -280,7 +298,8 @@ def test_a_method_of_the_users_own_is_exported_beside_the_others(tmp_path, monke
     attributions = servable.predict("explain_gradient_times_input", feeds)["attributions"]
     servable.close()
     np.testing.assert_allclose(attributions, x * gradients, rtol=1e-5)
-    assert "gradient_times_input" in run("inspect", "m/1", cwd=tmp_path).stdout
+    shown = CliRunner().invoke(main, ["inspect", str(tmp_path / "m" / "1")]).stdout
+    assert "gradient_times_input" in shown
 
 
 @pytest.mark.parametrize(

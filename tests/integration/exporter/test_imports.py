@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 from small_manifest import EXPORT
@@ -28,31 +29,16 @@ def test_the_command_does_not_wait_for_tensorflow(tmp_path, command):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
-@pytest.mark.parametrize(("switch", "expected"), [("0", "eigen"), ("1", "onednn")])
-def test_the_kernels_are_those_that_tensorflow_was_started_with_and_the_users_keras_backend_does_not_matter(
-    switch, expected
-):
-    code = (
-        "from saliency_exporter.runtime.quiet import import_tensorflow; import_tensorflow()\n"
-        "import gc; assert gc.isenabled() and gc.get_freeze_count() > 100_000\n"
-        "import saliency_exporter.sources, keras; print(keras.backend.backend())\n"
-        "from saliency_exporter.runtime.kernels import running_kernels; print(running_kernels())"
-    )
-    environment = {**os.environ, "KERAS_BACKEND": "torch", "TF_ENABLE_ONEDNN_OPTS": switch}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**environment, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert done.stdout.splitlines() == ["tensorflow", expected]
-
-
+_IMPORT = """
+from saliency_exporter.runtime.quiet import import_tensorflow; import_tensorflow()
+import gc; assert gc.isenabled() and gc.get_freeze_count() > 100_000
+import saliency_exporter.sources, keras; print(keras.backend.backend())
+from saliency_exporter.runtime.kernels import running_kernels; print(running_kernels())
+"""
+_POOL = """
+from saliency_exporter.runtime.quiet import pool_cpu_memory; pool_cpu_memory()
+"""
 _CALLS = """
-from saliency_exporter.runtime.quiet import import_tensorflow, pool_cpu_memory
-{start}
 import resource
 import tensorflow as tf
 
@@ -67,22 +53,38 @@ with tf.Graph().as_default(), tf.compat.v1.Session() as session:
 """
 
 
-def _pages_of_a_call(start: str, **environment: str) -> int:
-    """Pages that the operating system gives to a call which makes a tensor of 64 MiB."""
+@cache
+def _said(code: str, onednn: str) -> list[str]:
+    """What a new interpreter prints."""
     done = subprocess.run(
-        [sys.executable, "-c", _CALLS.format(start=start)],
-        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "torch",
+            "TF_ENABLE_ONEDNN_OPTS": onednn,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        },
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
-    return int(done.stdout)
+    return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("start", ["import_tensorflow()", "pool_cpu_memory()"])
+@pytest.mark.parametrize(
+    ("code", "onednn", "expected"), [(_IMPORT + _CALLS, "0", "eigen"), (_IMPORT, "1", "onednn")]
+)
+def test_the_kernels_are_those_that_tensorflow_was_started_with_and_the_users_keras_backend_does_not_matter(
+    code, onednn, expected
+):
+    assert _said(code, onednn)[:2] == ["tensorflow", expected]
+
+
+@pytest.mark.parametrize("start", [_IMPORT, _POOL], ids=["import_tensorflow", "pool_cpu_memory"])
 def test_a_call_takes_the_memory_of_the_one_before(start):
-    assert _pages_of_a_call(start) < 1000
+    """In pages that the operating system gives to a call which makes a tensor of 64 MiB."""
+    assert int(_said(start + _CALLS, "0")[-1]) < 1000
 
 
 def test_whoever_sets_the_variables_decides():

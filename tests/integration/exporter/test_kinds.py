@@ -1,4 +1,4 @@
-"""Every kind of model from every source, exported, loaded as TensorFlow Serving does, and right.
+"""Every kind of model from every source, traced, exported, loaded as TensorFlow Serving does, and right.
 
 What is right is computed by TensorFlow's own gradient of scores that model_kinds.py writes down by itself.
 """
@@ -14,10 +14,13 @@ import model_kinds
 import numpy as np
 import pytest
 import tensorflow as tf
+from built_signatures import Signatures
 from model_kinds import KINDS, Kind
 from rounding import assert_equal_to_rounding
 
 from saliency_exporter.contract.settings import Settings
+from saliency_exporter.graph.channels import with_channels_found
+from saliency_exporter.graph.trace import trace
 from saliency_exporter.methods.registry import find_methods
 from saliency_exporter.runtime.servable import load_servable
 from saliency_exporter.sources.load import load_source
@@ -28,7 +31,7 @@ from saliency_exporter.version.verify import verify
 from saliency_exporter.version.write import Export, write_version
 
 SOURCES = ("keras", "h5", "callable", "tf_function", "keras_export", "saved_model")
-# Kept in `make test`: every source and every kind at least once. The rest runs with `make test-all`.
+# The source of each kind in `make test`, which has every source; the rest runs with `make test-all`.
 REPRESENTATIVE = {
     "sequential": "h5",
     "functional": "keras",
@@ -53,7 +56,31 @@ REPRESENTATIVE = {
     "mixed_bfloat16": "keras_export",
 }
 
-# Noise is per example of any rank; test_smooth.py has the other ranks.
+# Of these, what is written to a file and loaded in `make test`: every source, every rank of images, several
+# inputs, half precision. The others differ in what is traced, and not in what is written.
+EXPORTED = (
+    "subclassed",
+    "several_inputs",
+    "not_square",
+    "features",
+    "series",
+    "volume",
+    "softmax_activation",
+    "mixed_float16",
+)
+
+# Other quick tests show what is traced of these: test_head.py heads, mixed_float16 half precision,
+# test_channels.py numbers of channels.
+SHOWN_ELSEWHERE = (
+    "single_sigmoid",
+    "multi_label",
+    "temperature",
+    "mixed_bfloat16",
+    "one_channel",
+    "four_channels",
+)
+
+# Noise is per example of any rank: test_smooth.py has the ranks, and this what is exported of the largest.
 WITH_NOISE = ("volume",)
 
 # Given their one channel inside the model: saliency has a value for each of theirs.
@@ -62,8 +89,9 @@ WITHOUT_CHANNELS = ("spectrogram",)
 
 def _cases() -> list:
     marks = {False: [pytest.mark.slow], True: []}
+    quick = {(kind, REPRESENTATIVE[kind]) for kind in EXPORTED}
     return [
-        pytest.param(kind, source, marks=marks[REPRESENTATIVE[kind] == source], id=f"{kind}-{source}")
+        pytest.param(kind, source, marks=marks[(kind, source) in quick], id=f"{kind}-{source}")
         for kind in KINDS
         for source in SOURCES
         # Keras writes no subclassed model to HDF5.
@@ -110,6 +138,59 @@ def _function(kind: Kind):
     return forward
 
 
+Wanted = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""All class scores, those that are explained, and their gradient."""
+
+
+def _wanted(kind: Kind) -> tuple[dict[str, np.ndarray], Wanted]:
+    """Images and classes to ask for, and by TensorFlow's tape the class scores and their gradient."""
+    x = np.random.default_rng(8).normal(size=(2, *kind.shape)).astype(np.float32)
+    scores = kind.score(tf.constant(x)).numpy()
+    class_index = np.array([scores.shape[1] - 1, 0], np.int32)
+    with tf.GradientTape() as tape:
+        images = tf.constant(x)
+        tape.watch(images)
+        chosen = tf.gather(kind.score(images), class_index, batch_dims=1)
+    gradient = tape.gradient(chosen, images).numpy()
+    return {"images": x, "class_index": class_index}, (scores, chosen.numpy(), gradient)
+
+
+def _hold(kind: Kind, kind_name: str, got: dict[str, np.ndarray], wanted: Wanted) -> None:
+    scores, chosen, want = wanted
+    assert got["gradients"].dtype == got["saliency"].dtype == got["score"].dtype == np.float32
+    bound = kind.tolerance * np.abs(want).max()
+    np.testing.assert_allclose(got["gradients"], want, rtol=0, atol=bound)
+    size = np.abs(got["gradients"])
+    assert_equal_to_rounding(got["saliency"], size if kind_name in WITHOUT_CHANNELS else size.max(-1))
+    score_bound = kind.tolerance * max(1.0, np.abs(scores).max())
+    np.testing.assert_allclose(got["score"], chosen, rtol=0, atol=score_bound)
+
+
+def _traced() -> list:
+    return [
+        pytest.param(kind, source, marks=pytest.mark.slow if kind in SHOWN_ELSEWHERE else [])
+        for kind, source in REPRESENTATIVE.items()
+        if kind not in EXPORTED
+    ]
+
+
+@pytest.mark.parametrize(("kind_name", "source_name"), _traced())
+def test_the_traced_gradient_is_the_models(
+    kind_name: str, source_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keras.utils.set_random_seed(7)
+    kind = KINDS[kind_name]()
+    source = _load(kind, source_name, tmp_path, monkeypatch)
+    assert source.input_shape == kind.shape
+    graph = with_channels_found(trace(source, score=kind.score_option), source)
+    built = Signatures(graph, methods=("gradients",), batch_sizes=(2,))
+    asked, wanted = _wanted(kind)
+    _hold(kind, kind_name, built("explain_gradients", **asked), wanted)
+    if wanted[0].shape[1] > 1:
+        predicted = built("explain_gradients", asked["images"])["class_index"]
+        np.testing.assert_array_equal(predicted, wanted[0].argmax(1))
+
+
 @pytest.mark.parametrize(("kind_name", "source_name"), _cases())
 def test_the_exported_gradient_is_the_models(
     kind_name: str, source_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -118,7 +199,8 @@ def test_the_exported_gradient_is_the_models(
     kind = KINDS[kind_name]()
     source = _load(kind, source_name, tmp_path, monkeypatch)
     assert source.input_shape == kind.shape
-    methods = ("gradients", "smooth") if kind_name in WITH_NOISE else ("gradients",)
+    with_noise = kind_name in WITH_NOISE and source_name != REPRESENTATIVE[kind_name]
+    methods = ("gradients", "smooth") if with_noise else ("gradients",)
     settings = Settings(methods=find_methods(methods), batch_sizes=(2,), compile="none")
     version_dir = tmp_path / "1"
     job = Export(source, builtin("none"), settings, kind_name, kind.score_option)
@@ -129,34 +211,20 @@ def test_the_exported_gradient_is_the_models(
         loaded.setattr(servable, "close", lambda: None)
         assert verify(version_dir).problems == ()
 
-    x = np.random.default_rng(8).normal(size=(2, *kind.shape)).astype(np.float32)
-    scores = kind.score(tf.constant(x)).numpy()
-    class_index = np.array([scores.shape[1] - 1, 0], np.int32)
-    with tf.GradientTape() as tape:
-        images = tf.constant(x)
-        tape.watch(images)
-        chosen = tf.gather(kind.score(images), class_index, batch_dims=1)
-    want = tape.gradient(chosen, images).numpy()
-
-    got = servable.predict("explain_gradients", {"images": x, "class_index": class_index})
+    asked, wanted = _wanted(kind)
+    got = servable.predict("explain_gradients", asked)
     if "smooth" in methods:
-        calm = {"images": x, "class_index": class_index, "noise_level": np.zeros(2, np.float32)}
+        calm = {**asked, "noise_level": np.zeros(2, np.float32)}
         smooth = servable.predict("explain_smooth", {**calm, "num_samples": np.array([1, 3], np.int32)})
         np.testing.assert_allclose(smooth["gradients"], got["gradients"], rtol=1e-5, atol=1e-6)
-    predicted = servable.predict("explain_gradients", {"images": x})
+    predicted = servable.predict("explain_gradients", {"images": asked["images"]})
     servable.close()
-    assert got["gradients"].dtype == got["saliency"].dtype == got["score"].dtype == np.float32
-    bound = kind.tolerance * np.abs(want).max()
-    np.testing.assert_allclose(got["gradients"], want, rtol=0, atol=bound)
-    size = np.abs(got["gradients"])
-    assert_equal_to_rounding(got["saliency"], size if kind_name in WITHOUT_CHANNELS else size.max(-1))
-    score_bound = kind.tolerance * max(1.0, np.abs(scores).max())
-    np.testing.assert_allclose(got["score"], chosen, rtol=0, atol=score_bound)
-    if scores.shape[1] > 1:
-        np.testing.assert_array_equal(predicted["class_index"], scores.argmax(1))
+    _hold(kind, kind_name, got, wanted)
+    if wanted[0].shape[1] > 1:
+        np.testing.assert_array_equal(predicted["class_index"], wanted[0].argmax(1))
 
 
 def test_every_kind_and_every_source_is_in_the_quick_part() -> None:
     assert set(REPRESENTATIVE) == set(KINDS)
-    assert set(REPRESENTATIVE.values()) == set(SOURCES)
+    assert {REPRESENTATIVE[kind] for kind in EXPORTED} == set(SOURCES)
     assert model_kinds.KINDS is KINDS

@@ -146,7 +146,7 @@ def ran_ops(version: Path, signature: str, **inputs: np.ndarray) -> Counter[str]
     return Counter(label.split("(")[0].split("=")[-1].strip() for label in labels)
 
 
-@pytest.mark.parametrize("method", ["gradients", "smooth"])
+@pytest.mark.parametrize("method", [pytest.param("gradients", marks=pytest.mark.slow), "smooth"])
 def test_uncompiled_max_pooling_always_takes_onednns_gradient(tmp_path, method):
     settings = Settings(batch_sizes=(1,), compile="none", methods=find_methods((method,)))
     version = export(Export(source_of(pooled, (64, 64, 3)), builtin("none"), settings, "pooled"), tmp_path)

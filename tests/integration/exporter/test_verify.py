@@ -57,6 +57,20 @@ def copy(version: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(version, tmp_path / "1"))
 
 
+@pytest.fixture(scope="module")
+def servable(version: Path) -> Iterator[Servable]:
+    loaded = load_servable(version)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture
+def loaded_once(servable: Servable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model of `version`, and of a `copy`, is loaded and prepared once."""
+    monkeypatch.setattr(servable, "close", lambda: None)
+    monkeypatch.setattr("saliency_exporter.version.verify.load_servable", lambda _: servable)
+
+
 @pytest.fixture
 def small_copy(small_version: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_version, tmp_path / "1"))
@@ -83,6 +97,7 @@ def change(version: Path, name: str, function) -> None:
     np.savez_compressed(reference_path(version), **reference)
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_a_good_export_passes_with_a_row_for_every_signature_and_batch_size(version):
     rows = []
     report = verify(version, progress=rows.append)
@@ -106,6 +121,7 @@ def test_a_compiled_export_passes_within_rounding(exported_version):
     assert all(row.score_error < 1e-5 for row in found.rows)
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_maps_that_differ_by_5_percent_and_logits_that_differ_are_found(copy):
     explain = SIGNATURES[1:]
     for signature in explain:
@@ -164,6 +180,7 @@ def test_class_names_that_are_not_the_manifests_are_found(small_copy):
     )
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_an_answer_to_a_warmup_record_that_differs_is_found(copy, monkeypatch):
     """What runs with an output filter goes wrong alone: the rows of the table ask for all outputs."""
     predict = Servable.predict

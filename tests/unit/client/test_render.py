@@ -317,7 +317,7 @@ def test_a_panel_has_its_caption_in_the_margin_above() -> None:
     assert dark(titled)[:above].sum() > 300
 
 
-@pytest.mark.parametrize("title", ["word " * 200, "W" * 1000])
+@pytest.mark.parametrize("title", ["word " * 60, "W" * 200])
 def test_a_long_caption_is_cut_and_stays_inside(title: str) -> None:
     drawn = dark(render.panel(Image.new("RGB", (300, 300), "white"), np.zeros((20, 20, 3)), title=title))
     assert drawn[:40].any()

@@ -7,6 +7,8 @@ way to the same bound.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -84,9 +86,17 @@ def alone(networks, images):
     return answers
 
 
-@pytest.mark.parametrize("how", ["xla", "none"])
-@pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("signature", TAKEN)
+# Compiled, integrated gradients loop over steps as smooth does over samples: that one is quick.
+SLOW = {("explain_integrated_gradients", "xla")}
+
+
+@pytest.mark.parametrize(
+    ("signature", "batch", "how"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if (case[0], case[2]) in SLOW else [])
+        for case in itertools.product(TAKEN, BATCHES, ("xla", "none"))
+    ],
+)
 def test_an_answer_is_what_it_is_alone(networks, images, alone, signature, batch, how):
     rows = BATCHES[batch]
     for name, got in in_units_of_the_score(answer(networks[how], signature, images, rows)).items():

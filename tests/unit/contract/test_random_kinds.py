@@ -10,17 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from built_signatures import Signatures
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from random_kinds import KINDS, PRECISIONS, Hooks, Net, Original, margin, nets, original
 
-from saliency_exporter.contract.build import build_signatures
-from saliency_exporter.contract.settings import Settings
 from saliency_exporter.graph.folding import fold
-from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
-from saliency_exporter.methods.registry import find_methods
-from saliency_exporter.sources.preprocessing import builtin
 from saliency_exporter.sources.source import Source
 
 READY = KINDS
@@ -30,7 +26,6 @@ FLOAT32 = 1e-4
 """Bound of ‖difference‖₂ / ‖expected‖₂ in float32: rounding leaves 1e-6, a wrong op 0.1 or more."""
 
 _CLASSES = [0, 2]
-_METHODS = ("gradients", "guided", "smooth")
 
 
 def answers(net: Net, x: np.ndarray, **options: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -41,16 +36,15 @@ def answers(net: Net, x: np.ndarray, **options: Any) -> dict[str, dict[str, np.n
         return net.ending.run(scores_of(x, Hooks()))
 
     graph = trace(Source("net", "drawn", call, net.shape, tuple(variables)))
-    chosen = Settings(methods=find_methods(_METHODS), batch_sizes=(len(x),), **options)
-    forward = Forward(fold(graph) if chosen.lowering else graph)
-    signatures = build_signatures(forward, builtin("none"), chosen, "net")
-    images, classes = tf.constant(x), tf.constant(_CLASSES)
-    got = {"serving_default": signatures["serving_default"](images)}
-    for name in ("explain_gradients", "explain_guided"):
-        got[name] = signatures[name](images, class_index=classes)
-    none = {"num_samples": tf.constant(2), "noise_level": tf.constant(0.0)}
-    got["explain_smooth"] = signatures["explain_smooth"](images, class_index=classes, **none)
-    return {name: {k: v.numpy() for k, v in outputs.items()} for name, outputs in got.items()}
+    graph = fold(graph) if options.get("lowering", True) else graph
+    built = Signatures(graph, methods=("gradients", "guided", "smooth"), batch_sizes=(len(x),), **options)
+    none = {"num_samples": 2, "noise_level": 0.0}
+    return {
+        "serving_default": built("serving_default", x),
+        "explain_gradients": built("explain_gradients", x, class_index=_CLASSES),
+        "explain_guided": built("explain_guided", x, class_index=_CLASSES),
+        "explain_smooth": built("explain_smooth", x, class_index=_CLASSES, **none),
+    }
 
 
 def check(net: Net, seed: int, **options: Any) -> None:
@@ -96,6 +90,8 @@ _SEEDS = st.integers(0, 2**32 - 1)
 _OPTIONS = st.fixed_dictionaries({"target": st.sampled_from(["cpu", "gpu"]), "lowering": st.booleans()})
 
 
+# Quick are tests of each kind alone, in unit/graph: control flow, branches, own gradients, heads, precisions.
+@pytest.mark.slow
 @settings(max_examples=4, **_SETTINGS)
 @given(net=nets(READY), seed=_SEEDS, options=_OPTIONS)
 def test_signatures_of_a_few_networks_of_all_kinds_equal_the_originals(net, seed, options):

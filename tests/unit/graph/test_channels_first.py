@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 from built_signatures import Signatures
 from callables import source_of
+from covering import covering
 
 from saliency_exporter.graph.channels import with_channels_found
 from saliency_exporter.graph.folding import fold
@@ -80,8 +81,7 @@ def pair(k: Any, stack: Callable) -> tuple[Any, Any]:
     return first, last
 
 
-@pytest.mark.parametrize("stack", [convolutions, others, grouped])
-@pytest.mark.parametrize("k", [keras, tf_keras], ids=["Keras 3", "Keras 2"])
+@pytest.mark.parametrize(("stack", "k"), covering([convolutions, others, grouped], [keras, tf_keras]))
 def test_a_net_of_channels_first_layers_is_the_same_net(k: Any, stack: Callable) -> None:
     first, last = pair(k, stack)
     x = np.random.default_rng(1).normal(size=(2, *SIZES, CHANNELS)).astype(np.float32)

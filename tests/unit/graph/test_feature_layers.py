@@ -87,8 +87,9 @@ class Token(L.Layer):
         return x[:, self.index]
 
 
-def transformer(pooling: keras.Layer, before: int = 0, after: int = 0) -> keras.Model:
-    return net(Patches(before, after), Block("block_0"), Block("block_1"), pooling, L.Dense(CLASSES))
+def transformer(pooling: keras.Layer, before: int = 0, after: int = 0, blocks: int = 2) -> keras.Model:
+    parts = [Block(f"block_{number}") for number in range(blocks)]
+    return net(Patches(before, after), *parts, pooling, L.Dense(CLASSES))
 
 
 def test_the_last_tensor_with_a_height_and_a_width_before_it_is_pooled() -> None:
@@ -203,13 +204,16 @@ def test_none_where_branches_meet_behind_the_places_but_one_can_be_named() -> No
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "first"), [(0, 0, 0), (1, 0, 1), (5, 0, 5), (1, 4, 1), (0, 2, 0)], ids=str
+    ("before", "after", "first", "blocks"),
+    # Where tokens lie does not depend on how many blocks there are.
+    [(0, 0, 0, 1), (1, 0, 1, 1), (5, 0, 5, 1), (1, 4, 1, 2), (0, 2, 0, 1)],
+    ids=str,
 )
-def test_tokens_lie_in_a_grid_beside_others(before: int, after: int, first: int) -> None:
+def test_tokens_lie_in_a_grid_beside_others(before: int, after: int, first: int, blocks: int) -> None:
     pooling = L.GlobalAveragePooling1D()
-    layer = feature_layers(traced(transformer(pooling, before, after)))[-1]
+    layer = feature_layers(traced(transformer(pooling, before, after, blocks)))[-1]
     assert (layer.sizes, layer.channels, layer.first_token) == ((4, 4), 8, first)
-    assert layer.name == "block_1"
+    assert layer.name == f"block_{blocks - 1}"
     tokens = np.arange(16 + before + after, dtype=np.float32)[None, :, None] * np.ones(8, np.float32)
     expected = first + np.arange(16, dtype=np.float32).reshape(4, 4)
     assert_allclose(arranged(layer, tf.constant(tokens))[0, ..., 0], expected)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from callables import source_of
+from covering import covering
 from rounding import assert_equal_to_rounding
 
 from saliency_exporter.graph.folding import fold, fold_scales, fold_weight_expressions
@@ -188,21 +189,24 @@ def test_several_outputs_of_one_op_on_weights_keep_their_places():
     np.testing.assert_allclose(scores_and_gradient(folded, x)[0], x @ (a - 2 * b) + c.sum())
 
 
-@pytest.mark.parametrize("size", [(9, 8), (8, 9)])
-@pytest.mark.parametrize(
-    ("make", "taps", "folds"),
-    [
-        # Keras's own padding for even and odd sizes, as its MobileNet and EfficientNet write it.
-        (lambda pad: [layers.ZeroPadding2D(pad), layers.DepthwiseConv2D(3, strides=2)], 3, True),
-        (lambda pad: [layers.ZeroPadding2D(pad), layers.DepthwiseConv2D(5, strides=2)], 5, True),
-        (lambda pad: [layers.ZeroPadding2D(pad), layers.Conv2D(4, 3, strides=2)], 3, True),
-        (lambda pad: [layers.ZeroPadding2D(((2, 1), (1, 1))), layers.Conv2D(4, 3, strides=2)], 3, False),
-        (lambda pad: [layers.ZeroPadding2D(3), layers.Conv2D(4, 7, strides=2)], 7, False),
-        (lambda pad: [layers.ZeroPadding2D(1), layers.MaxPooling2D(3)], 3, False),
-    ],
-    ids=["depthwise 3", "depthwise 5", "conv 3", "other zeros", "conv 7", "max pooling"],
-)
-def test_zeros_of_same_padding_become_the_convolutions_own(make, taps, folds, size):
+PADDED = {
+    # Keras's own padding for even and odd sizes, as its MobileNet and EfficientNet write it.
+    "depthwise 3": (lambda pad: [layers.ZeroPadding2D(pad), layers.DepthwiseConv2D(3, strides=2)], 3, True),
+    "depthwise 5": (lambda pad: [layers.ZeroPadding2D(pad), layers.DepthwiseConv2D(5, strides=2)], 5, True),
+    "conv 3": (lambda pad: [layers.ZeroPadding2D(pad), layers.Conv2D(4, 3, strides=2)], 3, True),
+    "other zeros": (
+        lambda pad: [layers.ZeroPadding2D(((2, 1), (1, 1))), layers.Conv2D(4, 3, strides=2)],
+        3,
+        False,
+    ),
+    "conv 7": (lambda pad: [layers.ZeroPadding2D(3), layers.Conv2D(4, 7, strides=2)], 7, False),
+    "max pooling": (lambda pad: [layers.ZeroPadding2D(1), layers.MaxPooling2D(3)], 3, False),
+}
+
+
+@pytest.mark.parametrize(("padded", "size"), covering(list(PADDED), [(9, 8), (8, 9)]))
+def test_zeros_of_same_padding_become_the_convolutions_own(padded, size):
+    make, taps, folds = PADDED[padded]
     reach = taps // 2
     pad = tuple((reach - (1 - n % 2), reach) for n in size)
     model = keras.Sequential([keras.Input((*size, 3)), *make(pad), layers.Flatten(), layers.Dense(4)])

@@ -79,9 +79,10 @@ def assert_explained_by(
     graph: ForwardGraph, expected_scores: Call, model: Call, expected_probabilities: Call | None = None
 ) -> None:
     """The graph's scores, their gradients and its probabilities are those of the original model."""
-    scores = scores_of(graph)
+    call = traced(graph)
+    scores = call(IMAGES).numpy()
     assert_equal_to_rounding(scores, expected_scores(IMAGES).numpy(), name="scores")
-    assert_equal_to_rounding(gradient(traced(graph)), gradient(expected_scores), name="gradients")
+    assert_equal_to_rounding(gradient(call), gradient(expected_scores), name="gradients")
     probabilities = probabilities_of(tf.constant(scores), graph.head)
     expected = (expected_probabilities or model)(IMAGES)
     assert_equal_to_rounding(probabilities.numpy(), expected.numpy(), name="probabilities")

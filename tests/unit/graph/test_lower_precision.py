@@ -118,13 +118,21 @@ def test_gradients_are_nearer_to_kerass_mixed_precision_than_float32_is(images, 
     assert np.linalg.norm(mixed - exact) / np.linalg.norm(exact) < 8 * unit
 
 
+SAMPLED = ("smooth",), ("smooth(guided)", "smooth(grad_cam)")
+# Quick: each value of each, the methods of other gradients with what an export has by default.
+QUICK = {(SAMPLED[0], "none", False), (SAMPLED[1], "none", True)}
+
+
 @pytest.mark.parametrize(
-    ("compile", "lowering"),
-    [("none", True), pytest.param("xla", True, marks=pytest.mark.slow), ("none", False)],
+    ("methods", "compile", "lowering"),
+    [
+        pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
+        for methods in SAMPLED
+        for case in ((methods, "none", True), (methods, "xla", True), (methods, "none", False))
+    ],
 )
-@pytest.mark.parametrize("methods", [("smooth",), ("smooth(guided)", "smooth(grad_cam)")])
 def test_maps_over_samples_are_near_float32_and_the_clean_image_is_float32(
-    images, compile, lowering, methods
+    images, methods, compile, lowering
 ):
     graph = with_feature_layer(trace(source_of(network("elu"), SHAPE)), "model", None)
     plain = Signatures(graph, methods=methods)

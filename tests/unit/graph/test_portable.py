@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from callables import source_of
+from covering import covering
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from saliency_exporter.graph.portable import portable_rules
@@ -43,15 +44,19 @@ def both(op: Callable[[tf.Tensor], tf.Tensor], x: np.ndarray, compiled: bool) ->
         return [value.numpy() for value in run(tf.constant(x))]
 
 
-@pytest.mark.parametrize(("height", "width"), SIZES)
-@pytest.mark.parametrize(
-    ("groups", "strides", "dilations"),
-    [(2, (1, 1), (1, 1)), (4, (2, 3), (1, 1)), (2, (1, 1), (2, 3)), (1, (1, 1), (3, 1)), (2, (2, 2), (2, 1))],
-)
-@pytest.mark.parametrize("taps", [(3, 3), (4, 1)])
-def test_value_and_input_gradient_are_those_of_the_convolution(
-    height, width, groups, strides, dilations, taps
-):
+CONVOLUTIONS = [
+    (2, (1, 1), (1, 1)),
+    (4, (2, 3), (1, 1)),
+    (2, (1, 1), (2, 3)),
+    (1, (1, 1), (3, 1)),
+    (2, (2, 2), (2, 1)),
+]
+"""Groups, strides and dilations."""
+
+
+@pytest.mark.parametrize(("convolved", "taps", "size"), covering(CONVOLUTIONS, [(3, 3), (4, 1)], SIZES))
+def test_value_and_input_gradient_are_those_of_the_convolution(convolved, taps, size):
+    (groups, strides, dilations), (height, width) = convolved, size
     rng = np.random.default_rng(0)
     for padding in ("SAME", "EXPLICIT", "VALID"):
         if padding == "VALID" and any(

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+from covering import covering
 from mean_error import contrast, relative_error, relative_error_of_pairs
 from rounding import assert_equal_to_rounding
 
@@ -39,14 +40,13 @@ def moments_of_pairs(samples: np.ndarray) -> tuple[tf.Tensor, tf.Tensor, tf.Tens
     return mean, accuracy.squared_error_of_pairs(tf.constant(squares, tf.float32), differences, n), n
 
 
-@pytest.mark.parametrize("n", [10, 40, 160])
-@pytest.mark.parametrize("size", [0.1, 0.4])
+@pytest.mark.parametrize(("n", "size"), covering([10, 40, 160], [0.1, 0.4]))
 def test_what_is_reported_is_the_distance_to_a_known_mean(n, size):
-    """200 means of n samples about a map whose values are `size` of their standard deviation of 1."""
+    """100 means of n samples about a map whose values are `size` of their standard deviation of 1."""
     rng = np.random.default_rng(n)
     truth = size * rng.choice([-1.0, 1.0], 2000)
     reported, true = [], []
-    for _ in range(200):
+    for _ in range(100):
         samples = rng.normal(truth, 1.0, (1, n, 2000))
         reported.append(float(accuracy.relative_error(*moments(samples))[0]))
         true.append(np.linalg.norm(samples[0].mean(axis=0) - truth) / np.linalg.norm(truth))
@@ -82,12 +82,12 @@ def test_smooth_reports_the_distance_to_a_mean_gradient_that_is_known(signatures
 
 
 def test_rise_reports_the_distance_to_a_contrast_that_is_known(signatures_of):
-    """Of a linear model, whose map of infinitely many masks is known; 100 seeds of 400 masks.
+    """Of a linear model, whose map of infinitely many masks is known; 100 seeds of 200 masks.
 
     16 cells are few, so that a single map is off by more or less than its standard error: the root of the
     mean square is what it estimates.
     """
-    shape, keep, n = (8, 8, 1), 0.4, 400
+    shape, keep, n = (8, 8, 1), 0.4, 200
     weights = np.random.default_rng(0).uniform(0, 0.04, (64, 2)).astype(np.float32)
     weights[32:] *= -1
 
@@ -238,8 +238,7 @@ def asked(signature: str) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("how", ["none", "xla"])
-@pytest.mark.parametrize("signature", METHODS)
+@pytest.mark.parametrize(("signature", "how"), covering(list(METHODS), ["none", "xla"]))
 def test_an_example_that_is_done_is_bit_for_bit_what_as_many_samples_give(built, images, signature, how):
     own_map, count, others = METHODS[signature]
     parameters = asked(signature)

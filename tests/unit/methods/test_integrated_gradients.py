@@ -57,7 +57,12 @@ def test_a_linear_score_is_exact_at_any_number_of_steps(built, images, steps):
     assert (got["completeness_error"] < 1e-5).all()
 
 
-@pytest.mark.parametrize("steps", [*range(1, 21), 50])
+# Quick: around the steps that a loop takes at once, and few and many.
+@pytest.mark.parametrize(
+    "steps",
+    [pytest.param(n, marks=[] if n in (1, 2, 3, 9, 10, 11, 20) else pytest.mark.slow) for n in range(1, 21)]
+    + [50],
+)
 def test_a_cube_is_off_by_what_the_midpoint_rule_misses(built, images, steps):
     """The gradient is 3 (x′ + α (x − x′))², of which a cell of width h misses (x − x′)² h³ / 4.
 

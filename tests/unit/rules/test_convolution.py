@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from covering import covering
 
 from saliency_exporter.rules.lowering.convolution import convolution
 
@@ -22,25 +23,22 @@ def assert_same(both):
     np.testing.assert_allclose(dx, plain_dx, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize(
-    ("taps", "size", "channels", "stride"),
-    [
-        *(((3, 3), (10, 9), 3, stride) for stride in (1, 2, 4)),
-        *(((7, 4), (9, 8), 1, stride) for stride in (1, 2, 4)),
-        ((3, 3), (10, 9), 6, 1),
-        ((2, 5), (9, 8), 6, 1),
-    ],
-)
-def test_value_and_input_gradient_are_those_of_the_convolution(
-    run_both, generator, taps, stride, padding, size, channels
-):
+CONVOLUTIONS = [
+    *(((3, 3), (10, 9), 3, stride) for stride in (1, 2, 4)),
+    *(((7, 4), (9, 8), 1, stride) for stride in (1, 2, 4)),
+    ((3, 3), (10, 9), 6, 1),
+    ((2, 5), (9, 8), 6, 1),
+]
+
+
+@pytest.mark.parametrize(("convolved", "padding"), covering(CONVOLUTIONS, ["SAME", "VALID"]))
+def test_value_and_input_gradient_are_those_of_the_convolution(run_both, generator, convolved, padding):
+    taps, size, channels, stride = convolved
     x, kernel = generator.normal(size=(2, *size, channels)), generator.normal(size=(*taps, channels, 5))
     assert_same(run_both(convolution, conv2d(stride, padding), x, kernel))
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("batch", [1, 2, 8])
+@pytest.mark.parametrize(("batch", "stride"), covering([1, 2, 8], [1, 2]))
 def test_kernel_larger_than_the_picture_has_the_same_gradient_at_every_batch_size(
     run_both, generator, batch, stride
 ):

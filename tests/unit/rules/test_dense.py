@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from covering import covering
 
 from saliency_exporter.rules.lowering.dense import dense
 
 
-@pytest.mark.parametrize("batch", [1, 3, 8])
-@pytest.mark.parametrize("units", [5, 512])
+@pytest.mark.parametrize(("batch", "units"), covering([1, 3, 8], [5, 512]))
 def test_value_and_input_gradient_are_those_of_the_product(run_both, generator, units, batch):
     x, weight = generator.normal(size=(batch, 24)), generator.normal(size=(24, units))
     (plain_y, plain_dx), (y, dx) = run_both(dense, lambda x, w: tf.raw_ops.MatMul(a=x, b=w), x, weight)

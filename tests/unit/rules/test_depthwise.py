@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from covering import covering
 
 from saliency_exporter.rules.lowering.depthwise import depthwise
 
@@ -29,13 +30,14 @@ def assert_same(both):
     np.testing.assert_allclose(dx, plain_dx, **TOLERANCE)
 
 
-@pytest.mark.parametrize(("size", "multiplier"), [((8, 9), 1), ((7, 6), 3)])
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("taps", [(3, 3), (5, 2)])
+@pytest.mark.parametrize(
+    ("taps", "stride", "padding", "size_and_multiplier"),
+    covering([(3, 3), (5, 2)], [1, 2, 3], ["SAME", "VALID"], [((8, 9), 1), ((7, 6), 3)]),
+)
 def test_value_and_input_gradient_are_those_of_the_native_op(
-    run_both, generator, taps, stride, padding, size, multiplier
+    run_both, generator, taps, stride, padding, size_and_multiplier
 ):
+    size, multiplier = size_and_multiplier
     x = generator.normal(size=(2, *size, 4))
     kernel = generator.normal(size=(*taps, 4, multiplier))
     assert_same(run_both(depthwise, depthwise_op(stride, padding), x, kernel))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from callables import source_of
+from covering import covering
 from rounding import assert_equal_to_rounding
 
 from saliency_exporter.errors import ExportError
@@ -155,21 +156,22 @@ def test_activations_of_any_float_have_the_guided_rule(signatures_of, dtype):
     }[dtype] * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+ACTIVATIONS = {
+    "silu": "swish",
+    "gelu": "gelu",
+    "hard_silu": "hard_swish",
+    "hard_sigmoid": "hard_sigmoid",
+    "leaky_relu": "relu(negative_slope=0.2)",
+    "elu": "elu",
+    "relu6": "relu6",
+}
+
+
 @pytest.mark.parametrize(
-    ("activation", "kind"),
-    [
-        ("silu", "swish"),
-        ("gelu", "gelu"),
-        ("hard_silu", "hard_swish"),
-        ("hard_sigmoid", "hard_sigmoid"),
-        ("leaky_relu", "relu(negative_slope=0.2)"),
-        ("elu", "elu"),
-        ("relu6", "relu6"),
-    ],
+    ("activation", "dtype"), covering(list(ACTIVATIONS), ["float16", "bfloat16", "float64"])
 )
-def test_an_activation_is_recognized_in_any_float(activation, kind, dtype):
+def test_an_activation_is_recognized_in_any_float(activation, dtype):
     model = in_order(layers.Dense(4, dtype=dtype), layers.Activation(activation, dtype=dtype), shape=(8,))
     graph = trace(source_of(lambda x: tf.cast(model(x), tf.float32), (8,)), score="output")
     coverage = find_activations(graph)
-    assert (coverage.count(), coverage.uncovered) == ({kind: 1}, ())
+    assert (coverage.count(), coverage.uncovered) == ({ACTIVATIONS[activation]: 1}, ())

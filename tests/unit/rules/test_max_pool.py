@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from covering import covering
 
 from saliency_exporter.rules.lowering.max_pool import max_pool
 
@@ -29,12 +30,14 @@ def assert_same(both):
     np.testing.assert_allclose(dx, plain_dx, rtol=1e-14, atol=1e-14)
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize(("window", "size"), [((2, 2), (8, 9)), ((3, 3), (7, 6)), ((4, 1), (9, 7))])
+@pytest.mark.parametrize(
+    ("window_and_size", "stride", "padding"),
+    covering([((2, 2), (8, 9)), ((3, 3), (7, 6)), ((4, 1), (9, 7))], [1, 2, 3], ["SAME", "VALID"]),
+)
 def test_value_and_gradient_are_those_of_the_native_op_with_ties(
-    run_both, generator, window, stride, padding, size
+    run_both, generator, window_and_size, stride, padding
 ):
+    window, size = window_and_size
     x = with_ties(generator, (2, *size, 4))
     assert_same(run_both(max_pool, max_pool_op(window, stride, padding), x))
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from covering import covering
 
 from saliency_exporter.rules.lowering.pointwise import pointwise, pointwise_uncompiled
 
@@ -11,33 +12,35 @@ def convolution(strides=(1, 1), padding="SAME"):
     )
 
 
-@pytest.mark.parametrize(("batch", "filters"), [(2, 3), (2, 1024), (3, 1024)])
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (3, 2)])
+@pytest.mark.parametrize(
+    ("strides", "padding", "batch_and_filters"),
+    covering([(1, 1), (2, 2), (3, 2)], ["SAME", "VALID"], [(2, 3), (2, 1024), (3, 1024)]),
+)
 def test_value_and_input_gradient_are_those_of_the_convolution(
-    run_both, generator, strides, padding, batch, filters
+    run_both, generator, strides, padding, batch_and_filters
 ):
+    batch, filters = batch_and_filters
     x, kernel = generator.normal(size=(batch, 8, 7, 64)), generator.normal(size=(1, 1, 64, filters))
     (plain_y, plain_dx), (y, dx) = run_both(pointwise, convolution(strides, padding), x, kernel)
     np.testing.assert_allclose(y, plain_y, rtol=1e-12, atol=1e-11)
     np.testing.assert_allclose(dx, plain_dx, rtol=1e-12, atol=1e-11)
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize(
-    ("size", "filters", "strides"),
-    [
-        ((8, 6), 24, (1, 1)),
-        ((8, 6), 24, (2, 2)),
-        ((8, 6), 24, (4, 3)),
-        ((96, 96), 128, (2, 2)),
-        ((2, 3), 4800, (1, 1)),
-    ],
-)
+UNCOMPILED = [
+    ((8, 6), 24, (1, 1)),
+    ((8, 6), 24, (2, 2)),
+    ((8, 6), 24, (4, 3)),
+    ((96, 96), 128, (2, 2)),
+    ((2, 3), 4800, (1, 1)),
+]
+
+
+@pytest.mark.parametrize(("convolved", "padding"), covering(UNCOMPILED, ["SAME", "VALID"]))
 def test_uncompiled_value_and_input_gradient_are_those_of_the_convolution(
-    run_both, generator, size, filters, strides, padding
+    run_both, generator, convolved, padding
 ):
     """The fourth is no product, between little arithmetic and a large kernel; the last is one both ways."""
+    size, filters, strides = convolved
     x, kernel = generator.normal(size=(3, *size, 64)), generator.normal(size=(1, 1, 64, filters))
     op = convolution(strides, padding)
     (plain_y, plain_dx), (y, dx) = run_both(pointwise_uncompiled, op, x, kernel, compiled=False)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from covering import covering
 from rounding import assert_equal_to_rounding
 
 from saliency_exporter.rules.lowering.strided import strided_uncompiled
@@ -23,15 +24,16 @@ def assert_same(both):
     np.testing.assert_allclose(dx, plain_dx, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize("strides", [(2, 2), (1, 3), (4, 2)])
+CONVOLVED = [((3, 3), (10, 9), 3), ((7, 7), (12, 15), 3), ((2, 5), (9, 8), 1), ((1, 4), (8, 8), 4)]
+
+
 @pytest.mark.parametrize(
-    ("taps", "size", "channels"),
-    [((3, 3), (10, 9), 3), ((7, 7), (12, 15), 3), ((2, 5), (9, 8), 1), ((1, 4), (8, 8), 4)],
+    ("convolved", "strides", "padding"), covering(CONVOLVED, [(2, 2), (1, 3), (4, 2)], ["SAME", "VALID"])
 )
 def test_value_and_input_gradient_are_those_of_the_convolution(
-    run_both, generator, taps, size, channels, strides, padding
+    run_both, generator, convolved, strides, padding
 ):
+    taps, size, channels = convolved
     x, kernel = generator.normal(size=(3, *size, channels)), generator.normal(size=(*taps, channels, 5))
     assert_same(run_both(strided_uncompiled, conv2d(strides, padding), x, kernel, compiled=False))
 

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from built_signatures import signatures_of
 from callables import source_of
+from covering import covering
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.graph.replay import Forward
@@ -64,8 +65,7 @@ def alone(call: Callable, batch: int = 1) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(scores), np.stack(gradients)
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("call", [pooled, flattened, looped], ids=lambda call: call.__name__)
+@pytest.mark.parametrize(("call", "batch"), covering([pooled, flattened, looped], [1, 2]))
 def test_scores_and_gradients_are_those_of_each_example_alone(call: Callable, batch: int) -> None:
     scores, gradients = alone(call, batch)
     any_batch = of_batch(call, batch)

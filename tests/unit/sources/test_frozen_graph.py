@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from built_signatures import Signatures, signatures_of
+from covering import covering
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.graph.trace import trace
@@ -80,8 +81,12 @@ def explained(source, score: str = "auto", **settings) -> Signatures:
     return signatures_of(source.call, source.input_shape, score=score, **settings)
 
 
-@pytest.mark.parametrize("name", ["graph.pb", "graph.pbtxt"])
-@pytest.mark.parametrize("names", [{}, {"input_name": "x:0", "output_name": "y:0"}, {"input_name": "x"}])
+@pytest.mark.parametrize(
+    ("names", "name"),
+    covering(
+        [{}, {"input_name": "x:0", "output_name": "y:0"}, {"input_name": "x"}], ["graph.pb", "graph.pbtxt"]
+    ),
+)
 def test_scores_and_gradients_are_those_of_a_session(freeze, name: str, names: dict) -> None:
     scores, gradients = by_session(freeze(plain), "x:0", IMAGES, 2)
     source = load_source(freeze(plain, name), **names)

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import tensorflow as tf
+from covering import covering
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.sources import keras_application
@@ -57,8 +58,9 @@ def test_every_application_belongs_to_a_known_family() -> None:
     )
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("mode", ["none", "pixels", "tf", "caffe", "torch"])
+@pytest.mark.parametrize(
+    ("mode", "compiled"), covering(["none", "pixels", "tf", "caffe", "torch"], [False, True])
+)
 def test_a_mode_can_be_traced_and_compiled(mode: str, compiled: bool) -> None:
     function = tf.function(
         builtin(mode).function,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ def curved(x: tf.Tensor, *, steepness: float = 1.0, scale: float = 1.0) -> tf.Te
     return scale * tf.tanh(steepness * tf.reshape(x, [-1, 60]) @ WEIGHTS) @ LAST
 
 
+@cache
 def shares(call: Callable, precision: str, methods: tuple[str, ...] = ("smooth",)) -> dict[str, float]:
     settings = Settings(find_methods(methods), (1,), "xla", target="cpu", sample_precision=precision)
     return dict(hold_to_float32(Forward(trace(source_of(call, SHAPE))), builtin("none"), settings, "model"))
