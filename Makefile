@@ -80,8 +80,8 @@ methods-table: $(VENV)/.installed-test ## Write the tables of methods in exporte
 tensorflow-matrix: ## Try TensorFlow 2.18 to 2.21 and each Python found; writes tests/matrix/TENSORFLOW.md
 	@$(PYTHON) tests/matrix/tensorflow_matrix.py $(ARGS)
 
-conformance: $(VENV)/.installed-test ## Hold a server to the contract: make conformance SERVER=host:port MODEL=name
-	@$(PYTEST) tests/conformance $(if $(SERVER),--server $(SERVER)) $(if $(MODEL),--model $(MODEL))
+conformance: $(VENV)/.installed-test ## Hold a server to the contract: make conformance SERVER=host:port MODEL=name (REST=http://…)
+	@$(PYTEST) tests/conformance $(if $(SERVER),--server $(SERVER)) $(if $(MODEL),--model $(MODEL)) $(if $(REST),--rest $(REST))
 
 docker-smoke: ## Run the conformance suite against the real container (needs Docker; DEVICE=cpu without a GPU)
 	@docker compose --file docker/compose.yaml --profile $(or $(DEVICE),gpu) --profile smoke run --rm --build smoke

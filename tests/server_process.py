@@ -56,6 +56,10 @@ class ServerProcess:
     def target(self) -> str:
         return self.wait_for(r"^listening on (\S+)")[1]
 
+    @property
+    def rest_url(self) -> str:
+        return self.wait_for(r"^REST on (\S+)/v1/models$")[1]
+
     def stop(self, signal_number: int = signal.SIGTERM, seconds: float = 30) -> tuple[int, str]:
         """Sends the signal; returns the exit code and what was written to stderr."""
         self.process.send_signal(signal_number)

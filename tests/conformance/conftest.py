@@ -25,8 +25,18 @@ SECONDS = 120
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conformance")
     group.addoption("--server", metavar="HOST:PORT", help="ask this server instead of starting the local one")
+    group.addoption("--rest", metavar="URL", help="its REST API, such as http://localhost:8501")
     group.addoption("--model", default="classifier", help="the model's name there (default: classifier)")
     group.addoption("--label", metavar="LABEL", help="a version label that the server has")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of another server, tests that start one of their own are skipped before they export a model for it."""
+    if config.getoption("--server", default=None) is not None:
+        skipped = pytest.mark.skip(reason="needs a server that the test starts itself")
+        for item in items:
+            if "start_local" in item.fixturenames:
+                item.add_marker(skipped)
 
 
 @dataclass
@@ -35,6 +45,7 @@ class Server:
 
     channel: grpc.Channel
     model: str
+    rest_url: str | None = None
 
     def __post_init__(self) -> None:
         prediction = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
@@ -155,10 +166,11 @@ def under_test(request: pytest.FixtureRequest) -> Iterator[Server]:
     if target is None:
         model_dir = request.getfixturevalue("exported_model")
         xla_cache = request.getfixturevalue("xla_cache")
-        options = ("--label", "stable=1", "--encoding", "fields")
+        options = ("--label", "stable=1", "--encoding", "fields", "--rest-port", "0")
         process = ServerProcess(f"classifier={model_dir}", "--xla-cache", xla_cache, *options)
         target = process.target
     asked = Server.at(target, request.config.getoption("--model", default=None) or "classifier")
+    asked.rest_url = process.rest_url if process else request.config.getoption("--rest", default=None)
     yield asked
     asked.channel.close()
     if process is not None:
@@ -189,12 +201,8 @@ def label(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def start_local(
-    request: pytest.FixtureRequest, xla_cache: Path
-) -> Iterator[Callable[..., tuple[Server, ServerProcess]]]:
+def start_local(xla_cache: Path) -> Iterator[Callable[..., tuple[Server, ServerProcess]]]:
     """Starts a local server with other options; these tests are skipped when another server is asked."""
-    if request.config.getoption("--server", default=None) is not None:
-        pytest.skip("needs a server that the test starts itself")
     started: list[tuple[Server, ServerProcess]] = []
 
     def start(*arguments: str | Path) -> tuple[Server, ServerProcess]:

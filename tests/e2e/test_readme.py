@@ -142,6 +142,7 @@ def test_every_other_command_is_one_that_is_tested_elsewhere():
         "saliency-exporter sanity",
         "saliency-exporter compare",
         "pip install",
+        "curl",
     )
     for page in PAGES:
         for line in commands(page):

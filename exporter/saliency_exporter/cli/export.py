@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 
+PLACES = {"sagemaker": "none"}
+"""Where an export will be served, to what --compile has to be there."""
+
 
 @command("export", short_help="Export a model to a new version.")
 @click.argument("model", shell_complete=complete_files)
@@ -208,6 +211,13 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
     "--target cpu, measures each signature and batch size here and uses XLA where it is faster.",
 )
 @option(
+    "--for",
+    "place",
+    type=click.Choice(list(PLACES)),
+    section="Compilation",
+    help="Set what a place needs: sagemaker, whose server has no flag for XLA, --compile none.",
+)
+@option(
     "--kernels",
     type=click.Choice(["auto", "onednn", "eigen"]),
     default="auto",
@@ -272,6 +282,7 @@ def export(
     own_methods: tuple[str, ...],
     batch_sizes: tuple[int, ...],
     compile_: Any,
+    place: str | None,
     target: Any,
     kernels: Any,
     lowering: bool,
@@ -298,6 +309,7 @@ def export(
     saliency-exporter export my_package.models:build models/mine --preprocessing pixels
     saliency-exporter export ResNet50 models/resnet --weights resnet50.weights.h5 --batch-sizes 1,8
     """
+    compile_ = _compile_for(place, compile_)
     if kernels != "auto" and target != "cpu":
         raise UsageError(f"--kernels {kernels} is for a CPU", hint="give --target cpu as well")
     _check_without_tensorflow(model, model_dir, version, weights)
@@ -372,6 +384,24 @@ def export(
     for line in closing_lines(read_manifest(final)):
         click.echo(line, err=True)
     click.echo(str(final))
+
+
+def _compile_for(place: str | None, compile_: str) -> str:
+    """The value of --compile that a place needs; the one that is given otherwise.
+
+    Raises:
+        UsageError: another one is given for that place.
+    """
+    if place is None:
+        return compile_
+    needed = PLACES[place]
+    source = click.get_current_context().get_parameter_source("compile_")
+    if compile_ != needed and source is not click.core.ParameterSource.DEFAULT:
+        raise UsageError(
+            f"--for {place} needs --compile {needed}, and --compile {compile_} was given",
+            hint="leave one of the two out",
+        )
+    return needed
 
 
 def _examined(say: Steps) -> Callable[[Path], None]:

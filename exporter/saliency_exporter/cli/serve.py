@@ -82,6 +82,22 @@ if TYPE_CHECKING:
     section="Connections",
     help="Port to listen on; 0 picks a free one.",
 )
+@option(
+    "--rest-port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    section="Connections",
+    help="Answer TensorFlow Serving's REST API as well, on this port; 0 picks a free one.",
+)
+@option(
+    "--rest-timeout",
+    type=FiniteRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    section="Connections",
+    help="How long a REST request may take, as TensorFlow Serving's --rest_api_timeout_in_ms.",
+)
 @option("--port-file", type=PATH, section="Connections", help="Write the port to this file when it is open.")
 @option(
     "--tls-cert", type=PATH, section="Connections", help="PEM file of the server's chain of certificates."
@@ -214,6 +230,8 @@ def serve(
     models: tuple[str, ...],
     host: str,
     port: int,
+    rest_port: int | None,
+    rest_timeout: float,
     port_file: Path | None,
     encoding: str,
     versions: str,
@@ -242,18 +260,20 @@ def serve(
     grpc_channel_arguments: dict[str, int | str] | None,
     verbose: bool,
 ) -> None:
-    """Serve exported models over gRPC as TensorFlow Serving does, for development and tests.
+    """Serve exported models as TensorFlow Serving does, for development and tests.
 
-    MODEL_DIR holds the numbered version directories of one model. The port opens when every model is loaded
+    MODEL_DIR holds the numbered version directories of one model. The ports open when every model is loaded
     and warmed up; new versions are picked up as they appear. In production run TensorFlow Serving.
 
     \b
     saliency-exporter serve resnet50=models/resnet50
     saliency-exporter serve resnet50=models/resnet50 --port 0 --port-file port.txt
+    saliency-exporter serve resnet50=models/resnet50 --rest-port 8501
     saliency-exporter serve resnet50=models/resnet50 --label stable=1 --label canary=2
     """
     # What is wrong with the options is said before TensorFlow is imported, which takes seconds.
     _check_together(batching, batching_parameters_file, tls_cert, tls_key, tls_client_ca)
+    _check_rest(rest_port, port, encoding, tls_cert)
     named = _named_models(models, versions, labels, model_config_file)
     from saliency_exporter.runtime.quiet import import_tensorflow, pool_cpu_memory
 
@@ -268,6 +288,8 @@ def serve(
         reread() if reread is not None else named,
         host=host,
         port=port,
+        rest_port=rest_port,
+        rest_seconds=rest_timeout,
         port_file=port_file,
         grace=grace,
         encoding=encoding,
@@ -340,6 +362,26 @@ def _check_together(
         raise UsageError("--batching-parameters-file needs --batching", hint="give both")
     if (tls_cert or tls_key or tls_client_ca) and not (tls_cert and tls_key):
         raise UsageError("TLS needs both --tls-cert and --tls-key", hint="give both")
+
+
+def _check_rest(rest_port: int | None, port: int, encoding: str, tls_cert: Path | None) -> None:
+    if rest_port is None:
+        return
+    if rest_port == port != 0:
+        raise UsageError(f"--port and --rest-port are both {port}", hint="give two, or 0 for a free one")
+    if tls_cert is not None:
+        raise UsageError(
+            "--rest-port does not go with --tls-cert: the REST API has no TLS, nor has TensorFlow Serving's; "
+            "it would let in whom TLS keeps out",
+            hint="leave one of them out, or put a proxy that speaks TLS before a server without it",
+        )
+    if encoding == "tensor_content":
+        # json_tensor.cc reads float_val, which is empty then: there a REST call reads beyond it.
+        raise UsageError(
+            "--rest-port does not go with --encoding tensor_content: TensorFlow Serving with "
+            "--enable_serialization_as_tensor_content cannot answer Predict over REST",
+            hint="leave one of them out",
+        )
 
 
 def _reader(model_config_file: Path | None) -> Callable[[], list[ModelConfig]] | None:

@@ -1,4 +1,4 @@
-"""The server process: models, services, one port, a clean stop."""
+"""The server process: models, services, its ports, a clean stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -30,6 +30,7 @@ from saliency_exporter.runtime.tensor_protos import Encoding
 from saliency_exporter.runtime.xla_cache import use_xla_cache, vouch_for_entries
 from saliency_exporter.serving.admission import Admission
 from saliency_exporter.serving.batching import BatchingParameters, BatchingSession
+from saliency_exporter.serving.calls import Calls
 from saliency_exporter.serving.model_config import ModelConfig
 from saliency_exporter.serving.models import ModelManager
 from saliency_exporter.serving.parsing import Messages
@@ -37,6 +38,9 @@ from saliency_exporter.serving.services import ModelService, PredictionService
 from saliency_exporter.serving.tls import TlsFiles, server_credentials
 from saliency_exporter.serving.withholding import Withheld, without_defaults
 from saliency_exporter.version.warmup import count_warmup, replay_warmup
+
+if TYPE_CHECKING:
+    from saliency_exporter.serving.rest_server import RestServer
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 HEALTH_NAMES = ("", "ModelService", "PredictionService")
@@ -65,6 +69,8 @@ class LocalServer:
         models: model name to model base path, or a ModelConfig each.
         host: address to bind; a loopback address unless others shall reach it.
         port: 0 picks a free one.
+        rest_port: also answer TensorFlow Serving's REST API, on this port; 0 picks a free one.
+        rest_seconds: how long a REST request may take, as TensorFlow Serving's --rest_api_timeout_in_ms.
         encoding: how answers carry tensors: "fields" as TensorFlow Serving does by default, or
             "tensor_content" as with its --enable_serialization_as_tensor_content.
         warmup: replay the warmup records before a version is AVAILABLE.
@@ -92,6 +98,8 @@ class LocalServer:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        rest_port: int | None = None,
+        rest_seconds: float = 30.0,
         encoding: Encoding = "fields",
         warmup: bool = True,
         warmup_threads: int = 0,
@@ -110,6 +118,7 @@ class LocalServer:
     ) -> None:
         self._host = host
         self._port = port
+        self._rest_port = rest_port
         self._poll_seconds = poll_seconds
         self._warmup = warmup
         self._warmup_threads = warmup_threads or (1 if batching else os.cpu_count() or 1)
@@ -125,7 +134,9 @@ class LocalServer:
         # With batching the batch threads bound what runs, and calls have to be inside to be merged.
         self._admission = Admission(running + waiting, 0) if batching else Admission(running, waiting)
         self._health = health.HealthServicer(experimental_non_blocking=True)
-        self._grpc_server = self._make_grpc_server(encoding, grpc_arguments or {})
+        calls = Calls(self._models, self._admission, withhold_defaults)
+        self._grpc_server = self._make_grpc_server(calls, encoding, grpc_arguments or {})
+        self._rest_server = self._make_rest_server(calls, rest_seconds) if rest_port is not None else None
 
     @property
     def port(self) -> int:
@@ -135,19 +146,31 @@ class LocalServer:
     @property
     def target(self) -> str:
         """What a client connects to."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{host}:{self._port}"
+        return f"{self._url_host}:{self._port}"
+
+    @property
+    def rest_url(self) -> str | None:
+        """Where the REST API is, once the server has started; None without one."""
+        return None if self._rest_port is None else f"http://{self._url_host}:{self._rest_port}"
+
+    @property
+    def _url_host(self) -> str:
+        return f"[{self._host}]" if ":" in self._host else self._host
 
     def start(self) -> None:
-        """Loads and warms up every model, then opens the port and starts polling for versions.
+        """Loads and warms up every model, then opens its ports and starts polling for versions.
 
         Raises:
             ExportError: a model cannot be served or the port cannot be had.
         """
-        _check_port_is_free(self._host, self._port)
+        _check_port_is_free(self._host, self._port, "--port")
+        if self._rest_port is not None:
+            _check_port_is_free(self._host, self._rest_port, "--rest-port")
         try:
             self._models.load_initial()
             self._open_port()
+            if self._rest_server is not None:
+                self._rest_port = self._rest_server.start(self._host, self._rest_port or 0)
         except BaseException:
             self._models.stop()
             raise
@@ -164,8 +187,11 @@ class LocalServer:
             True when every request finished; False when some were cut off.
         """
         self._health.enter_graceful_shutdown()
+        stopped = self._grpc_server.stop(grace)
+        if self._rest_server is not None:
+            self._rest_server.stop(grace or 0)
         # Bounded: after the grace gRPC cuts calls off, but cannot end what TensorFlow still computes.
-        self._grpc_server.stop(grace).wait((grace or 0) + 5)
+        stopped.wait((grace or 0) + 5)
         finished = self._admission.idle
         self._models.stop()
         self._threads.shutdown(wait=finished, cancel_futures=True)
@@ -178,7 +204,15 @@ class LocalServer:
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
-    def _make_grpc_server(self, encoding: Encoding, grpc_arguments: Mapping[str, int | str]) -> grpc.Server:
+    def _make_rest_server(self, calls: Calls, seconds: float) -> RestServer:
+        # Not imported at the top: most servers have no such port.
+        from saliency_exporter.serving.rest_server import RestServer
+
+        return RestServer(calls, places=self._admission.capacity + _SPARE_THREADS, seconds=seconds)
+
+    def _make_grpc_server(
+        self, calls: Calls, encoding: Encoding, grpc_arguments: Mapping[str, int | str]
+    ) -> grpc.Server:
         self._threads = ThreadPoolExecutor(
             max_workers=self._admission.capacity + _SPARE_THREADS, thread_name_prefix="grpc"
         )
@@ -191,9 +225,9 @@ class LocalServer:
         }
         server = grpc.server(self._threads, interceptors=[Messages()], options=tuple(options.items()))
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(self._models, self._admission, encoding, self._withhold_defaults), server
+            PredictionService(calls, encoding), server
         )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(calls), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(REFLECTED_SERVICES, server)
         return server
@@ -288,6 +322,8 @@ def serve(
             except ExportError:
                 server.stop(0)
                 raise
+        if server.rest_url is not None:
+            out(f"REST on {server.rest_url}/v1/models")
         out(f"listening on {server.target} (for development and tests; in production run TensorFlow Serving)")
         _next_event(events)
         out("stopping: finishing the requests under way")
@@ -374,7 +410,7 @@ def _configs(models: Mapping[str, Path | str] | Iterable[ModelConfig]) -> list[M
     return list(models)
 
 
-def _check_port_is_free(host: str, port: int) -> None:
+def _check_port_is_free(host: str, port: int, option: str) -> None:
     """Fails before the models load and not after; gRPC binds later, when the port may open."""
     if port == 0:
         return
@@ -386,7 +422,7 @@ def _check_port_is_free(host: str, port: int) -> None:
         except OSError as error:
             raise ExportError(
                 f"cannot listen on {host}:{port}: {error.strerror or error}",
-                hint="choose another --port, or 0 for a free one",
+                hint=f"choose another {option}, or 0 for a free one",
             ) from error
 
 

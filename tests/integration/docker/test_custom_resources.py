@@ -1,4 +1,4 @@
-"""KEDA's ScaledObject and KServe's InferenceService against the definitions of their own projects."""
+"""KEDA's and KServe's objects against the definitions of their own projects."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from prune_crd import pruned
 SCHEMAS = {
     "ScaledObject": Path(__file__).parent / "crd_schemas" / "scaled-object.json",
     "InferenceService": Path(__file__).parent / "crd_schemas" / "inference-service.json",
+    "ServingRuntime": Path(__file__).parent / "crd_schemas" / "serving-runtime.json",
 }
 # The Prometheus scaler of KEDA 2.20 (pkg/scalers/prometheus_scaler.go): of what goes into `metadata`, what is
 # required and what may be there besides. The definition has a map of strings for every scaler.
@@ -35,15 +36,16 @@ def refusals(document: dict[str, Any]) -> list[str]:
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(document)]
 
 
-def custom(overlay: str) -> dict[str, Any]:
-    """The overlay's one document of a kind that is not Kubernetes' own."""
-    (document,) = [one for kind, one in rendered(overlay).items() if kind in SCHEMAS]
-    return document
+def custom(overlay: str) -> dict[str, dict[str, Any]]:
+    """The overlay's documents of kinds that are not Kubernetes' own."""
+    return {kind: one for kind, one in rendered(overlay).items() if kind in SCHEMAS}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_custom_object_holds_to_its_projects_definition(overlay):
-    assert refusals(custom(overlay)) == []
+def test_every_custom_object_holds_to_its_projects_definition(overlay):
+    found = custom(overlay)
+    assert set(found) == ({"ScaledObject"} if overlay in PLAIN else {"InferenceService", "ServingRuntime"})
+    assert [refusal for one in found.values() for refusal in refusals(one)] == []
 
 
 def unchecked(document: Any, schema: dict[str, Any], path: str = "") -> Iterator[str]:
@@ -61,8 +63,9 @@ def unchecked(document: Any, schema: dict[str, Any], path: str = "") -> Iterator
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_field_of_ours_is_below_one_that_the_schema_was_shortened_at(overlay):
-    document = {key: value for key, value in custom(overlay).items() if key != "metadata"}
-    assert list(unchecked(document, schema(document["kind"]))) == []
+    for kind, custom_object in custom(overlay).items():
+        document = {key: value for key, value in custom_object.items() if key != "metadata"}
+        assert list(unchecked(document, schema(kind))) == []
 
 
 Change = Callable[[dict[str, Any]], None]
@@ -111,6 +114,21 @@ BREAKS: dict[str, tuple[str, Change, str]] = {
         ),
         "'influx' is not one of",
     ),
+    "misspelt in the runtime": (
+        "ServingRuntime",
+        lambda spec: spec.update(protocolVersion=["v1"]),
+        "'protocolVersion' was unexpected",
+    ),
+    "misspelt in the runtime's container": (
+        "ServingRuntime",
+        lambda spec: spec["containers"][0].update(argument=[]),
+        "'argument' was unexpected",
+    ),
+    "without a container": (
+        "ServingRuntime",
+        lambda spec: spec.pop("containers"),
+        "'containers' is a required",
+    ),
     "a limit that is no quantity": (
         "InferenceService",
         lambda spec: spec["predictor"]["model"]["resources"]["limits"].update(memory="12 gigabytes"),
@@ -123,7 +141,7 @@ BREAKS: dict[str, tuple[str, Change, str]] = {
 def test_a_field_is_refused_that_is(broken):
     kind, change, expected = BREAKS[broken]
     (overlay, *_) = PLAIN if kind == "ScaledObject" else KSERVE
-    document = copy.deepcopy(custom(overlay))
+    document = copy.deepcopy(custom(overlay)[kind])
     change(document["spec"])
     (refusal,) = refusals(document)
     assert expected in refusal
@@ -131,7 +149,7 @@ def test_a_field_is_refused_that_is(broken):
 
 @pytest.mark.parametrize("overlay", PLAIN)
 def test_kedas_prometheus_trigger_has_the_keys_that_it_reads(overlay):
-    spec = custom(overlay)["spec"]
+    spec = custom(overlay)["ScaledObject"]["spec"]
     (trigger,) = spec["triggers"]
     assert trigger["type"] == "prometheus"
     assert set(trigger["metadata"]) >= REQUIRED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 from docker_files import DOCKER
-from manifests import KUBERNETES, OVERLAYS, PLAIN, rendered
+from manifests import KSERVE, KUBERNETES, OVERLAYS, PLAIN, rendered
 
 
 def pod(overlay: str) -> dict:
@@ -24,11 +24,15 @@ def test_every_file_is_yaml_with_a_kind(page):
         assert document["apiVersion"]
 
 
+CUSTOM = {"ScaledObject", "InferenceService", "ServingRuntime"}
+"""Kinds that are not Kubernetes' own: test_custom_resources.py."""
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_document_holds_to_kubernetes_own_schema(overlay):
     validate = pytest.importorskip("kubernetes_validate", reason="ships Kubernetes' schemas")
     for kind, document in rendered(overlay).items():
-        if kind not in ("ScaledObject", "InferenceService"):
+        if kind not in CUSTOM:
             validate.validate(document, "1.32", strict=True)
 
 
@@ -131,9 +135,31 @@ def test_a_leaving_pod_waits_until_every_connection_has_aged(overlay):
 
 
 @pytest.mark.parametrize(("overlay", "tag"), [("kserve/overlays/gpu", "-gpu"), ("kserve/overlays/cpu", "")])
-def test_kserve_runs_the_pinned_image_and_not_its_old_default(overlay, tag, settings):
-    model = rendered(overlay)["InferenceService"]["spec"]["predictor"]["model"]
-    assert model["runtimeVersion"] == f"{settings['TF_SERVING_VERSION']}{tag}"
-    assert model["modelFormat"]["name"] == "tensorflow"
+def test_kserve_runs_the_pinned_image_with_xla_and_not_its_old_default(overlay, tag, settings):
+    documents = rendered(overlay)
+    model = documents["InferenceService"]["spec"]["predictor"]["model"]
+    runtime = documents["ServingRuntime"]
+    assert model["runtime"] == runtime["metadata"]["name"]
+    (container,) = runtime["spec"]["containers"]
+    # KServe merges what the model adds into the container of this name.
+    assert container["name"] == "kserve-container"
+    assert container["image"] == f"tensorflow/serving:{settings['TF_SERVING_VERSION']}{tag}"
+    assert {"--xla_cpu_compilation_enabled", "--xla_gpu_compilation_enabled"} <= set(container["args"])
+    assert not {one.partition("=")[0] for one in container["args"]} & {
+        one.partition("=")[0] for one in model["args"]
+    }
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
+    (taken,) = runtime["spec"]["supportedModelFormats"]
+    assert model["modelFormat"] == {"name": taken["name"], "version": taken["version"]}
     assert model["resources"]["limits"].get("nvidia.com/gpu") == ("1" if tag else None)
     assert variables(model) == {"HOME": "/tmp"} | ({} if tag else POOL)
+
+
+@pytest.mark.parametrize("overlay", KSERVE)
+def test_the_ports_of_the_runtime_are_those_that_the_service_asks(overlay):
+    documents = rendered(overlay)
+    model = documents["InferenceService"]["spec"]["predictor"]["model"]
+    (container,) = documents["ServingRuntime"]["spec"]["containers"]
+    assert f"--port={model['readinessProbe']['grpc']['port']}" in container["args"]
+    port = documents["InferenceService"]["metadata"]["annotations"]["prometheus.io/port"]
+    assert f"--rest_api_port={port}" in container["args"]

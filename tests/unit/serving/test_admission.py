@@ -16,7 +16,7 @@ from waiting import until
 
 from saliency_exporter.runtime.servable import ServableError
 from saliency_exporter.serving.admission import Admission
-from saliency_exporter.serving.services import is_large
+from saliency_exporter.serving.calls import is_large
 
 
 def test_admission_runs_no_more_than_its_places_side_by_side():
