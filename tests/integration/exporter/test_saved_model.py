@@ -21,6 +21,7 @@ from saliency_exporter.contract.settings import Settings
 from saliency_exporter.errors import ExportError
 from saliency_exporter.graph.replay import Forward
 from saliency_exporter.methods.registry import find_methods
+from saliency_exporter.runtime.grappler import config_path
 from saliency_exporter.sources.preprocessing import builtin
 from saliency_exporter.version.inspection import summary
 from saliency_exporter.version.manifest import Images, read_manifest
@@ -292,8 +293,11 @@ def test_uncompiled_on_a_cpu_the_way_back_through_1x1_is_a_product_and_the_way_f
 def test_the_manifest_says_which_ops_are_lowered_and_that_nothing_is_folded(
     tmp_path, model, settings, lowered
 ):
-    manifest = read_manifest(export_of(model, tmp_path, **settings))
+    version = export_of(model, tmp_path, **settings)
+    manifest = read_manifest(version)
     assert (list(manifest.lowering), manifest.foldings) == (lowered, ())
+    # Grappler has nothing to do where XLA compiles all cores, and much where it does not.
+    assert config_path(version).exists() == (settings["compile"] == "xla")
 
 
 def test_the_manifest_says_which_foldings_changed_the_model(tmp_path):

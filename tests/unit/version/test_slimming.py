@@ -96,3 +96,46 @@ def test_what_is_optimized_elsewhere_is_kept_from_grappler_and_nothing_else_is(t
     x = np.array([2.0, -0.5], np.float32)
     np.testing.assert_array_equal(servable.predict("serving_default", {"x": x})["y"], x**8 + 2)
     servable.close()
+
+
+class Rectified(tf.Module):
+    """Rectifiers with their gradients in a compiled core, in two dtypes, and one in what is not compiled."""
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.float32, name="x")])
+    def __call__(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        @tf.function(jit_compile=True, autograph=False)
+        def core(x: tf.Tensor) -> dict[str, tf.Tensor]:
+            y = tf.nn.relu(x)
+            z = tf.cast(tf.nn.relu6(tf.cast(x, tf.bfloat16)), tf.float32)
+            return {"relu": y, "relu6": z, "gradient": tf.gradients([y, tf.nn.relu6(x)], x, [x, 2 * x])[0]}
+
+        @tf.function(autograph=False, experimental_attributes={"_noinline": True})
+        def called(x: tf.Tensor) -> tf.Tensor:
+            return tf.nn.relu(x)
+
+        return {**core(x), "uncompiled": called(x)}
+
+
+def test_rectifiers_are_maxima_and_clamps_where_xla_compiles_with_the_same_bits(tmp_path):
+    module = Rectified()
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures=module.__call__)
+    shutil.copytree(tmp_path / "1", tmp_path / "2")
+    slim(tmp_path / "2")
+    functions = saved(tmp_path / "2").meta_graphs[0].graph_def.library.function
+    ops = {f.signature.name: [node.op for node in f.node_def] for f in functions}
+    core, called = (next(v for k, v in ops.items() if f"_{name}_" in k) for name in ("core", "called"))
+    assert not {"Relu", "Relu6"} & set(core)
+    assert (core.count("Maximum"), core.count("ClipByValue"), core.count("Relu6Grad")) == (1, 2, 1)
+    assert "Relu" in called
+    below_six = np.nextafter(np.float32(6), np.float32(0))
+    x = np.array([-np.inf, -7, -1e-40, -0.0, 0, 1e-40, 0.5, below_six, 6, 6.5, np.inf, np.nan], np.float32)
+    answers = []
+    for version in ("1", "2"):
+        servable = load_servable(tmp_path / version)
+        answers.append(servable.predict("serving_default", {"x": x}))
+        servable.close()
+    before, after = answers
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value)
+    np.testing.assert_array_equal(after["relu"][6:10], [0.5, below_six, 6, 6.5])
