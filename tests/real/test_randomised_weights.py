@@ -15,9 +15,11 @@ PHOTOS = ("chelsea", "coffee", "astronaut", "rocket")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_guided_backpropagation_fails_and_gradients_pass(export: Callable[..., Path]) -> None:
     """Adebayo et al. 2018, arXiv 1810.03292, figures 2 and 4; Sixt et al. 2019, arXiv 1912.09818."""
-    version = export("efficientnet-lite0", "--methods", "gradients,guided", "--no-verify")
+    plain = ("--target", "cpu", "--compile", "none", "--batch-sizes", "4", "--no-verify")
+    version = export("efficientnet-lite0", "--methods", "gradients,guided", *plain)
     photos = {name: load_image(getattr(skimage.data, name)(), (224, 224)).array for name in PHOTOS}
     card = check_sanity(version, photos, depths=3)
     assert card.verdict("gradients") == "passes"

@@ -82,7 +82,7 @@ _files = functools.partial(option, section="Files")
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Keep results, pictures and a page here; the same command goes on where it ended.",
+    help="Keep results and a page with curves here; the same command goes on where it ended.",
 )
 @recursive_option
 @photo_options
@@ -126,7 +126,7 @@ def evaluate(
     \b
     --json prints one line for each result as it comes, then the lines of the whole; `kind` says which:
       result    image, status (ok, undefined), method, measure, value, note, class_index, settings,
-                map, curve, predictions, explanations, made_with
+                map, curve, predictions, explanations, made_with, kept
       summary   measure, method, mean, low, high, images, undefined, better, no_better_than, curve
       pair      measure, methods, difference, low, high, wins, ties, images, better
       load      predictions, explanations, requests, seconds, busy_seconds, kept

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -302,8 +303,14 @@ def _work_off(
     def read(one: Input) -> Any:
         return read_photo(one, plan.model, resize=options.resize, max_pixels=bound, draft=True).array
 
+    sent = itertools.count()
+
     def ask(kind: Any, items: Sequence[Any]) -> Sequence[Any]:
-        return in_halves(lambda some: requests(kind, some), items)
+        def some(part: Sequence[Any]) -> Sequence[Any]:
+            next(sent)
+            return requests(kind, part)
+
+        return in_halves(some, items)
 
     jobs: list[Job] = [(one, method, asks) for one in there for method, asks in plan.asks]
     records: list[Mapping[str, Any]] = []
@@ -332,10 +339,11 @@ def _work_off(
                         kept.add(record)
                     records.append({**record, "kept": not is_new})
                     if printer.mode == "json":
-                        printer.result(record, str)
+                        printer.result(records[-1], str)
             advance()
         failures.tell()
-        load = merger.load()
+        # A batch that was refused has been asked for again in parts.
+        load = replace(merger.load(), requests=next(sent))
     predicted = sum(count for kind, count in load.items.items() if kind == PREDICTIONS)
     explained = sum(load.items.values()) - predicted
     return records, _Sent(predicted, explained, sum(one["kept"] for one in records), load)
@@ -365,7 +373,7 @@ def _records(
                 "status": "undefined",
                 "measure": asks[number][0].name,
                 "value": None,
-                "note": str(found),
+                "note": str(found) + (f" ({found.hint})" if found.hint else ""),
                 "class_index": plan.class_index,
                 "settings": made[number]["settings"],
                 "map": None,
@@ -407,8 +415,8 @@ def _tell(
     if options.out is not None:
         from saliency_client.evaluation.report import write_report
 
-        for path in write_report(options.out, records, standing, pairing, _load_json(sent)):
-            printer.note(f"wrote {printable(str(path))}")
+        path = write_report(options.out, records, standing, pairing, _load_json(sent))
+        printer.note(f"wrote {printable(str(path))}")
 
 
 def _load_json(sent: _Sent) -> dict[str, Any]:
@@ -424,15 +432,18 @@ def _load_json(sent: _Sent) -> dict[str, Any]:
 
 
 def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What to know of results, each once, with how many images it is about."""
-    count: dict[tuple[str, str, str], int] = {}
+    """What to know of results, each once, with the methods and how many of their images it is about."""
+    count: dict[tuple[str, str], dict[str, int]] = {}
     for one in records:
         if one["note"]:
-            key = one["measure"], one["method"], one["note"]
-            count[key] = count.get(key, 0) + 1
+            methods = count.setdefault((one["measure"], one["note"]), {})
+            methods[short(one["method"])] = methods.get(short(one["method"]), 0) + 1
+    images = len({one["image"] for one in records})
     return [
-        f"note: {measure} of {method}, {number} of the images: {note}"
-        for (measure, method, note), number in count.items()
+        f"note: {measure} of "
+        + ", ".join(name if number == images else f"{name} ({number})" for name, number in methods.items())
+        + f": {note}"
+        for (measure, note), methods in count.items()
     ]
 
 
@@ -443,8 +454,7 @@ def _tables(standing: Sequence[Standing]) -> Group:
         rows = [one for one in standing if one.measure == name]
         better = f"{measure.better} is better" if measure.better else "neither end is better"
         title = Text.assemble((name, "bold"), f"  {measure.summary}; {better}")
-        table = Table(box=None, pad_edge=False, header_style="dim", title=title, title_justify="left")
-        table.title_style = ""
+        table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("method", no_wrap=True)
         table.add_column("mean", justify="right", style="bold")
         table.add_column("95 % interval", justify="right")
@@ -465,7 +475,7 @@ def _tables(standing: Sequence[Standing]) -> Group:
                 if one.no_better_than
                 else "",
             )
-        parts += [table, Text("")]
+        parts += [title, table, Text("")]
     return Group(*parts[:-1])
 
 

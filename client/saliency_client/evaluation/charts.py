@@ -1,31 +1,20 @@
-"""Curves and means with intervals as pictures. Every function is pure."""
+"""Curves and means with intervals as SVG, whose colors a page's stylesheet gives. Every function is pure."""
 
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
-from PIL import Image, ImageDraw, ImageFont
+COLORS = 8
+"""Classes `c0` to `c7` of methods, `k0` and `k1` of controls: a stylesheet has `--color` for each."""
+WIDTH = 420
+"""Of every chart, in units in which its letters are 13: those of a phone, so they are read there too."""
+_LETTERS = 19
+"""Of a method's name, that fit beside its mean."""
 
-COLORS = (
-    (0, 114, 178),
-    (213, 94, 0),
-    (0, 158, 115),
-    (204, 121, 167),
-    (86, 180, 233),
-    (148, 103, 189),
-    (240, 180, 20),
-    (140, 86, 75),
-)
-"""Of methods, as they are asked for; first those that any colour vision tells apart (Okabe, Ito 2008)."""
-CONTROL_COLORS = ((150, 150, 150), (100, 100, 100))
-_INK, _FAINT, _GRID, _PAPER = (34, 34, 34), (110, 110, 110), (228, 228, 228), (255, 255, 255)
-_SCALE = 2
-"""Pictures are drawn at this size and made smaller, so that lines are smooth."""
-
-Color = tuple[int, int, int]
+Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -33,95 +22,73 @@ class Row:
     """One method: a mean and its interval; NaN where there is none."""
 
     name: str
-    color: Color
+    color: str
     mean: float
     low: float
     high: float
 
 
-def colors(methods: Sequence[str]) -> dict[str, Color]:
-    """A color for each method; controls are grey."""
+def colors(methods: Sequence[str]) -> dict[str, str]:
+    """The class of each method's color; controls have their own."""
     controls = [name for name in methods if name.startswith("control:")]
     others = [name for name in methods if name not in controls]
-    found = {name: COLORS[number % len(COLORS)] for number, name in enumerate(others)}
-    return found | {name: CONTROL_COLORS[number % 2] for number, name in enumerate(controls)}
+    found = {name: f"c{number % COLORS}" for number, name in enumerate(others)}
+    return found | {name: f"k{number % 2}" for number, name in enumerate(controls)}
 
 
-def curves(
-    title: str,
-    subtitle: str,
-    lines: Mapping[str, tuple[Color, Sequence[tuple[float, float]]]],
-    *,
-    across: str,
-    up: str,
-) -> Image.Image:
-    """Mean curves of methods over the share of pixels, with a legend at the right.
+def curves(words: str, lines: Mapping[str, tuple[str, Points]], *, across: str) -> str:
+    """Mean curves of methods over the share of pixels.
 
     Args:
-        title: above.
-        subtitle: below it.
-        lines: color and points (share 0..1, quantity) of each method, the best first.
+        words: what is seen, for those who do not see it.
+        lines: color and points (share 0..1, quantity) of each method, the best first: it is drawn on top.
         across: what the share is of.
-        up: what the quantity is.
     """
-    width, height = 920, 500
-    left, right, top, bottom = 80, 640, 96, 430
-    picture, draw = _blank(width, height)
-    _heading(draw, title, subtitle, width)
+    left, right, top, bottom, height = 44, WIDTH - 16, 10, 230, 274
     heights = [y for _, points in lines.values() for _, y in points]
     ticks = nice_ticks(min([0.0, *heights]), max(heights, default=1.0))
-    low, high = ticks[0], ticks[-1]
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return left + x * (right - left), bottom - (y - low) / (high - low) * (bottom - top)
+        return left + x * (right - left), bottom - (y - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - top)
 
+    parts = []
     for tick in ticks:
-        _line(draw, [place(0, tick), place(1, tick)], _GRID, 1)
-        _text(draw, (left - 10, place(0, tick)[1]), f"{tick:g}", 14, _FAINT, "rm")
+        at = place(0, tick)[1]
+        parts += [_line("grid", [(left, at), (right, at)]), _text(left - 7, at + 4, f"{tick:g}", "end")]
     for share in (0, 0.25, 0.5, 0.75, 1):
-        _text(draw, (place(share, 0)[0], bottom + 10), f"{share:.0%}", 14, _FAINT, "ma")
-    _text(draw, ((left + right) / 2, bottom + 36), across, 15, _INK, "ma")
-    _text(draw, (24, top - 28), up, 15, _INK, "la")
-    for name, (color, points) in reversed(list(lines.items())):
-        thick = 2 if name.startswith("control:") else 3
-        _line(draw, [place(x, y) for x, y in points], color, thick)
-    for number, (name, (color, _)) in enumerate(lines.items()):
-        at = top + 8 + number * 26
-        _line(draw, [(right + 26, at), (right + 54, at)], color, 4)
-        _text(draw, (right + 64, at), _cut(name.removeprefix("control:"), 200, 15), 15, _INK, "lm")
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+        parts.append(_text(place(share, 0)[0], bottom + 18, f"{share:.0%}", "middle"))
+    parts.append(_text((left + right) / 2, bottom + 37, across, "middle"))
+    for color, points in reversed(list(lines.values())):
+        parts.append(_line(f"curve {color}", [place(x, y) for x, y in points]))
+    return _svg(words, height, parts)
 
 
-def ranking(title: str, subtitle: str, rows: Sequence[Row]) -> Image.Image:
-    """Means with their intervals, one row for each method, the best at the top."""
-    width, step, top = 920, 34, 96
-    height = top + step * max(len(rows), 1) + 52
-    left, right = 270, 800
-    picture, draw = _blank(width, height)
-    _heading(draw, title, subtitle, width)
+def ranking(words: str, rows: Sequence[Row]) -> str:
+    """Means with their intervals, one row for each method, in the order that is given."""
+    left, right, step, top = 160, WIDTH - 62, 26, 8
+    bottom = top + step * max(len(rows), 1)
     ends = [value for row in rows for value in (row.mean, row.low, row.high) if math.isfinite(value)]
     ticks = nice_ticks(min([0.0, *ends]), max([0.0, *ends]))
-    low, high = ticks[0], ticks[-1]
 
     def across(value: float) -> float:
-        return left + (value - low) / (high - low) * (right - left)
+        return left + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (right - left)
 
-    bottom = top + step * len(rows)
+    parts = []
     for tick in ticks:
-        _line(draw, [(across(tick), top - 4), (across(tick), bottom)], _GRID, 1)
-        _text(draw, (across(tick), bottom + 10), f"{tick:g}", 14, _FAINT, "ma")
+        parts.append(_line("grid", [(across(tick), top - 4), (across(tick), bottom)]))
+        parts.append(_text(across(tick), bottom + 17, f"{tick:g}", "middle"))
     for number, row in enumerate(rows):
-        at = top + step * number + step / 2
-        ink = _FAINT if row.name.startswith("control:") else _INK
-        _text(draw, (left - 16, at), _cut(row.name.removeprefix("control:"), 240, 16), 16, ink, "rm")
+        at = top + step * (number + 0.5)
+        ink = "" if row.name.startswith("control:") else "ink"
+        parts.append(_text(left - 12, at + 4, _cut(row.name.removeprefix("control:")), "end", ink))
         if not math.isfinite(row.mean):
-            _text(draw, (left + 8, at), "undefined", 15, _FAINT, "lm")
+            parts.append(_text(left + 6, at + 4, "undefined", "start"))
             continue
         if math.isfinite(row.low):
-            _line(draw, [(across(row.low), at), (across(row.high), at)], row.color, 4)
-        _dot(draw, (across(row.mean), at), 7, row.color)
-        _text(draw, (right + 24, at), f"{row.mean:.4g}", 16, ink, "lm")
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+            parts.append(_line(f"interval {row.color}", [(across(row.low), at), (across(row.high), at)]))
+        parts.append(f"<circle class='{row.color}' cx='{across(row.mean):.1f}' cy='{at:.1f}' r='5'/>")
+        parts.append(_text(WIDTH - 2, at + 4, f"{row.mean:.4g}", "end", ink))
+    return _svg(words, bottom + 26, parts)
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
@@ -135,45 +102,20 @@ def nice_ticks(low: float, high: float) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
-def _blank(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    picture = Image.new("RGB", (width * _SCALE, height * _SCALE), _PAPER)
-    return picture, ImageDraw.Draw(picture)
+def _svg(words: str, height: float, parts: Sequence[str]) -> str:
+    label = escape(words, quote=True)
+    head = f"<svg class='chart' role='img' aria-label='{label}' viewBox='0 0 {WIDTH} {height:g}'>"
+    return f"{head}{''.join(parts)}</svg>"
 
 
-def _heading(draw: ImageDraw.ImageDraw, title: str, subtitle: str, width: int) -> None:
-    _text(draw, (24, 16), _cut(title, width - 48, 22), 22, _INK, "la")
-    _text(draw, (24, 46), _cut(subtitle, width - 48, 14), 14, _FAINT, "la")
+def _line(kind: str, points: Points) -> str:
+    return f"<polyline class='{kind}' points='{' '.join(f'{x:.1f},{y:.1f}' for x, y in points)}'/>"
 
 
-def _line(draw: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], color: Color, width: int) -> None:
-    draw.line([(x * _SCALE, y * _SCALE) for x, y in points], color, width * _SCALE, joint="curve")
+def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
+    ink = f" class='{kind}'" if kind else ""
+    return f"<text{ink} x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}'>{escape(text)}</text>"
 
 
-def _dot(draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: float, color: Color) -> None:
-    x, y = at[0] * _SCALE, at[1] * _SCALE
-    reach = radius * _SCALE
-    draw.ellipse((x - reach, y - reach, x + reach, y + reach), color, _PAPER, 2 * _SCALE)
-
-
-def _text(
-    draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, color: Color, anchor: str
-) -> None:
-    draw.text((at[0] * _SCALE, at[1] * _SCALE), _plain(text), color, _font(size * _SCALE), anchor=anchor)
-
-
-def _cut(text: str, width: float, size: int) -> str:
-    plain, font = _plain(text), _font(size)
-    while plain and font.getlength(plain) > width:
-        plain = plain.removesuffix("...")[:-1].rstrip() + "..."
-    return plain
-
-
-def _plain(text: str) -> str:
-    """What the built-in font can draw: its glyphs are those of ASCII."""
-    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font
+def _cut(name: str) -> str:
+    return name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…"

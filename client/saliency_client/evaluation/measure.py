@@ -54,7 +54,7 @@ class Predictions:
             plural = "probabilities" if quantity == "probability" else "scores (logits)"
             raise UndefinedMeasure(
                 f"the model gives no {plural}, which this measure reads",
-                hint=f"measure with quantity={other}, or export the model with saliency-exporter",
+                hint=f"measure with quantity={other}",
             )
         return values
 

@@ -50,8 +50,8 @@ def ssim(a: npt.ArrayLike, b: npt.ArrayLike, *, data_range: float | None = None)
             of the values of both maps.
 
     Returns:
-        −1..1: 1 for equal maps; NaN where a map is smaller than the window along an axis, where both maps
-        are constant with the same value, or where a value is not finite.
+        −1..1: 1 for equal maps; NaN where a map is smaller than the window along an axis, where one is
+        constant, as it then has no structure, or where a value is not finite.
 
     Raises:
         ValueError: the shapes differ, or the maps are empty.
@@ -60,6 +60,8 @@ def ssim(a: npt.ArrayLike, b: npt.ArrayLike, *, data_range: float | None = None)
     if data_range is None:
         data_range = float(max(x.max(), y.max()) - min(x.min(), y.min()))
     if min(x.shape, default=0) < WINDOW or not (np.isfinite(data_range) and data_range > 0):
+        return float("nan")
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     # In units of the range: the square of a tiny gradient is less than float64 holds.
     x, y = x / data_range, y / data_range
@@ -73,6 +75,12 @@ def ssim(a: npt.ArrayLike, b: npt.ArrayLike, *, data_range: float | None = None)
     above = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     below = (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
     return float((above / below).mean())
+
+
+def in_units_of_largest(values: npt.ArrayLike) -> Array:
+    """A map over its largest magnitude, float64, as SSIM compares pictures of one scale; zeros stay zeros."""
+    scaled = np.asarray(values, np.float64)
+    return np.asarray(scaled / (float(np.abs(scaled).max()) or 1.0))
 
 
 def _pair(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Array, Array]:

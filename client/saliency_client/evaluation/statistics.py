@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 LEVEL = 0.95
 RESAMPLES = 2000
+ROUNDING = 1e-9
+"""Values that differ by less than this share of them are the same; two rank correlations of 1 differ so."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Comparison:
         low: lower end of its interval, at 95 %; NaN of fewer than 2 images.
         high: its upper end.
         wins: images of which the first is better; of a measure that prefers neither, larger.
-        ties: images of which both have the same value.
+        ties: images of which both have the same value, but for rounding.
         images: how many there are.
         better: whether the first is better, that is, the whole interval is on the better side of 0.
     """
@@ -95,7 +97,7 @@ def compare(
         for name in first
         if name in second and math.isfinite(first[name]) and math.isfinite(second[name])
     ]
-    differences = np.array([a - b for a, b in both])
+    differences = np.array([0.0 if math.isclose(a, b, rel_tol=ROUNDING) else a - b for a, b in both])
     low, high = interval(differences, seed=seed)
     sign = -1 if better == "lower" else 1
     return Comparison(

@@ -106,6 +106,7 @@ def _compared(
         answers_of,
         common_methods,
         compared,
+        constant_notes,
         same_class,
         shared_parameters,
     )
@@ -158,6 +159,7 @@ def _compared(
     say(f"explaining {len(batches[0])} images with {versions[1]}")
     after = answers_of(versions[1], manifests[1], batch(1), parameters, as_in_first)
     images = compared(list(batches[0]), manifests, (before, after))
+    notes += constant_notes(images)
     comparison = Comparison((str(versions[0]), str(versions[1])), images, tuple(notes))
     return comparison, (before, after), batches[0]
 
@@ -199,19 +201,26 @@ def _show(comparison: Comparison) -> None:
         table.add_row(
             method,
             *(_number(comparison.mean(method, name)) for name in ("spearman", "ssim", "top_overlap")),
-            f"{one_line(least.image)} {_number(least.methods[method].spearman)}",
+            "–"
+            if least.methods[method].spearman is None
+            else f"{one_line(least.image)} {_number(least.methods[method].spearman)}",
             _in_words(least.methods[method].moved),
         )
     printer = console(sys.stdout)
     printer.print(table)
+    if all(one.changed is None for one in comparison.images):
+        click.echo("whether a class changed is not known")
+        return
     changed = [one for one in comparison.images if one.changed]
     click.echo(f"{len(changed)} of {len(comparison.images)} images have another class")
     for one in changed:
-        before, after = (
-            f"{prediction.label or f'class {prediction.class_index}'} {prediction.probability:.2f}"
-            for prediction in one.predictions
-        )
-        click.echo(f"  {one_line(one.image)}: {one_line(before)} → {one_line(after)}")
+        before, after = map(_predicted, one.predictions)
+        click.echo(f"  {one_line(one.image)}: {before} → {after}")
+
+
+def _predicted(one: Prediction) -> str:
+    name = one_line(one.label or f"class {one.class_index}")
+    return name if one.probability is None else f"{name} {one.probability:.2f}"
 
 
 def _or_infinite(value: float | None) -> float:

@@ -203,10 +203,15 @@ def show(card: Card, folder: Path | None, *, stream: TextIO) -> None:
         )
     where = f"; {JSON} and {PICTURE} are in {folder}" if folder is not None else ""
     click.echo(
-        f"{len(card.layers)} layers, {len(card.depths)} depths, {len(card.images)} images in "
+        f"{_counted(card.layers, 'layer')}, {_counted(card.depths, 'depth')}, "
+        f"{_counted(card.images, 'image')} in "
         f"{card.seconds:.0f} s{where}",
         err=True,
     )
+
+
+def _counted(things: Sequence[object], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def _exported(model: str, folder: Path, methods: tuple[str, ...] | None, options: dict[str, Any]) -> Path:

@@ -44,6 +44,8 @@ class MethodOutcome:
         entropy: likewise, the entropy of the saliency in nats.
         trained_entropy: of each image, with all weights as they are.
         parameters: what the method was asked for with, where that is not its default.
+        other_seed: of each image, the rank correlation of the trained model's saliency with itself by another
+            seed of its draws; empty of a method that draws nothing.
     """
 
     spearman: tuple[Row, ...]
@@ -51,6 +53,7 @@ class MethodOutcome:
     entropy: tuple[Row, ...]
     trained_entropy: Row
     parameters: dict[str, int]
+    other_seed: Row = ()
 
 
 @dataclass(frozen=True)
@@ -122,13 +125,22 @@ class Card:
     def verdict(self, method: str) -> Verdict:
         """Whether a method's maps depend on what the upper half of the layers has learned.
 
-        Unclear where the mean is less than two standard errors from the threshold, and where nothing is
-        known of the mean or of its error.
+        Unclear where the mean is less than two standard errors from the threshold, where nothing is known of
+        the mean or of its error, and where maps stay alike that are mostly noise.
         """
         mean, error = self.similarity(method)
         if not abs(mean - self.threshold) > 2 * error:
             return "unclear"
-        return "passes" if mean < self.threshold else "fails"
+        if mean < self.threshold:
+            return "passes"
+        return "unclear" if self.is_noise(method) else "fails"
+
+    def is_noise(self, method: str) -> bool:
+        """Whether a method's maps of the trained model are less alike, by another seed, than the threshold.
+
+        All maps of the test are of the same draws, so what they have of these is alike whatever was learned.
+        """
+        return _mean(self.methods[method].other_seed) < self.threshold
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, with each method's verdict and the numbers that it is made of."""
@@ -145,13 +157,18 @@ def sentence(card: Card, method: str) -> str:
     """The verdict of a method in words."""
     mean, error = card.similarity(method)
     if math.isnan(mean):
-        return "unclear: with random weights, its maps are the same everywhere"
+        # Of a map of one value, all values are in one bin.
+        weights = "random" if any(card.methods[method].trained_entropy) else "the trained"
+        return f"unclear: with {weights} weights, its maps are the same everywhere"
     spread = "" if math.isnan(error) else f" ± {error:.2f}"
     why = {
         "passes": "its maps change with what the upper layers have learned",
         "fails": "its maps stay as they are when the upper layers are random",
         "unclear": "more images would tell" if math.isnan(error) or len(card.images) < 8 else "it is between",
     }[card.verdict(method)]
+    if mean > card.threshold and card.is_noise(method):
+        other = _mean(card.methods[method].other_seed)
+        why = f"with another seed its maps are not alike either ({other:.2f}); more --samples would tell"
     return f"{card.verdict(method)}: {why} (rank correlation {mean:.2f}{spread})"
 
 

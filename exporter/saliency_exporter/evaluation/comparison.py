@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from saliency_client.evaluation.similarity import spearman, ssim
+from saliency_client.evaluation.similarity import in_units_of_largest, spearman, ssim
 from saliency_exporter.errors import ExportError
 from saliency_exporter.methods.declarations import CLASS_INDEX
 from saliency_exporter.runtime.servable import load_servable
@@ -29,11 +29,17 @@ _ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a version says of an image: the class with the highest probability."""
+    """What a version says of an image: the class with the highest score.
+
+    Attributes:
+        class_index: that class.
+        label: its name; None where there are none.
+        probability: 0..1; None where the scores are the model's output itself, which need be none.
+    """
 
     class_index: int
     label: str | None
-    probability: float
+    probability: float | None
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Difference:
 
     Attributes:
         spearman: rank correlation; None where a map has no order.
-        ssim: structural similarity, each map in units of its largest value; None where it is not defined.
+        ssim: structural similarity, each map in units of its largest value; None where a map is the same
+            everywhere, or smaller than SSIM's window.
         top_overlap: the share of the largest tenth of the pixels of the one map that is in that of the other;
             None where a map is the same everywhere.
         moved: by ninth of the picture, how much more of the map's sum is there in the second version, −1..1;
@@ -62,14 +69,15 @@ class ImageComparison:
     Attributes:
         image: its name.
         predictions: of the first and the second version.
-        changed: whether the predicted class is another one.
+        changed: whether the predicted class is another one; None where it is not known which class of the
+            second version is the first one's.
         explained: names of the classes that maps were made for, in both versions.
         methods: by name.
     """
 
     image: str
     predictions: tuple[Prediction, Prediction]
-    changed: bool
+    changed: bool | None
     explained: tuple[str, str]
     methods: dict[str, Difference]
 
@@ -130,7 +138,7 @@ def difference(first: npt.ArrayLike, second: npt.ArrayLike) -> Difference:
         a, b = _enlarged(a, height, width), _enlarged(b, height, width)
     return Difference(
         spearman=_known(spearman(a, b)),
-        ssim=_known(ssim(_normal(a), _normal(b))),
+        ssim=_known(ssim(in_units_of_largest(a), in_units_of_largest(b))),
         top_overlap=_known(top_overlap(a, b)),
         moved=moved(a, b),
     )
@@ -210,11 +218,15 @@ def answers_of(
     servable = load_servable(version_dir)
     try:
         outputs = servable.predict(manifest.predictions, {manifest.input.name: images})
-        probabilities = outputs.get("probabilities", outputs.get("outputs"))
-        assert probabilities is not None
+        probabilities = outputs.get("probabilities")
+        scores = outputs["outputs"] if probabilities is None else probabilities
         predictions = [
-            Prediction(best, manifest.labels[best] if manifest.labels else None, float(row[best]))
-            for row in probabilities
+            Prediction(
+                best,
+                manifest.labels[best] if manifest.labels else None,
+                None if probabilities is None else float(probabilities[number, best]),
+            )
+            for number, row in enumerate(scores)
             for best in [int(row.argmax())]
         ]
         explained = classes(predictions)
@@ -254,6 +266,20 @@ def same_class(index: int, first: Manifest, second: Manifest) -> int | None:
     return index if first.classes == second.classes else None
 
 
+def classes_are_known(first: Manifest, second: Manifest) -> bool:
+    """Whether it is known which classes of two versions are the same: by their names or their number."""
+    return first.classes == second.classes or (first.labels is not None and second.labels is not None)
+
+
+def constant_notes(images: Sequence[ImageComparison]) -> list[str]:
+    """A sentence for each method of which some maps are the same everywhere, so that they have no order."""
+    return [
+        f"{method}: on {count} of {len(images)} images a map is the same everywhere, and is not compared"
+        for method in images[0].methods
+        if (count := sum(one.methods[method].spearman is None for one in images))
+    ]
+
+
 def compared(
     names: Sequence[str],
     manifests: tuple[Manifest, Manifest],
@@ -261,6 +287,7 @@ def compared(
 ) -> tuple[ImageComparison, ...]:
     """Every image, from the answers of both versions."""
     first, second = answers
+    known = classes_are_known(*manifests)
     found = []
     for number, name in enumerate(names):
         before, after = first.predictions[number], second.predictions[number]
@@ -268,7 +295,7 @@ def compared(
             ImageComparison(
                 image=name,
                 predictions=(before, after),
-                changed=same_class(before.class_index, *manifests) != after.class_index,
+                changed=same_class(before.class_index, *manifests) != after.class_index if known else None,
                 explained=(
                     class_name(manifests[0], first.explained[number]),
                     class_name(manifests[1], second.explained[number]),
@@ -292,10 +319,6 @@ def _enlarged(values: Map, height: int, width: int) -> Map:
         return values
     picture = Image.fromarray(values.astype(np.float32), mode="F")
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.float64)
-
-
-def _normal(values: Map) -> Map:
-    return np.asarray(values / (float(np.abs(values).max()) or 1.0))
 
 
 def _known(value: float) -> float | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from saliency_client.evaluation.similarity import spearman, ssim
+from saliency_client.evaluation.similarity import in_units_of_largest, spearman, ssim
 from saliency_exporter.errors import ExportError
 from saliency_exporter.evaluation.card import Card, MethodOutcome, Row
 from saliency_exporter.evaluation.randomisation import chosen_depths, entropy, permuted
@@ -30,6 +30,9 @@ DEPTHS = 8
 
 SAMPLES = 20
 """How many samples or steps a map is made of at most; of masks ten times as many, as they say less each."""
+
+SEED, OTHER_SEED = "seed", 1
+"""The parameter of what a method draws, 0 by default, and the value that tells how much of a map is noise."""
 
 _SAMPLES_OF_ONE = 200
 """A method whose default is so many samples or less takes each of them for one."""
@@ -84,6 +87,7 @@ def check_sanity(
         explain = _Explainer(servable, entries, np.stack(list(images.values())), samples)
         progress(f"explaining {len(images)} images with the trained weights")
         trained = explain()
+        by_other_seed = explain(other_seed=True)
         chosen = chosen_depths(len(groups), depths)
         tables: dict[str, list[tuple[Row, Row, Row]]] = {name: [] for name in entries}
         unchanged: list[str] = []
@@ -116,6 +120,7 @@ def check_sanity(
                 entropy=tuple(rows[2] for rows in table),
                 trained_entropy=_row(entropy(one) for one in trained[name]),
                 parameters=explain.parameters[name],
+                other_seed=_row(map(spearman, trained[name], by_other_seed.get(name, ()))),
             )
             for name, table in tables.items()
         },
@@ -133,14 +138,23 @@ class _Explainer:
         self.images = images
         self.parameters = {name: _fewer(entry, samples) for name, entry in entries.items()}
         self.class_index = np.full(len(images), -1, np.int32)
+        self.drawn = {
+            name
+            for name, entry in entries.items()
+            if any(parameter.name == SEED for parameter in entry.parameters)
+        }
         # Of features without a place, saliency is one number, which has no order.
         places = images.ndim > 2
         self.outputs = {name: "saliency" if places else entry.map for name, entry in entries.items()}
 
-    def __call__(self) -> dict[str, Maps]:
-        """[B, *sizes] by method; the first call decides the classes."""
+    def __call__(self, *, other_seed: bool = False) -> dict[str, Maps]:
+        """[B, *sizes] by method; the first call decides the classes. By another seed, of those that draw."""
         maps: dict[str, Maps] = {}
         for name, parameters in self.parameters.items():
+            if other_seed:
+                if name not in self.drawn:
+                    continue
+                parameters = {**parameters, SEED: OTHER_SEED}
             inputs = {
                 "images": self.images,
                 CLASS_INDEX: self.class_index,
@@ -179,15 +193,11 @@ def _compared(trained: Maps, maps: Maps) -> tuple[Row, Row, Row]:
     """Spearman, SSIM and entropy of each image's map."""
     return (
         _row(spearman(a, b) for a, b in zip(trained, maps, strict=True)),
-        _row(ssim(_normal(a), _normal(b)) for a, b in zip(trained, maps, strict=True)),
+        _row(
+            ssim(in_units_of_largest(a), in_units_of_largest(b)) for a, b in zip(trained, maps, strict=True)
+        ),
         _row(map(entropy, maps)),
     )
-
-
-def _normal(values: Maps) -> npt.NDArray[np.float64]:
-    """A map in units of its largest magnitude, as SSIM compares pictures of one scale."""
-    largest = float(np.abs(values).max())
-    return values.astype(np.float64) / (largest or 1.0)
 
 
 def _row(values: Iterable[float]) -> Row:

@@ -23,7 +23,7 @@ HEIGHT, WIDTH, CLASSES, CLASS = 12, 10, 4, 2
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not PYTHON.exists(), reason="`make bench` or `make test-all` installs the peers"),
+    pytest.mark.skipif(not PYTHON.exists(), reason="`make test-peers` installs the peers"),
 ]
 
 
@@ -50,8 +50,6 @@ def peers(given: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory
     np.savez(path, **given)
     script = ROOT / "tests" / "benchmarks" / "peers" / "metrics.py"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if "PEERS_PATH" in os.environ:
-        environment["PYTHONPATH"] = os.environ["PEERS_PATH"]
     done = subprocess.run(
         [PYTHON, script, path], capture_output=True, text=True, env=environment, timeout=200
     )

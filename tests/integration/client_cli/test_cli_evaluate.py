@@ -95,6 +95,9 @@ def test_a_second_run_asks_nothing_and_another_setting_asks_anew(
     assert not server.requests
     assert [one["value"] for one in results(again.records)] == [one["value"] for one in first]
     assert again.records[-1]["kept"] == len(first)
+    assert [one["kept"] for one in first + results(again.records)] == len(first) * [False] + len(first) * [
+        True
+    ]
     assert (cli.folder / "report" / "results.jsonl").read_text() == kept
     other = cli(*command, "--steps", 5)
     assert server.requests
@@ -139,6 +142,57 @@ def test_what_is_undefined_says_why(cli: Cli, photos: list[Path]) -> None:
     assert "promises no completeness" in table.err
 
 
+def test_a_model_without_probabilities_says_which_quantity_it_has(
+    cli: Cli, photos: list[Path], server: ScriptedServer
+) -> None:
+    server.model.quantities = ("logits",)
+    command = ("evaluate", "photos", *METHOD, "--measures", "deletion,road")
+    run = cli(*command, "--json")
+    assert run.code == 0, run.err
+    assert {(one["status"], one["value"]) for one in results(run.records)} == {("undefined", None)}
+    told = cli(*command).err
+    # One sentence for all methods and images, and its next step can be taken.
+    assert told.count("the model gives no probabilities") == 2
+    assert "deletion of gradients, random, sobel: the model gives no probabilities" in told
+    assert "quantity=score" in told
+    better = cli(*command, "--setting", "quantity=score", "--json")
+    assert all(one["status"] == "ok" for one in results(better.records)), better.err
+
+
+def test_a_model_of_one_class_has_no_other_and_no_probability(
+    cli: Cli, photos: list[Path], server: ScriptedServer
+) -> None:
+    server.model.weights = server.model.weights[2:3]
+    run = cli("evaluate", "photos", *METHOD, "--measures", "deletion,random_logit,sparseness", "--json")
+    assert run.code == 0, run.err
+    notes = {(one["measure"], one["value"] is None, one["note"]) for one in results(run.records)}
+    assert (
+        "deletion",
+        True,
+        "the model has one class, whose probability is 1 for every image (measure with quantity=score)",
+    ) in notes
+    assert ("random_logit", True, "the model has one class: there is no other one to explain") in notes
+    assert {undefined for measure, undefined, _ in notes if measure == "sparseness"} == {False}
+
+
+def test_maps_of_a_constant_are_undefined_or_said_to_be_ordered_at_random(
+    cli: Cli, photos: list[Path], server: ScriptedServer
+) -> None:
+    server.model.weights[:] = 0.001
+    measures = "deletion,faithfulness_correlation,random_logit,sparseness,max_sensitivity"
+    command = ("evaluate", "photos", *METHOD, "--measures", measures, "--setting", "subset_size=20")
+    run = cli(*command, "--no-controls", "--json")
+    assert run.code == 0, run.err
+    found = {one["measure"]: one for one in results(run.records)}
+    assert {name for name, one in found.items() if one["value"] is None} == {
+        "faithfulness_correlation",
+        "random_logit",
+    }
+    assert {name for name, one in found.items() if one["note"]} == found.keys() - {"max_sensitivity"}
+    # It is constant near the images too, and so does not change: that 0 is the measure's own.
+    assert found["max_sensitivity"]["value"] == 0
+
+
 def test_a_method_of_shares_has_its_completeness_gap(
     cli: Cli, photos: list[Path], server: ScriptedServer
 ) -> None:
@@ -179,6 +233,8 @@ def test_a_server_that_refuses_batches_is_asked_one_by_one(
     run = cli("evaluate", photos[0], *METHOD, "--measures", "deletion", "--json")
     assert run.code == 0, run.err
     assert all(one["status"] == "ok" for one in results(run.records))
+    # Those that were refused count as well: so many have been sent.
+    assert run.records[-1]["requests"] == len(server.requests)
 
 
 @pytest.mark.parametrize(

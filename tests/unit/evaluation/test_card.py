@@ -47,6 +47,21 @@ def test_less_than_two_standard_errors_from_the_threshold_it_is_unclear() -> Non
     assert card_of((0.5, 0.9)).verdict("one") == "unclear"
 
 
+def test_maps_that_are_alike_by_their_draws_alone_do_not_fail() -> None:
+    """All maps of a test share their draws: of maps that are noise, that makes them alike."""
+    card = card_of((0.98, 1.0), (0.99, 0.98))
+    assert card.verdict("one") == "fails"
+    for seeds, verdict in (((0.9, 0.8), "fails"), ((0.1, 0.0), "unclear")):
+        outcome = replace(card.methods["one"], other_seed=seeds)
+        assert replace(card, methods={"one": outcome}).verdict("one") == verdict
+    told = sentence(replace(card, methods={"one": outcome}), "one")
+    assert "with another seed its maps are not alike either (0.05); more --samples" in told
+    # What has changed has changed, for all that is shared.
+    changed = card_of((0.1, 0.2), (0.1, 0.2))
+    outcome = replace(changed.methods["one"], other_seed=(0.1, 0.0))
+    assert replace(changed, methods={"one": outcome}).verdict("one") == "passes"
+
+
 def test_one_image_has_no_error_and_no_verdict() -> None:
     assert card_of((0.1,), (0.1,)).verdict("one") == "unclear"
 
@@ -56,7 +71,10 @@ def test_maps_without_an_order_are_left_out_and_nothing_is_made_up_for_them() ->
     assert card.similarity("one") == (pytest.approx((0.3 + 0.4) / 2), pytest.approx(0.05))
     nothing = card_of((None, None), (None, None))
     assert nothing.verdict("one") == "unclear"
-    assert "the same everywhere" in sentence(nothing, "one")
+    assert sentence(nothing, "one").endswith("with random weights, its maps are the same everywhere")
+    constant = replace(nothing.methods["one"], trained_entropy=(0.0, 0.0))
+    told = sentence(replace(nothing, methods={"one": constant}), "one")
+    assert told.endswith("with the trained weights, its maps are the same everywhere")
     assert nothing.to_json()["methods"]["one"]["similarity"] is None
 
 

@@ -10,7 +10,12 @@ from small_manifest import EXPORT
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.evaluation.comparison import (
+    Answers,
+    ImageComparison,
+    Prediction,
     common_methods,
+    compared,
+    constant_notes,
     difference,
     moved,
     same_class,
@@ -31,8 +36,8 @@ def test_equal_maps_do_not_differ_whatever_their_scale() -> None:
 
 def test_the_overlap_of_the_largest_tenth_is_counted() -> None:
     a, b = np.zeros((10, 10)), np.zeros((10, 10))
-    # The 10 largest of a are the first row; of b, four of these and six others.
-    a[0], b[0, :4], b[5, :6] = 1, 2, 2
+    # The 10 largest of a are the last row; of b, four of these and six others.
+    a[9], b[9, :4], b[5, :6] = 1, 2, 2
     assert top_overlap(a, b) == pytest.approx(0.4)
 
 
@@ -51,8 +56,32 @@ def test_what_moved_is_a_share_of_the_sum() -> None:
 
 
 def test_a_map_without_an_order_has_no_numbers_rather_than_zeros() -> None:
-    found = difference(np.zeros((9, 9)), rng.random((9, 9)))
-    assert (found.spearman, found.top_overlap, found.moved) == (None, None, {})
+    for constant in (np.zeros((9, 9)), np.full((9, 9), 3.0)):
+        found = difference(constant, rng.random((9, 9)))
+        assert (found.spearman, found.ssim, found.top_overlap) == (None, None, None)
+    assert difference(np.zeros((9, 9)), rng.random((9, 9))).moved == {}
+
+
+def one_image(*probabilities: float | None, classes: tuple[int, int] = (3, 3)) -> ImageComparison:
+    """One image of two versions without names of classes; the second one's map is the same everywhere."""
+    manifests = tuple(replace(EXPORT, classes=number, labels=None) for number in classes)
+    maps = [rng.random((1, 9, 9)), np.ones((1, 9, 9))]
+    answers = tuple(
+        Answers([Prediction(0, None, probability)], [0], {"gradients": one.astype(np.float32)})
+        for probability, one in zip(probabilities, maps, strict=True)
+    )
+    return compared(["cat"], (manifests[0], manifests[1]), (answers[0], answers[1]))[0]
+
+
+def test_a_map_that_is_not_compared_has_a_sentence() -> None:
+    assert constant_notes([one_image(0.5, 0.5)]) == [
+        "gradients: on 1 of 1 images a map is the same everywhere, and is not compared"
+    ]
+
+
+def test_it_is_not_said_that_a_class_changed_where_nothing_tells_which_it_is() -> None:
+    assert one_image(0.5, None).changed is False
+    assert one_image(0.5, 0.5, classes=(3, 1)).changed is None
 
 
 def test_maps_of_pictures_of_two_sizes_are_compared_at_the_larger_one() -> None:

@@ -316,6 +316,18 @@ def test_what_road_imputes_is_the_solution_of_the_dense_system(removed_share: fl
     assert road.imputed(image, removed) == pytest.approx(expected, abs=1e-12)
 
 
+def test_road_is_the_mean_over_percentages_without_the_whole_image() -> None:
+    def predict(images: np.ndarray) -> Predictions:
+        return Predictions(np.array([[9.0], [1.0], [2.0], [6.0]])[: len(images)], None)
+
+    image = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
+    found = road.road(
+        predict, None, image, image[..., 0], road.RoadSettings(percentages=(20, 40, 80), quantity="score")
+    )
+    assert found.value == pytest.approx((1 + 2 + 6) / 3)
+    assert found.curve == ((0, 9), (0.2, 1), (0.4, 2), (0.8, 6))
+
+
 def test_road_of_one_color_changes_nothing_without_noise() -> None:
     image = np.full((HEIGHT, WIDTH, 3), 77, np.uint8)
     settings = road.RoadSettings(1, noise=0, quantity="score")

@@ -70,18 +70,24 @@ def test_every_two_methods_are_compared_on_the_images_of_both(records: list[dict
     assert pair_json(pairs(records)[0])["methods"] == ["good", "chance"]
 
 
-class Links(HTMLParser):
-    """What a page would load."""
+class Elements(HTMLParser):
+    """What a page is made of, and what it would load."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.links: list[str] = []
+        self.charts: list[dict[str, str | None]] = []
         self.open: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img"):
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag == "svg":
+            self.charts.append(dict(attrs))
+        if tag != "meta":
             self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -90,25 +96,40 @@ class Links(HTMLParser):
 def test_the_page_needs_nothing_beside_itself_and_shows_names_as_text(
     records: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    files = write_report(tmp_path, records, standings(records), pairs(records), LOAD)
-    assert {path.name for path in files} == {
-        "index.html",
-        "deletion.png",
-        "deletion-curves.png",
-        "sparseness.png",
-        "sparseness-curves.png",
-    }
-    page = files[0].read_text()
-    links = Links()
-    links.feed(page)
-    assert not links.open
-    assert len(links.found) == 4
-    assert all(link.startswith("data:image/png;base64,") for link in links.found)
+    path = write_report(tmp_path, records, standings(records), pairs(records), LOAD)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name] == ["index.html"]
+    page = path.read_text()
+    found = Elements()
+    found.feed(page)
+    assert not found.open
+    assert not found.links
     assert "a &lt;model&gt;" in page
     assert "0&lt;i&gt;.png" in page
     assert "it has &lt;none&gt;" in page
     assert "no better than random" in page
     assert not re.search(r"<i>|<none>|\bnan\b", page)
+
+
+def test_every_chart_says_in_words_what_is_seen(records: list[dict[str, Any]], tmp_path: Path) -> None:
+    found = Elements()
+    found.feed(write_report(tmp_path, records, standings(records), pairs(records), LOAD).read_text())
+    words = [one["aria-label"] or "" for one in found.charts]
+    assert [text.partition(",")[0] for text in words] == ["deletion", "deletion", "sparseness", "sparseness"]
+    assert "mean over 8 images" in words[0]
+    assert words[0].endswith("good 0.135, chance 0.5, random 0.5")
+    assert all(one["role"] == "img" for one in found.charts)
+
+
+def test_every_color_of_a_chart_is_in_the_style_for_light_and_for_dark(
+    records: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    many = [record("0.png", f"method {number}", "deletion", 0.1) for number in range(10)]
+    page = write_report(tmp_path, [*records, *many], standings([*records, *many]), [], LOAD).read_text()
+    light, dark = page.split("@media (prefers-color-scheme: dark)")
+    for name in set(re.findall(r"class='(?:curve |interval )?([ck]\d)'", page)):
+        assert f"--{name}: #" in light
+        assert f"--{name}: #" in dark
+        assert f".{name} {{ --color: var(--{name}); }}" in dark
 
 
 @pytest.mark.parametrize(
@@ -126,17 +147,15 @@ def test_ticks_are_round_and_hold_all_values(low: float, high: float, expected: 
 
 
 def test_a_mean_and_its_interval_are_drawn_where_the_scale_says() -> None:
-    """Of a scale from 0 to 1 between two ends: the middle of the dot is at its value."""
-    color = (0, 114, 178)
-    rows = [charts.Row("one", color, 0.5, 0.2, 1.0), charts.Row("none", color, math.nan, math.nan, math.nan)]
-    picture = charts.ranking("t", "s", rows)
-    at = 96 + 34 // 2
-    colored = [x for x in range(270, 815) if sum(map(abs_difference, picture.getpixel((x, at)), color)) < 40]
-    # 270 + 0.2 · 530 and 800, with half a dot beside neither.
-    assert colored[0] == pytest.approx(376, abs=2)
-    assert colored[-1] == pytest.approx(800, abs=2)
-    assert picture.getpixel((535, at - 5)) == pytest.approx(color, abs=30)
+    """Of a scale from 0 to 1 between 160 and 358: 0.2, 0.5 and 1 are at 199.6, 259 and 358."""
+    rows = [charts.Row("one", "c0", 0.5, 0.2, 1.0), charts.Row("none", "c1", math.nan, math.nan, math.nan)]
+    picture = charts.ranking("words", rows)
+    assert "<polyline class='interval c0' points='199.6,21.0 358.0,21.0'/>" in picture
+    assert re.findall("<circle[^>]*>", picture) == ["<circle class='c0' cx='259.0' cy='21.0' r='5'/>"]
+    assert ">undefined<" in picture
 
 
-def abs_difference(a: int, b: int) -> int:
-    return abs(a - b)
+def test_a_curve_is_drawn_where_the_scale_says() -> None:
+    """Shares 0, 0.5 and 1 are at 44, 224 and 404; quantities 0 and 1 at 230 and 10."""
+    picture = charts.curves("words", {"one": ("c0", [(0, 1), (0.5, 0.25), (1, 0)])}, across="removed")
+    assert "<polyline class='curve c0' points='44.0,10.0 224.0,175.0 404.0,230.0'/>" in picture

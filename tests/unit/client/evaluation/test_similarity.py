@@ -53,6 +53,9 @@ def test_ssim_is_nan_where_it_is_not_defined() -> None:
     assert np.isnan(ssim(a, a))
     assert np.isnan(ssim(np.ones((9, 9)), np.ones((9, 9))))
     b = rng.random((9, 9))
+    # Without structure the formula gives c₂ / (σ² + c₂), nearly 0, which says nothing of the other map.
+    assert np.isnan(ssim(b, np.zeros((9, 9))))
+    assert np.isnan(ssim(np.ones((9, 9)), b))
     assert np.isnan(ssim(b, np.where(b > 0.5, np.nan, b)))
 
 

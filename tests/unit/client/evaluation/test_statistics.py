@@ -40,6 +40,14 @@ def test_methods_are_compared_on_the_images_of_both() -> None:
     assert compare(first, second, better="higher").wins == 0
 
 
+def test_a_difference_by_rounding_is_a_tie() -> None:
+    """Rank correlations of maps that are alike come out as 1 or as 1 − 2⁻⁵³."""
+    ones = {str(number): 1.0 for number in range(9)}
+    below = dict.fromkeys(ones, 1 - 2 ** (-53))
+    found = compare(below, ones, better="lower")
+    assert (found.wins, found.ties, found.better, found.difference) == (0, 9, False, 0.0)
+
+
 def test_better_means_that_the_whole_interval_is_on_that_side() -> None:
     low = {str(i): 0.1 * i for i in range(10)}
     high = {str(i): 0.1 * i + 1 + 0.01 * i for i in range(10)}
