@@ -213,7 +213,7 @@ def outlines(
         ((255, 255, 255), (0, 0, 0))
     """
     photo, one = shown_picture(picture), np.asarray(values)
-    table = _table(colormap or (DIVERGING if signed else SEQUENTIAL))
+    table = color_table(colormap or (DIVERGING if signed else SEQUENTIAL))
     if one.dtype == bool:
         areas = one.astype(np.int8)
     else:
@@ -331,7 +331,7 @@ def panel(
         *((name, Image.fromarray(_colored(view, colormap, signed=False))) for name, view in placed.items()),
         ("original x absolute", Image.fromarray(_bytes(pixels * placed["absolute"].values[..., None]))),
     ]
-    bar = _ColorBar(_table(colormap or SEQUENTIAL), "0", f">= {float(high.item()):.2g}", first=1, last=3)
+    bar = _ColorBar(color_table(colormap or SEQUENTIAL), "0", f">= {float(high.item()):.2g}", first=1, last=3)
     return _sheet(tiles, title, subtitle, bar)
 
 
@@ -504,8 +504,12 @@ def _rows_of(picture: Image.Image, rows: slice, mode: str) -> FloatArray:
 
 
 @lru_cache(maxsize=8)
-def _table(colormap: str) -> npt.NDArray[np.uint8]:
-    """The 256 colors of a map, uint8 [256, 3]."""
+def color_table(colormap: str) -> npt.NDArray[np.uint8]:
+    """The 256 colors of a color map of the `cmap` catalog, uint8 [256, 3], from the coldest to the hottest.
+
+    Raises:
+        ValueError: as `colormap_name`.
+    """
     from cmap import Colormap
 
     colors = np.asarray(Colormap(colormap_name(colormap)).lut(256), np.float64)[:, :3]
@@ -513,7 +517,7 @@ def _table(colormap: str) -> npt.NDArray[np.uint8]:
 
 
 def _colored(placed: _Band, colormap: str | None, signed: bool) -> npt.NDArray[np.uint8]:
-    table = _table(colormap or (DIVERGING if signed else SEQUENTIAL))
+    table = color_table(colormap or (DIVERGING if signed else SEQUENTIAL))
     position = (placed.values + 1) / 2 if signed else placed.values
     colors = table[np.rint(position * 255).astype(np.uint8)]
     return np.where(placed.seen[..., None], colors, np.asarray(_NO_DATA, np.uint8))

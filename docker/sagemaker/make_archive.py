@@ -23,7 +23,7 @@ from saliency_exporter.errors import ExportError
 from saliency_exporter.version.manifest import read_manifest
 
 HANDLER = Path(__file__).with_name("inference.py")
-LEFT_OUT = ("cli", "evaluation", "__pycache__")
+LEFT_OUT = ("cli", "evaluation", "gallery.py", "web", "_pyinstaller", "__pycache__")
 """Parts of the client that a handler does not call: the command line, and what is for a terminal."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")

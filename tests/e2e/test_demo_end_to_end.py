@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,6 +81,15 @@ def holds(run: subprocess.CompletedProcess[str], directory: Path, methods: Seque
         assert found["chelsea", method] == "Egyptian cat (285)"
         assert found["coffee", method].startswith("espresso (967)")
     assert "saliency-client explain" in run.stdout
+    page = directory / "gallery" / "index.html"
+    assert f"Open {page}" in run.stdout
+    (block,) = re.findall(r'id="page-data">(.*?)</script>', page.read_text(encoding="utf-8"))
+    data = json.loads(block)
+    assert sorted(data["methods"]) == sorted(methods)
+    for photo in data["photos"]:
+        ((_, label, *_, maps),) = photo[8]
+        assert data["labels"][label] in ("Egyptian cat", "espresso")
+        assert len(maps) == len(methods)
     for photo in ("chelsea", "coffee"):
         for method in methods:
             saliency = np.load(directory / "maps" / f"{photo}-{method.replace('_', '-')}.npy")
@@ -94,7 +105,7 @@ def holds(run: subprocess.CompletedProcess[str], directory: Path, methods: Seque
     assert processes_of(directory) == []
 
 
-def test_it_names_the_cat_and_the_cup_and_leaves_pictures_maps_and_the_model(first_run, directory) -> None:
+def test_it_names_the_cat_and_the_cup_and_leaves_a_page_maps_and_the_model(first_run, directory) -> None:
     holds(first_run, directory, A_FEW)
 
 

@@ -141,6 +141,8 @@ def test_every_other_command_is_one_that_is_tested_elsewhere():
         "saliency-exporter serve",
         "saliency-exporter sanity",
         "saliency-exporter compare",
+        "saliency-client page",
+        "saliency-client gallery",
         "pip install",
         "curl",
     )
@@ -164,6 +166,7 @@ def test_every_option_named_on_a_page_exists(page):
             ("saliency-exporter", "compare"),
             ("saliency-client", "explain"),
             ("saliency-client", "status"),
+            ("saliency-client", "page"),
         )
     )
     for option in named - SERVER_FLAGS - {"--help"}:

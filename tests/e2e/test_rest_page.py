@@ -39,8 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, process: ServerProcess) -> 
     (program,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
     with SaliencyClient(process.target, model=MODEL) as client:
         height, width = client.signatures()["explain_smooth"].image_size
-    assert "resize((64, 64))" in program
-    (folder / "write.py").write_text(program.replace("(64, 64)", f"({width}, {height})"))
+    assert "size = (224, 224)" in program
+    (folder / "write.py").write_text(program.replace("(224, 224)", f"({width}, {height})"))
     run("python write.py", folder)
     return folder
 

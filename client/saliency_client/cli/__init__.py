@@ -10,9 +10,29 @@ from saliency_client.cli.errors import debugging
 
 if TYPE_CHECKING:
     # Never run, but seen by programs that freeze an application (PyInstaller): they find no name in a text.
-    from saliency_client.cli import bench, completion, evaluate, explain, predict, signatures, status  # noqa: F401
+    from saliency_client.cli import (  # noqa: F401
+        bench,
+        completion,
+        evaluate,
+        explain,
+        gallery,
+        page,
+        predict,
+        signatures,
+        status,
+    )
 
-_COMMANDS = ("explain", "predict", "status", "signatures", "evaluate", "bench", "completion")
+_COMMANDS = (
+    "explain",
+    "predict",
+    "status",
+    "signatures",
+    "evaluate",
+    "gallery",
+    "page",
+    "bench",
+    "completion",
+)
 
 
 @application("saliency-client", {name: f"saliency_client.cli.{name}:{name}" for name in _COMMANDS})

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from saliency_client.cli.errors import UsageError, run
+from saliency_client.cli.sections import CONTEXT
 
 
 class Application(click.Group):
@@ -102,7 +103,6 @@ def application(
             callback=show_version,
             help="Show the version.",
         )(function)
-        settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-        return click.group(program, cls=kind, homes=homes, context_settings=settings)(with_version)
+        return click.group(program, cls=kind, homes=homes, context_settings=CONTEXT)(with_version)
 
     return decorate

@@ -19,6 +19,8 @@ from saliency_client.cli.sections import command, option
 @option(
     "-M",
     "--method",
+    "--methods",
+    "method",
     default="gradients",
     show_default=True,
     metavar="NAME",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -56,20 +56,31 @@ def connect(connection: Connection) -> Iterator[SaliencyClient]:
     """
     from saliency_client import SaliencyClient
 
+    which = {"version": connection.version, "label": connection.label}
+    with client_options(connection, **which) as options, SaliencyClient(**options) as client:
+        yield client
+
+
+@contextmanager
+def client_options(connection: Connection, **others: Any) -> Iterator[dict[str, Any]]:
+    """The arguments of a client of either kind; the version and the label are among the others, if any.
+
+    Raises:
+        UsageError: there is no server or no model.
+        CommandError: `local` is asked for without TensorFlow installed.
+    """
     with ExitStack() as stack:
         target, model = _target(connection, stack)
-        client = SaliencyClient(
-            target,
-            model=model,
-            version=connection.version,
-            label=connection.label,
-            timeout=connection.timeout,
-            tls=_tls(connection),
-            token=_token(connection),
-            metadata=[_pair(item) for item in connection.metadata],
-            user_agent="saliency-client-cli",
-        )
-        yield stack.enter_context(client)
+        yield {
+            "target": target,
+            "model": model,
+            "timeout": connection.timeout,
+            "tls": _tls(connection),
+            "token": _token(connection),
+            "metadata": [_pair(item) for item in connection.metadata],
+            "user_agent": "saliency-client-cli",
+            **others,
+        }
 
 
 def check_given(connection: Connection) -> None:

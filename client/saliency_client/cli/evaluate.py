@@ -36,6 +36,8 @@ _files = functools.partial(option, section="Files")
 @_evaluation(
     "-M",
     "--methods",
+    "--method",
+    "methods",
     metavar="NAME[,NAME…]",
     help="The methods to measure; `saliency-client signatures` lists them.  [default: all]",
 )

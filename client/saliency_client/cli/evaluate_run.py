@@ -459,7 +459,7 @@ def _tables(standing: Sequence[Standing]) -> Group:
         table.add_column("mean", justify="right", style="bold")
         table.add_column("95 % interval", justify="right")
         table.add_column("images", justify="right")
-        controls = list(dict.fromkeys(name for one in rows for name in one.against))
+        controls = sorted({name for one in rows for name in one.against})
         for control in controls:
             table.add_column(f"beats {short(control)} on", justify="right")
         table.add_column("")
@@ -471,7 +471,7 @@ def _tables(standing: Sequence[Standing]) -> Group:
                 f"{_number(found.low)} to {_number(found.high)}" if found.low == found.low else "",
                 str(found.images) + (f" of {found.images + found.undefined}" if found.undefined else ""),
                 *(_wins(one, control) for control in controls),
-                Text(f"no better than {' and '.join(map(short, one.no_better_than))}", "yellow")
+                Text(f"not shown to be better than {' and '.join(map(short, one.no_better_than))}", "yellow")
                 if one.no_better_than
                 else "",
             )

@@ -38,6 +38,8 @@ _CLASSES = {"--class": "class_name", "--class-index": "class_index", "--top": "t
 @_explanation(
     "-M",
     "--method",
+    "--methods",
+    "method",
     default="gradients",
     show_default=True,
     metavar="NAME[,NAME…]",

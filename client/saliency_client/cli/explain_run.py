@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from saliency_client._files import write_whole
 from saliency_client.cli import classes, show
@@ -53,6 +53,7 @@ from saliency_client.regions import check_installed
 if TYPE_CHECKING:
     from saliency_client import SaliencyClient
 
+ItemT = TypeVar("ItemT")
 _STATUS_SECONDS = 10.0
 """How long a run that may have nothing left to do waits for a server's word on its version."""
 
@@ -228,7 +229,7 @@ def _tell_skipped(job: Job, printer: Printer) -> None:
     printer.result(record, lambda: show.skipped(job.input.shown))
 
 
-def _in_batches(jobs: Sequence[Job], options: ExplainOptions) -> list[Sequence[Job]]:
+def in_batches(jobs: Sequence[ItemT], options: ExplainOptions) -> list[Sequence[ItemT]]:
     """The jobs of each request: no more together than leaves work for all that run at a time.
 
     A graph pads a batch to the next size that it was compiled for; those are powers of two, mostly.
@@ -270,7 +271,7 @@ def _work_off(
     stopped = False
     with printer.progress(len(jobs), "explaining") as advance, ExitStack() as watching:
         watching.enter_context(explainer.watched(alone=total == 1))
-        results = in_order(explain, _in_batches(jobs, options), workers=options.concurrency)
+        results = in_order(explain, in_batches(jobs, options), workers=options.concurrency)
         for _, future in results:
             watching.close()  # what is told now has the line to itself
             succeeded = False

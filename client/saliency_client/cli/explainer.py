@@ -98,10 +98,13 @@ class ExplainOptions:
 
 @dataclass(frozen=True)
 class Result:
-    """One explained class of one image: a record for each method, for JSON, and the bytes of its files."""
+    """One explained class of one image: a record for each method, for JSON, and what was drawn of it.
+
+    That is the bytes of its files, unless the explainer draws otherwise.
+    """
 
     records: tuple[Mapping[str, Any], ...]
-    contents: tuple[bytes, ...]
+    contents: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,8 @@ def _about_the_map(explanation: Explanation) -> list[str]:
 class Explainer:
     """Explains images, some at a time, from several threads; making it checks the options by the model.
 
-    `watch`, where it is set, is told how the error of a mean falls, in words.
+    `watch`, where it is set, is told how the error of a mean falls, in words. `draw`, where it is given,
+    draws an image's answers, with the rank of their class, in place of the files of `explain`.
     """
 
     options: ExplainOptions
@@ -162,6 +166,7 @@ class Explainer:
     client: SaliencyClient
     class_names: classes.ClassNames | None
     formats: tuple[str, ...]
+    draw: Callable[[Photo, Sequence[pictures.Answer], int | None], tuple[Any, ...]] | None = None
     watch: Callable[[str], None] | None = field(init=False, default=None)
     model: ModelInput = field(init=False)
     signatures: tuple[Signature, ...] = field(init=False)
@@ -330,15 +335,22 @@ class Explainer:
             pictures.Answer(
                 explanation,
                 ask.signature.signed_map,
-                {**self._facts(explanation, want.rank), "baselines": list(ask.baselines) or None},
+                {
+                    **facts_of(explanation, self.class_names, rank=want.rank),
+                    "baselines": list(ask.baselines) or None,
+                },
                 want.segments,
             )
             for ask, (explanation, _) in zip(self._asks, answered, strict=True)
         ]
-        contents = tuple(
-            pictures.encode(answers, want.photo, look, format, made_with(self.options), software)
-            for look, formats in looks.files_of(self.options.looks, self.formats)
-            for format in formats
+        contents = (
+            self.draw(want.photo, answers, want.rank)
+            if self.draw is not None
+            else tuple(
+                pictures.encode(answers, want.photo, look, format, made_with(self.options), software)
+                for look, formats in looks.files_of(self.options.looks, self.formats)
+                for format in formats
+            )
         )
         records = tuple(
             {
@@ -355,29 +367,6 @@ class Explainer:
             for ask, answer, (explanation, milliseconds) in zip(self._asks, answers, answered, strict=True)
         )
         return Result(records, contents)
-
-    def _facts(self, explanation: Explanation, rank: int | None) -> dict[str, Any]:
-        outputs = explanation.outputs
-        index = _first(outputs.get("class_index"))
-        label = _first(outputs.get("label")) or None
-        if label is None and index is not None and self.class_names and index < len(self.class_names):
-            label = self.class_names[index]
-        return {
-            "method": explanation.method,
-            "model": explanation.model,
-            "version": explanation.version,
-            "rank": rank,
-            "class_index": index,
-            "label": label,
-            "probability": _first(outputs.get("probability")),
-            "score": _first(outputs.get("score")),
-            "relative_error": _first(outputs.get(RELATIVE_ERROR), endless=True),
-            "outputs": {
-                name: _first(values)
-                for name, values in sorted(outputs.items())
-                if values.ndim == 1 and values.dtype.kind in "fiu" and name not in _OWN_FIELDS
-            },
-        }
 
     def _classes(self, photos: Sequence[Photo]) -> Sequence[list[int | None] | Exception]:
         """The classes to explain of each photo, None for the predicted one."""
@@ -418,6 +407,39 @@ class Explainer:
                 hint="give --class an index, or the names with --labels FILE",
             )
         return classes.find_class(name, self.class_names)
+
+
+def facts_of(
+    explanation: Explanation, class_names: classes.ClassNames | None, *, rank: int | None = None
+) -> dict[str, Any]:
+    """What is told of one image's map, by the names of the fields of a JSON line.
+
+    Args:
+        explanation: B = 1.
+        class_names: of all classes, where the answer has no label.
+        rank: of the class, with --top.
+    """
+    outputs = explanation.outputs
+    index = _first(outputs.get("class_index"))
+    label = _first(outputs.get("label")) or None
+    if label is None and index is not None and class_names and index < len(class_names):
+        label = class_names[index]
+    return {
+        "method": explanation.method,
+        "model": explanation.model,
+        "version": explanation.version,
+        "rank": rank,
+        "class_index": index,
+        "label": label,
+        "probability": _first(outputs.get("probability")),
+        "score": _first(outputs.get("score")),
+        "relative_error": _first(outputs.get(RELATIVE_ERROR), endless=True),
+        "outputs": {
+            name: _first(values)
+            for name, values in sorted(outputs.items())
+            if values.ndim == 1 and values.dtype.kind in "fiu" and name not in _OWN_FIELDS
+        },
+    }
 
 
 def made_with(options: ExplainOptions) -> dict[str, Any]:

@@ -34,4 +34,6 @@ class SectionedCommand(click.Command):
 
 
 option = functools.partial(click.option, cls=_Option)
-command = functools.partial(click.command, cls=SectionedCommand)
+# A command keeps the first --help that it made, so one that is called apart has to make the application's.
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+command = functools.partial(click.command, cls=SectionedCommand, context_settings=CONTEXT)

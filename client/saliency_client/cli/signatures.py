@@ -64,14 +64,15 @@ def _record(signature: Signature) -> dict[str, Any]:
 
     return {
         "inputs": {
-            name: {**spec(one), "default": _default(signature, name)}
+            name: {**spec(one), "default": default_of(signature, name)}
             for name, one in signature.inputs.items()
         },
         "outputs": {name: spec(one) for name, one in signature.outputs.items()},
     }
 
 
-def _default(signature: Signature, name: str) -> Any:
+def default_of(signature: Signature, name: str) -> Any:
+    """A parameter's default as JSON's own types; None where it has none."""
     if name not in signature.defaults:
         return None
     value = signature.defaults[name]
@@ -103,7 +104,7 @@ def _short(found: Mapping[str, Signature]) -> Table:
         # What has to be given comes first.
         inputs = sorted(signature.inputs.items(), key=lambda one: one[0] in signature.defaults)
         taken = [
-            f"{key}={_shown(_default(signature, key))}" if key in signature.defaults else f"{key} {spec}"
+            f"{key}={_shown(default_of(signature, key))}" if key in signature.defaults else f"{key} {spec}"
             for key, spec in inputs
         ]
         table.add_row(printable(name), "in", printable(", ".join(taken)))
@@ -124,7 +125,7 @@ def _long(found: Mapping[str, Signature]) -> Table:
         shown = printable(name)
         for kind, specs in (("in", signature.inputs), ("out", signature.outputs)):
             for key, spec in specs.items():
-                default = _default(signature, key) if kind == "in" else None
+                default = default_of(signature, key) if kind == "in" else None
                 table.add_row(shown, kind, printable(key), str(spec), printable(_shown(default)))
                 shown = ""
         table.add_section()

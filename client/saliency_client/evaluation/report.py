@@ -165,7 +165,7 @@ def _standing_table(rows: Sequence[Standing]) -> str:
                 _number(found.mean),
                 f"{_number(found.low)} to {_number(found.high)}" if found.low == found.low else "",
                 f"{found.images}" + (f" ({found.undefined} undefined)" if found.undefined else ""),
-                f"<span class='warn'>no better than {escape(worse)}</span>" if worse else "",
+                f"<span class='warn'>not shown to be better than {escape(worse)}</span>" if worse else "",
             ]
         )
     return _table(["method", "mean", "95 % interval", "images", ""], lines)

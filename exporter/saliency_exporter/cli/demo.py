@@ -68,6 +68,10 @@ class _Paths:
         return self.root / "maps"
 
     @property
+    def gallery(self) -> Path:
+        return self.root / "gallery"
+
+    @property
     def model(self) -> Path:
         return self.root / "models" / MODEL
 
@@ -82,8 +86,8 @@ class _Paths:
 def demo(directory: Path) -> None:
     """Export a real ImageNet classifier, serve it, and explain two photos by eight methods.
 
-    Leaves pictures, maps (.npy) and the model in DIRECTORY [default: demo-output]. It needs no download
-    and no GPU; a second run takes what the first one left.
+    Leaves a page, pictures, maps (.npy) and the model in DIRECTORY [default: demo-output]. It needs no
+    download and no GPU; a second run takes what the first one left.
 
     \b
     saliency-exporter demo
@@ -139,7 +143,9 @@ def run(directory: Path) -> list[dict[str, Any]]:
         found = [explain(target, method, photos, paths.maps, say) for method in METHODS]
     for photo in photos:
         draw_methods(photo, [record for records in found for record in records], paths.maps)
-    return [record for records in found for record in records]
+    results = [record for records in found for record in records]
+    write_gallery(paths, results)
+    return results
 
 
 def check_classes(results: Sequence[Mapping[str, Any]]) -> None:
@@ -286,19 +292,35 @@ def explain(
     target: str, method: str, photos: Sequence[Path], folder: Path, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Runs `saliency-client explain` on the photos: pictures and the map of each; gives its records."""
-    from saliency_client.cli import main as client
-
     styles = ["--style", "overlay", "--style", "panel"] if method == SHOWN_IN_DETAIL else []
     say(" ".join(["saliency-client explain --method", method, *styles]))
     arguments = ["explain", *map(str, photos), "--server", target, "--model", MODEL, "--method", method]
     # One at a time: the table's milliseconds are those of a request that has the machine to itself.
     arguments += ["--concurrency", "1", "--overwrite", "--json", "-o", f"{folder}{os.sep}"]
-    arguments += [*styles, "--format", "png", "--format", "npy"]
+    arguments += [*styles, "--format", "png", "--format", "npy", "--format", "npz"]
+    return [{"photo": Path(r["image"]).stem, **r} for r in map(json.loads, _client(arguments).splitlines())]
+
+
+def write_gallery(paths: _Paths, results: Sequence[Mapping[str, Any]]) -> None:
+    """Runs `saliency-client gallery` on the maps that were left: a page of all of them."""
+    lines = paths.maps / "maps.jsonl"
+    text = "".join(json.dumps(result) + "\n" for result in results)
+    write_whole(lines, lambda file: file.write(text.encode()), overwrite=True)
+    title = f"{MODEL}: {len(PHOTOS)} photos, {len(METHODS)} methods"
+    _client(["gallery", "--from", str(lines), "--title", title, "--overwrite", "-o", str(paths.gallery)])
+
+
+def _client(arguments: Sequence[str]) -> str:
+    """What a command of the client prints; it runs in this process."""
+    from saliency_client.cli import main as client
+
     with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as said:
-        code = client.main(arguments, "saliency-client", standalone_mode=False)
+        code = client.main(list(arguments), "saliency-client", standalone_mode=False)
     if code:
-        raise ExportError(f"saliency-client explain ended with exit code {code}: {said.getvalue().strip()}")
-    return [{"photo": Path(r["image"]).stem, **r} for r in map(json.loads, printed.getvalue().splitlines())]
+        raise ExportError(
+            f"saliency-client {arguments[0]} ended with exit code {code}: {said.getvalue().strip()}"
+        )
+    return printed.getvalue()
 
 
 def draw_methods(photo: Path, results: Sequence[Mapping[str, Any]], folder: Path) -> None:
@@ -321,6 +343,7 @@ def print_table(results: Sequence[Mapping[str, Any]]) -> None:
     """One line for each photo and method."""
     from rich.table import Table
 
+    from saliency_client.cli.accuracy import shown
     from saliency_client.cli.console import console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -334,7 +357,7 @@ def print_table(results: Sequence[Mapping[str, Any]]) -> None:
             r["method"],
             f"{r['label']} ({r['class_index']})",
             f"{r['probability']:.3f}",
-            "" if error is None else f"{error:.2f}",
+            "" if error is None else shown(error),
             f"{r['milliseconds']:.0f}",
             r["file"],
         )
@@ -348,7 +371,8 @@ def _what_next(paths: _Paths) -> str:
     return "\n".join(
         [
             "",
-            f"The pictures and the maps (.npy) are in {paths.maps}; "
+            f"Open {paths.gallery / 'index.html'} in a browser: all maps, beside their photos.",
+            f"The pictures and the maps (.npy, .npz) are in {paths.maps}; "
             f"look at chelsea-methods.png and chelsea-{SHOWN_IN_DETAIL}-panel.png first.",
             "The relative error says how far a smooth map is from settled: lower it with more --num-samples.",
             "",

@@ -423,7 +423,7 @@ def closing_lines(manifest: Manifest) -> list[str]:
     from saliency_exporter.version.server_needs import describe_server, newer_than_image
 
     server = manifest.server
-    lines = [f"to be served by {describe_server(server)}: {server.why[0]}"]
+    lines = [f"to be served by {describe_server(server)}; {server.why[0]}"]
     lines += [f"note: {note}" for note in score_notes(manifest.score, manifest.classes)]
     if note := newer_than_image(server):
         lines.append(f"note: {note}")

@@ -23,9 +23,11 @@ import saliency_client
 from saliency_client import _base
 from saliency_client._channel import parse_targets
 
-PUBLIC_MODULES = ["images", "maps", "render", "baselines", "regions"]
+PUBLIC_MODULES = ["images", "maps", "render", "baselines", "regions", "gallery"]
 MODULES = [
     *PUBLIC_MODULES,
+    "web.document",
+    "web.map_picture",
     "client",
     "aio",
     "_explanation",

@@ -227,3 +227,14 @@ def test_shorthands_are_parameters(cli: Cli, photo: Path, server: ScriptedServer
     run = cli("explain", photo, "-M", "shares", "--num-masks", 5, "--overwrite")
     assert (run.code, "explain_shares takes no num_masks" in run.err) == (2, True)
     assert re.search(r"--target-error R", cli("explain", "--help").out)
+
+
+def test_a_gallery_counts_its_maps_that_are_mostly_noise(
+    cli: Cli, photo: Path, sampled: ScriptedServer
+) -> None:
+    run = cli("gallery", photo.name, "--methods", "smooth", "--num-samples", 10, "-o", "page")
+    assert run.code == 0, run.err
+    assert "1 map is mostly noise (relative error above 1); more --num-samples settle them" in run.err
+    settled = cli("gallery", photo.name, "--methods", "smooth", "--num-samples", 100, "-o", "settled")
+    assert settled.code == 0, settled.err
+    assert "noise" not in settled.err

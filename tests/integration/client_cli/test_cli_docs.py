@@ -55,8 +55,14 @@ def folder(tmp_path: Path, uncompiled_version: Path) -> Path:
 
 @pytest.mark.parametrize("command", dict.fromkeys(commands_of_page() + commands_of_help()))
 def test_a_documented_command_runs(
-    command: str, folder: Path, server: ScriptedServer, environment: dict[str, str]
+    command: str,
+    folder: Path,
+    server: ScriptedServer,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # The page would serve until somebody interrupts it.
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
     server.model = known_model()
     server.model.names = NAMES
     server.model.shares = True

@@ -398,7 +398,9 @@ def test_the_command_runs_frozen_by_pyinstaller_without_options(cli: Cli, photo:
     command = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level", "WARN", "frozen.py"]
     subprocess.run(command, cwd=cli.folder, check=True, capture_output=True, timeout=280)
     program = str(cli.folder / "dist" / "frozen" / "frozen")
-    for arguments in (["--help"], ["status"], ["signatures"], ["predict", "cat.png"], ["explain", "cat.png"]):
+    gallery = ["gallery", "cat.png", "-o", "page"]
+    explain = ["explain", "cat.png"]
+    for arguments in (["--help"], ["status"], ["signatures"], ["predict", "cat.png"], explain, gallery):
         done = subprocess.run(
             [program, *arguments],
             cwd=cli.folder,

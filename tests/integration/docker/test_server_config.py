@@ -91,7 +91,9 @@ def server_arguments() -> dict[str, str]:
         for document in yaml.safe_load_all(page.read_text()):
             arguments = list(_arguments(document))
             if arguments:
-                texts[str(page.relative_to(DOCKER))] = "\n".join(arguments)
+                # KServe adds the service's arguments to its runtime's.
+                name = str(page.relative_to(DOCKER)).replace("serving-runtime", "inference-service")
+                texts[name] = "\n".join([*arguments, texts.get(name, "")])
     return texts
 
 

@@ -70,7 +70,7 @@ def test_export_prints_the_directory_alone_on_stdout_and_no_noise(tmp_path):
         "explain_gradients",
     )
     server = read_manifest(tmp_path / "m" / "1").server
-    closing = ["to be served by TensorFlow Serving 2.18 or newer, without a flag for XLA: " + server.why[0]]
+    closing = ["to be served by TensorFlow Serving 2.18 or newer, without a flag for XLA; " + server.why[0]]
     # Of a TensorFlow that is newer than the newest image, with the note that says so; with no other one.
     closing += [f"note: {note}" for note in (newer_than_image(server),) if note]
     assert done.stderr.splitlines()[-len(closing) :] == closing
@@ -424,7 +424,7 @@ def test_export_ends_with_the_server_that_it_needs_and_what_a_newer_tensorflow_m
 
     flag = "--xla_cpu_compilation_enabled"
     sentence, note = of(made_with="2.99", flag=flag, why=("so it is",))
-    assert sentence == f"to be served by TensorFlow Serving 2.18 or newer, started with {flag}: so it is"
+    assert sentence == f"to be served by TensorFlow Serving 2.18 or newer, started with {flag}; so it is"
     assert note.startswith("note: TensorFlow 2.99 made this export")
     assert len(of(made_with="2.18")) == 1
 

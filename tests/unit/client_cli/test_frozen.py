@@ -9,7 +9,13 @@ import saliency_client
 from saliency_client import cli
 
 PACKAGE = Path(saliency_client.__file__).parent
-NOT_OF_A_PROGRAM = {"saliency_client.__main__", "saliency_client._proto.generate"}
+NOT_OF_A_PROGRAM = {
+    "saliency_client.__main__",
+    "saliency_client._proto.generate",
+    # PyInstaller's own process asks these.
+    "saliency_client._pyinstaller",
+    "saliency_client._pyinstaller.hook-saliency_client",
+}
 
 
 def modules() -> dict[str, Path]:
@@ -43,7 +49,8 @@ def seen_from(*roots: str) -> set[str]:
 
 
 def test_every_module_is_seen_from_the_command_line() -> None:
-    assert set(modules()) - seen_from("saliency_client.cli") == NOT_OF_A_PROGRAM
+    # A program that writes galleries imports the library's own module for it.
+    assert set(modules()) - seen_from("saliency_client.cli", "saliency_client.gallery") == NOT_OF_A_PROGRAM
 
 
 def test_every_command_that_is_imported_by_its_name_is_seen() -> None:

@@ -106,7 +106,7 @@ def test_the_page_needs_nothing_beside_itself_and_shows_names_as_text(
     assert "a &lt;model&gt;" in page
     assert "0&lt;i&gt;.png" in page
     assert "it has &lt;none&gt;" in page
-    assert "no better than random" in page
+    assert "not shown to be better than random" in page
     assert not re.search(r"<i>|<none>|\bnan\b", page)
 
 

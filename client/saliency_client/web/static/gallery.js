@@ -1,0 +1,504 @@
+/* The gallery: a grid of photos that is drawn where it is looked at, and each photo with its maps. */
+"use strict";
+
+(() => {
+  const { data, h, button, url, mapView, announce } = Saliency;
+
+  /* ---- the index: saliency_client/web/gallery.py writes the rows ------------------------------------------- */
+
+  const IN_A_FOLDER = 500;
+  const methods = data.methods, numbers = data.numbers;
+  const photos = data.photos.map(([name, argument, width, height, box, isPng, truth, right, classes], number) => {
+    const named = classes.map(([index, label, probability, score, rank, maps], place) => ({
+      place, index, label: label === null ? null : data.labels[label], probability, score, rank, maps,
+    }));
+    const [first] = named;
+    return {
+      number, name, argument: argument || name, width, height, box: box || [0, 0, width, height], truth, isPng,
+      right: right === null ? null : Boolean(right), classes: named, words: null,
+      title: first.label === null ? (first.index === null ? "no class" : `class ${first.index}`) : first.label,
+    };
+  });
+  const hasTruth = photos.some((photo) => photo.right !== null);
+
+  /** Names of a photo's pictures, made when they are looked at. */
+  function pictures({ number, isPng }) {
+    const start = `pictures/${Math.floor(number / IN_A_FOLDER)}/${number}`, ending = isPng ? "png" : "jpg";
+    return { start, view: `${start}.${ending}`, small: `${start}-small.${ending}` };
+  }
+
+  /** A method's maps of one class: how much each place counts, and with signs, if it has any. */
+  function mapsOf(photo, { place }, [method, low, high, signedHigh, values]) {
+    const start = `${pictures(photo).start}-${place}-${method}`;
+    return {
+      method, values,
+      saliency: { name: `${start}.png`, signed: false, low, high },
+      signed: signedHigh === null ? null
+        : { name: `${start}-signed.png`, signed: true, low: 0, high: signedHigh },
+    };
+  }
+
+  /** What is searched in: made at the first search. */
+  function wordsOf(photo) {
+    photo.words ??= `${photo.name}\n${photo.classes.map((one) => one.label ?? "").join("\n")}\n${photo.truth ?? ""}`
+      .toLowerCase();
+    return photo.words;
+  }
+
+  const source = (map) => ({ ...map, src: url(map.name) });
+  const short = (label) => label.split(",")[0];
+
+  /** A number of a photo's map of its first class by a method; null where it is not known. */
+  function value(photo, method, number) {
+    const map = photo.classes[0].maps.find((one) => one[0] === method);
+    return (map && Saliency.numeric(map[4][number])) ?? null;
+  }
+
+  /* ---- what is looked at ----------------------------------------------------------------------------------- */
+
+  let look = { ...Saliency.DEFAULT_LOOK };
+  const asked = { words: "", label: "", verdict: "", method: 0, sort: "given", down: false,
+    probability: [null, null], most: {} };
+  const inRange = (one, [low, high]) => (low === null || (one !== null && one >= low)) &&
+    (high === null || (one !== null && one <= high));
+  let shown = photos;
+
+  const KEYS = {
+    name: (photo) => nameOrder()[photo.number],
+    label: (photo) => titleOrder().get(photo.title),
+    probability: (photo) => photo.classes[0].probability,
+    verdict: (photo) => (photo.right === null ? null : Number(photo.right)),
+  };
+
+  function sortKey() {
+    if (KEYS[asked.sort]) return KEYS[asked.sort];
+    const number = numbers.indexOf(asked.sort);
+    return (photo) => value(photo, asked.method, number);
+  }
+
+  const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
+  let byName = null;
+
+  /** The place of each photo by its name: sorting text as people do is slow, and done once. */
+  function nameOrder() {
+    if (!byName) {
+      byName = [];
+      [...photos].sort((one, other) => collator.compare(one.name, other.name))
+        .forEach((photo, place) => { byName[photo.number] = place; });
+    }
+    return byName;
+  }
+
+  let byTitle = null;
+
+  function titleOrder() {
+    if (!byTitle) {
+      const titles = [...new Set(photos.map((photo) => photo.title))].sort(collator.compare);
+      byTitle = new Map(titles.map((title, place) => [title, place]));
+    }
+    return byTitle;
+  }
+
+  function sorted(found) {
+    if (asked.sort === "given") return asked.down ? found.reverse() : found;
+    const key = sortKey();
+    const keyed = found.map((photo) => [key(photo), photo]);
+    const turn = asked.down ? -1 : 1;
+    // What is not known comes last, whichever way.
+    keyed.sort(([one, first], [other, second]) => {
+      if (one === null || other === null) return (one === null) - (other === null) || first.number - second.number;
+      return turn * (one === other ? 0 : one - other) || first.number - second.number;
+    });
+    return keyed.map(([, photo]) => photo);
+  }
+
+  function find() {
+    const words = asked.words.toLowerCase().split(/\s+/).filter(Boolean);
+    const limits = Object.entries(asked.most).filter(([, most]) => most !== null)
+      .map(([name, most]) => [numbers.indexOf(name), most]);
+    shown = sorted(photos.filter((photo) => {
+      const [first] = photo.classes;
+      return (!asked.label || photo.title === asked.label) &&
+        (!asked.verdict || photo.right === (asked.verdict === "right")) &&
+        inRange(first.probability, asked.probability) &&
+        (!words.length || words.every((word) => wordsOf(photo).includes(word))) &&
+        (methods.length < 2 || first.maps.some(([method]) => method === asked.method)) &&
+        limits.every(([number, most]) => inRange(value(photo, asked.method, number), [null, most]));
+    }));
+    active = Math.max(0, Math.min(active, shown.length - 1));
+    fill(true);
+    tellCount();
+  }
+
+  function tellCount() {
+    const all = photos.length.toLocaleString("en"), some = shown.length.toLocaleString("en");
+    const text = shown.length === photos.length ? `${all} photo${photos.length === 1 ? "" : "s"}` : `${some} of ${all} photos`;
+    count.textContent = text;
+    announce(text);
+    none.hidden = shown.length > 0;
+    const used = [asked.label, asked.verdict, ...asked.probability.map((one) => one !== null),
+      ...Object.values(asked.most).map((most) => most !== null)].filter(Boolean).length;
+    badge.textContent = used || "";
+    badge.hidden = !used;
+    reset.disabled = !used && !asked.words;
+  }
+
+  /* ---- the grid: as many elements as are in sight ------------------------------------------------------------ */
+
+  const GAP = 18, CAPTION = 54;
+  const grid = h("ul", { class: "grid", "aria-label": "Photos" });
+  const tiles = new Map();
+  let columns = 1, size = 200, active = 0, waits = false;
+
+  /** Take the measures of the grid; gives whether they have changed. */
+  function measure() {
+    const width = grid.clientWidth;
+    if (!width) return false;
+    const before = size;
+    const least = width < 600 ? 150 : 196, gap = width < 600 ? 12 : GAP;
+    columns = Math.max(1, Math.floor((width + gap) / (least + gap)));
+    size = (width - gap * (columns - 1)) / columns;
+    grid.dataset.gap = gap;
+    return size !== before;
+  }
+
+  const layOut = () => fill(measure());
+
+  const step = () => Number(grid.dataset.gap || GAP);
+  const rowHeight = () => size + CAPTION + step();
+
+  function fill(anew) {
+    const rows = Math.ceil(shown.length / columns);
+    grid.style.setProperty("height", `${Math.max(0, rows * rowHeight() - step())}px`);
+    const focused = grid.contains(document.activeElement);
+    if (anew) {
+      for (const tile of tiles.values()) tile.element.remove();
+      tiles.clear();
+    }
+    if (home.hidden) return;
+    const top = grid.getBoundingClientRect().top;
+    // What is in sight first; a row above and one below it in a later frame.
+    const beyond = anew ? 0 : 1;
+    if (anew) requestAnimationFrame(() => requestAnimationFrame(() => fill(false)));
+    const first = Math.max(0, Math.floor(-top / rowHeight()) - beyond);
+    const last = Math.ceil((innerHeight - top) / rowHeight()) + beyond;
+    const wanted = new Set();
+    for (let place = first * columns; place < Math.min(shown.length, last * columns); place += 1) wanted.add(place);
+    // The one that has the focus stays, wherever it is.
+    if (shown.length) wanted.add(active);
+    for (const [place, tile] of tiles) {
+      if (wanted.has(place)) continue;
+      tile.element.remove();
+      tiles.delete(place);
+    }
+    const added = [];
+    for (const place of [...wanted].sort((one, other) => one - other)) {
+      if (tiles.has(place)) continue;
+      const tile = makeTile(shown[place], place);
+      tiles.set(place, tile);
+      added.push([place, tile.element]);
+    }
+    // In the order of the photos, for those who read along.
+    for (const [place, element] of added) {
+      const next = [...tiles].filter(([other]) => other > place && tiles.get(other).element.isConnected)
+        .sort(([one], [other]) => one - other)[0];
+      grid.insertBefore(element, next ? next[1].element : null);
+    }
+    if (focused && anew) tiles.get(active)?.link.focus({ preventScroll: true });
+  }
+
+  function mapOf(photo, wantSigned) {
+    const [first] = photo.classes;
+    const row = first.maps.find(([method]) => method === asked.method) || first.maps[0];
+    if (!row) return null;
+    const map = mapsOf(photo, first, row);
+    return { method: row[0], ...((wantSigned && map.signed) || map.saliency) };
+  }
+
+  /** The part of a photo that the model saw, and where the map lies in it. */
+  function seenPart({ box: [left, top, right, bottom], width, height }) {
+    const from = [Math.max(0, left), Math.max(0, top)];
+    const across = Math.min(right, width) - from[0], down = Math.min(bottom, height) - from[1];
+    return { width: across, height: down,
+      box: [left - from[0], top - from[1], right - from[0], bottom - from[1]] };
+  }
+
+  function makeTile(photo, place) {
+    const map = mapOf(photo, look.signed);
+    const view = mapView({ photo: url(pictures(photo).small), ...seenPart(photo), lazy: true, look: { ...look, range: null },
+      map: map ? source(map) : null, alt: `${photo.name}, map of ${methods[map ? map.method : asked.method]}` });
+    const [first] = photo.classes;
+    const sortedBy = numbers.includes(asked.sort) ? asked.sort : null;
+    const told = sortedBy ? Saliency.format(sortedBy, value(photo, asked.method, numbers.indexOf(sortedBy)))
+      : Saliency.format("probability", first.probability);
+    const link = h("a", { href: `#photo=${photo.number}`, tabindex: place === active ? 0 : -1,
+      on: { focus: () => activate(place, false) } },
+    h("div", { class: "frame" }, view.element, verdict(photo)),
+    h("div", { class: "caption" },
+      h("div", { class: "what" }, h("span", { class: "label", text: short(photo.title), title: photo.title }),
+        h("span", { class: "told", text: told, title: sortedBy ? Saliency.meaning(sortedBy).title : "probability" })),
+      h("div", { class: "file", text: photo.name, title: photo.name })));
+    const element = h("li", { class: "tile", "aria-setsize": shown.length, "aria-posinset": place + 1, style: {
+      left: `${(place % columns) * (size + step())}px`, top: `${Math.floor(place / columns) * rowHeight()}px`,
+      width: `${size}px`, "--size": `${size}px` } }, link);
+    return { element, link, view };
+  }
+
+  function verdict(photo, withText = false) {
+    if (photo.right === null) return null;
+    const text = photo.right ? "Right" : "Wrong";
+    return h("span", { class: `verdict ${photo.right ? "right" : "wrong"}`, title: `${text}: it is ${photo.truth}` },
+      Saliency.icon(photo.right ? "done" : "close"),
+      h("span", { class: withText ? "" : "visually-hidden", text: withText ? text : `${text}: it is ${photo.truth}` }));
+  }
+
+  function activate(place, focus = true) {
+    const before = tiles.get(active);
+    if (before) before.link.tabIndex = -1;
+    active = place;
+    if (focus) {
+      const top = grid.getBoundingClientRect().top + scrollY + Math.floor(place / columns) * rowHeight();
+      const head = toolbar.getBoundingClientRect().height + 12;
+      if (top < scrollY + head) scrollTo({ top: top - head });
+      else if (top + rowHeight() > scrollY + innerHeight) scrollTo({ top: top + rowHeight() - innerHeight });
+      fill(false);
+    }
+    const tile = tiles.get(place);
+    if (!tile) return;
+    tile.link.tabIndex = 0;
+    if (focus) tile.link.focus({ preventScroll: true });
+  }
+
+  grid.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    const page = Math.max(1, Math.floor(innerHeight / rowHeight()) - 1) * columns;
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, PageUp: -page, PageDown: page,
+      Home: -shown.length, End: shown.length };
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    activate(Math.max(0, Math.min(shown.length - 1, active + steps[event.key])));
+  });
+
+  addEventListener("scroll", () => {
+    if (waits) return;
+    waits = true;
+    requestAnimationFrame(() => {
+      waits = false;
+      fill(false);
+    });
+  }, { passive: true });
+  new ResizeObserver(layOut).observe(grid);
+
+  /* ---- what to look for -------------------------------------------------------------------------------------- */
+
+  const count = h("p", { class: "count" });
+  const badge = h("span", { class: "badge", hidden: true });
+  const search = h("input", { type: "search", placeholder: "Search names and labels", "aria-label": "Search names and labels",
+    on: { input: () => { asked.words = search.value; find(); } } });
+  const words = (name) => { const { title } = Saliency.meaning(name); return title[0].toUpperCase() + title.slice(1); };
+  const sorts = [["given", "As given"], ["name", "Name"], ["label", "Label"], ["probability", "Probability"],
+    ...(hasTruth ? [["verdict", "Right or wrong"]] : []), ...numbers.map((name) => [name, words(name)])];
+  const sort = Saliency.select({ label: "Sort by", hideLabel: true, value: asked.sort,
+    options: sorts.map(([key, text]) => ({ value: key, text: key === "given" ? "Sort: as given" : text })),
+    onChange: (next) => { asked.sort = next; find(); } });
+  const turn = button("", { icon: "up", label: "Rising order" }, () => {
+    asked.down = !asked.down;
+    turn.replaceChildren(Saliency.icon(asked.down ? "down" : "up"));
+    turn.setAttribute("aria-label", asked.down ? "Falling order" : "Rising order");
+    turn.title = turn.getAttribute("aria-label");
+    find();
+  });
+  const method = methods.length > 1 ? Saliency.select({ label: "Method", hideLabel: true, value: "0",
+    options: methods.map((name, place) => ({ value: String(place), text: name })),
+    onChange: (next) => { asked.method = Number(next); find(); } }) : null;
+  const show = Saliency.segmented({ label: "Show", hideLabel: true, value: look.style,
+    options: [{ value: "overlay", text: "Map" }, { value: "photo", text: "Photo" }],
+    onChange: (next) => { setLook({ ...look, style: next }); } });
+
+  function range(label, unit, take) {
+    const field = (text, edge) => h("input", { type: "number", step: "any", min: 0, "aria-label": `${label} ${text}`,
+      placeholder: text, on: { input: ({ target }) => { take(edge, target.value === "" ? null : target.valueAsNumber); find(); } } });
+    return { from: () => field("from", 0), to: () => field("to", 1), most: () => field("at most", 1), unit };
+  }
+
+  const fields = [];
+  const labels = [...new Map(photos.map((photo) => [photo.title, 0]))].map(([label]) => label).sort(collator.compare);
+  const counts = new Map();
+  for (const photo of photos) counts.set(photo.title, (counts.get(photo.title) || 0) + 1);
+  const label = Saliency.select({ label: "Label", value: "", onChange: (next) => { asked.label = next; find(); },
+    options: [{ value: "", text: "All labels" }, ...labels.map((one) => ({ value: one, text: `${one} (${counts.get(one)})` }))] });
+  const right = hasTruth ? Saliency.segmented({ label: "Prediction", value: "", onChange: (next) => { asked.verdict = next; find(); },
+    options: [{ value: "", text: "All" }, { value: "right", text: "Right" }, { value: "wrong", text: "Wrong" }] }) : null;
+  const percent = range("Probability in percent", "%", (edge, next) => { asked.probability[edge] = next === null ? null : next / 100; });
+  fields.push(h("fieldset", { class: "field range" }, h("legend", { class: "label", text: "Probability, %" }),
+    h("div", { class: "pair" }, percent.from(), percent.to())));
+  for (const name of ["relative_error", "completeness_error", "completeness_gap"]) {
+    if (!numbers.includes(name)) continue;
+    const limit = range(words(name), "", (edge, next) => { asked.most[name] = next; });
+    fields.push(h("fieldset", { class: "field range" }, h("legend", { class: "label", text: words(name) }), limit.most()));
+  }
+  const reset = button("Clear", { quiet: true }, () => {
+    Object.assign(asked, { words: "", label: "", verdict: "", probability: [null, null], most: {} });
+    search.value = "";
+    label.set("");
+    right?.set("");
+    for (const input of filters.querySelectorAll("input[type=number]")) input.value = "";
+    find();
+  });
+  const filters = h("div", { class: "panel filters-panel", id: "filters", hidden: true }, label, right, fields, reset);
+  const opener = button("Filters", { icon: "filter", "aria-expanded": "false", "aria-controls": "filters" }, () => {
+    filters.hidden = !filters.hidden;
+    opener.setAttribute("aria-expanded", String(!filters.hidden));
+    layOut();
+  });
+  opener.append(badge);
+  const toolbar = h("div", { class: "toolbar", role: "search" },
+    h("div", { class: "tools" }, h("div", { class: "search" }, search), method, h("div", { class: "sorting" }, sort, turn), opener, show),
+    filters);
+  const none = h("p", { class: "notice", hidden: true, text: "No photo fits. Clear the filters to see all of them." });
+
+  function setLook(next) {
+    look = next;
+    show.set(next.style === "photo" ? "photo" : "overlay");
+    fill(true);
+  }
+
+  /* ---- one photo --------------------------------------------------------------------------------------------- */
+
+  const home = h("main", { class: "home" }, toolbar, count, none, grid);
+  const detail = h("main", { class: "detail", hidden: true });
+  const wide = matchMedia("(min-width: 901px)");
+  let open = null, opened = 0, panelOpen = false;
+
+  function command(photo, one) {
+    const used = one.maps.map(([method]) => methods[method]);
+    const word = ["saliency-client", "explain", photo.argument, ...data.about.command || [], "--method", used.join(","),
+      ...(one.index === null ? [] : ["--class-index", String(one.index)])];
+    // Each option begins a line, so that a copied command breaks nowhere else.
+    return word.map((one, index) => (index === 0 ? "" : one.startsWith("--") ? " \\\n  " : " ") + Saliency.shellWord(one)).join("");
+  }
+
+  function showPhoto(photo, place = 0) {
+    const again = open !== photo;
+    open = photo;
+    opened = Math.min(place, photo.classes.length - 1);
+    const one = photo.classes[opened];
+    const at = shown.indexOf(photo);
+    const { view: picture } = pictures(photo);
+    const maps = one.maps.map((row) => mapsOf(photo, one, row));
+    const views = maps.map((map) => {
+      const view = mapView({ photo: url(picture), width: photo.width, height: photo.height, box: photo.box, look,
+        map: source(map.saliency), alt: `${photo.name}, map of ${methods[map.method]} for ${one.label ?? `class ${one.index}`}` });
+      const scale = h("div", { class: "scale" });
+      const known = map.values.map((each, number) => [numbers[number], each]).filter(([, each]) => each !== null);
+      const figure = h("figure", { class: "shown" }, h("figcaption", {}, h("h3", { text: methods[map.method] })),
+        view.element, scale, h("div", { class: "numbers" }, known.map(([name, each]) => Saliency.number(name, each))));
+      return { map, view, scale, figure };
+    });
+    function draw() {
+      const chosen = views.map(({ map }) => (look.signed && map.signed) || map.saliency);
+      const alike = (map) => chosen.filter((other) => other.signed === map.signed);
+      views.forEach(({ view, scale }, number) => {
+        const map = chosen[number];
+        const own = { ...look, range: look.common ? Saliency.commonRange(alike(map)) : null };
+        view.setMap(source(map));
+        view.setLook(own);
+        scale.replaceChildren(Saliency.legend(map, own));
+      });
+    }
+    const original = mapView({ photo: url(picture), width: photo.width, height: photo.height, box: [0, 0, photo.width, photo.height],
+      alt: photo.name });
+    const controls = Saliency.lookControls({ look, hasSigned: maps.some((map) => map.signed), several: views.length > 1,
+      onChange: (next) => { look = next; draw(); } });
+    const heading = h("h2", { tabindex: -1, text: photo.name });
+    const next = (by) => at + by >= 0 && at + by < shown.length ? shown[at + by] : null;
+    const to = (text, name, by) => button("", { icon: name, label: text, disabled: !next(by) }, () => go(next(by)));
+    const classes = photo.classes.length > 1 ? Saliency.segmented({ label: "Explained class", value: String(opened),
+      options: photo.classes.map((each, number) => ({ value: String(number),
+        text: `${short(each.label ?? `class ${each.index}`)} ${Saliency.format("probability", each.probability)}` })),
+      onChange: (value) => { showPhoto(photo, Number(value)); detail.querySelector(`.classes input[value="${value}"]`)?.focus(); } }) : null;
+    classes?.classList.add("classes");
+    const facts = h("div", { class: "facts" },
+      h("div", { class: "class" }, h("strong", { text: one.label ?? `class ${one.index}` }), verdict(photo, true),
+        photo.truth !== null && photo.right === false ? h("span", { class: "faint", text: `it is ${photo.truth}` }) : null),
+      h("div", { class: "numbers" },
+        one.probability === null ? null : Saliency.number("probability", one.probability),
+        one.score === null ? null : Saliency.number("score", one.score),
+        one.index === null ? null : Saliency.number("class_index", one.index)));
+    detail.replaceChildren(
+      h("div", { class: "bar" },
+        button("All photos", { icon: "before", quiet: true }, leave), heading,
+        h("span", { class: "place", text: at < 0 ? "" : `${(at + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}` }),
+        to("Photo before", "before", -1), to("Next photo", "after", 1)),
+      h("div", { class: "sides" },
+        h("aside", { class: "side" }, facts, classes, h("details", { class: "panel", open: wide.matches || panelOpen,
+          on: { toggle: ({ target }) => { panelOpen = target.open; } } },
+        h("summary", { text: "How maps are shown" }), controls.element)),
+        h("div", { class: "all" },
+          h("div", { class: "columns" },
+            h("figure", { class: "shown" }, h("figcaption", {}, h("h3", { text: "Original" })), original.element),
+            views.map(({ figure }) => figure)),
+          Saliency.command(command(photo, one), { label: "Make these maps again" }))));
+    draw();
+    home.hidden = true;
+    detail.hidden = false;
+    document.title = `${photo.name} – ${data.title}`;
+    if (again) {
+      scrollTo({ top: 0 });
+      heading.focus({ preventScroll: true });
+    }
+  }
+
+  let left = 0;
+
+  function go(photo) {
+    if (!photo) return;
+    location.replace(`#photo=${photo.number}`);
+  }
+
+  function leave() {
+    location.hash = "#";
+  }
+
+  function follow() {
+    const [, number] = /^#photo=(\d+)$/.exec(location.hash) || [];
+    const photo = number === undefined ? null : photos[Number(number)];
+    if (photo) {
+      if (!open) left = scrollY;
+      showPhoto(photo, open === photo ? opened : 0);
+      return;
+    }
+    document.title = data.title;
+    const last = open;
+    open = null;
+    detail.hidden = true;
+    home.hidden = false;
+    detail.replaceChildren();
+    measure();
+    if (!last) return;
+    setLook(look);
+    scrollTo({ top: left });
+    const place = shown.indexOf(last);
+    if (place >= 0) activate(place);
+  }
+
+  addEventListener("hashchange", follow);
+  addEventListener("keydown", (event) => {
+    if (!open || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.key === "Escape") leave();
+    if (event.target.closest("input, select, pre")) return;
+    const at = shown.indexOf(open);
+    if (event.key === "ArrowLeft") go(shown[at - 1]);
+    if (event.key === "ArrowRight") go(shown[at + 1]);
+  });
+
+  const models = data.about.models.map(([name, version]) => name + (version === null ? "" : ` version ${version}`)).join(", ");
+  document.title = data.title;
+  Saliency.start(
+    Saliency.header({ title: data.title,
+      subtitle: [models, methods.length === 1 ? methods[0] : `${methods.length} methods`].filter(Boolean).join(" · ") }),
+    home, detail,
+    data.about.made_by ? h("footer", { class: "foot", text: `Made by ${data.about.made_by}` }) : "");
+  follow();
+  find();
+})();

@@ -1,0 +1,446 @@
+"""A gallery in Chromium: what people see of it, and what they can do with it."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from saliency_client import Explanation, render
+from saliency_client.gallery import Entry, write_gallery
+from saliency_client.images import Photo, load_image
+from saliency_client.web import gallery
+from saliency_client.web.map_picture import photo_pictures
+from saliency_client.web.shown import Shown, ShownClass, shown_map
+
+SIZE = 56
+HOSTILE = (
+    '<img src=x onerror="window.hacked=1">.jpg',
+    "</script><script>window.hacked=2</script>.jpg",
+    'it\'s a "photo" & $(touch hacked) `id`.jpg',
+    "\u202egpj.tac.jpg",
+)
+"""Names of photos, and of classes."""
+PROBABILITIES = (0.91, 0.15, 0.62, 0.88, 0.35, 0.74)
+TRUTHS = ("class 0", "class 7", "class 2", "class 3", "class 4", "class 9")
+"""The second and the last are wrong."""
+
+
+def photo_of(name: str) -> Photo:
+    """Colors that change slowly, 400 x 300, of which the model sees the middle 300 x 300."""
+    y, x = np.mgrid[0:300, 0:400]
+    colors = np.stack([x * 255 / 400, y * 255 / 300, 255 - (x + y) * 255 / 700], -1)
+    return replace(load_image(colors.astype(np.uint8), (SIZE, SIZE)), name=name)
+
+
+def gradients(number: int, strength: float = 1.0) -> np.ndarray:
+    """A hill that raises the score and one that lowers it, [1, H, W, 3]."""
+    y, x = np.mgrid[0:SIZE, 0:SIZE]
+    up = np.exp(-((y - 30) ** 2 + (x - 16 - 3 * number) ** 2) / 150)
+    down = np.exp(-((y - 14) ** 2 + (x - 42) ** 2) / 90)
+    return np.repeat((strength * (up - 0.7 * down))[None, ..., None], 3, -1).astype(np.float32)
+
+
+def explanation(
+    number: int, method: str, *, strength: float = 1.0, label: str | None = None, **numbers: float
+) -> Explanation:
+    signs = gradients(number, strength)
+    outputs: dict[str, Any] = {
+        "saliency": np.abs(signs).max(-1),
+        "gradients": signs,
+        "class_index": np.array([number], np.int32),
+        "label": np.array([label or f"class {number}, of many"], object),
+        "probability": np.array([PROBABILITIES[number]], np.float32),
+        "score": np.array([4.5], np.float32),
+        **{name: np.array([value], np.float32) for name, value in numbers.items()},
+    }
+    return Explanation(outputs, method=method, model="net", version=3)
+
+
+def entries(names: tuple[str, ...], labels: tuple[str, ...] | None = None) -> list[Entry]:
+    return [
+        Entry(
+            photo_of(name),
+            [
+                explanation(number, "plain", label=labels and labels[number]),
+                explanation(
+                    number,
+                    "mean",
+                    strength=0.25,
+                    label=labels and labels[number],
+                    relative_error=0.1 * (number + 1) if number < 5 else np.inf,
+                ),
+            ],
+            truth=TRUTHS[number],
+        )
+        for number, name in enumerate(names)
+    ]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    names = tuple(f"photo-{number}.jpg" for number in range(6))
+    return write_gallery(tmp_path_factory.mktemp("gallery") / "page", entries(names), title="Six photos")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    return write_gallery(folder / "page", entries(HOSTILE, HOSTILE), title=HOSTILE[1], single_file=False)
+
+
+def names(opened: Any) -> list[str]:
+    return [text.strip() for text in opened.locator(".tile .file").all_text_contents()]
+
+
+def pixels(locator: Any) -> np.ndarray:
+    """What is on the screen, [H, W, 3]."""
+    return np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB")).astype(int)
+
+
+def settled(opened: Any) -> None:
+    """Wait until the pictures in sight are there, and drawn."""
+    opened.evaluate(
+        """async () => {
+          const frame = () => new Promise((done) => requestAnimationFrame(done));
+          const there = (one) => !one.checkVisibility() || (one.complete && one.naturalWidth > 0);
+          while (![...document.querySelectorAll(".map-view img[src]")].every(there)) await frame();
+          await frame();
+          await frame();
+        }"""
+    )
+
+
+def choose(opened: Any, text: str) -> None:
+    """Press one of the choices beside one another."""
+    opened.locator(".segments label:visible", has_text=re.compile(f"^{text}$")).click()
+
+
+def opacity(opened: Any, value: float) -> None:
+    opened.locator(".look input[type=range]").fill(str(value))
+
+
+def test_the_grid_shows_every_photo_with_its_class(open_page: Callable[..., Any], page: Path) -> None:
+    opened = open_page(page)
+    settled(opened)
+    assert names(opened) == [f"photo-{number}.jpg" for number in range(6)]
+    assert opened.locator(".tile .label").all_text_contents() == [f"class {number}" for number in range(6)]
+    assert opened.locator(".tile .told").first.text_content() == "91.0 %"
+    assert opened.locator(".count").text_content() == "6 photos"
+    assert opened.locator(".tile .verdict.wrong").count() == 2
+
+
+@pytest.mark.parametrize(
+    ("signed", "style", "photo_colors"),
+    [
+        (True, "Over photo", False),
+        pytest.param(False, "Over photo", False, marks=pytest.mark.slow),
+        pytest.param(False, "Alone", False, marks=pytest.mark.slow),
+        pytest.param(True, "Over photo", True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_map_has_the_colors_that_explain_gives_it(
+    open_page: Callable[..., Any], page: Path, signed: bool, style: str, photo_colors: bool
+) -> None:
+    """The browser's filter against saliency_client.render, over the part that the model saw."""
+    opened = open_page(Path(page), width=1400)
+    opened.goto(f"{page.as_uri()}#photo=2")
+    choose(opened, "Signed" if signed else "Absolute")
+    choose(opened, style)
+    if photo_colors:
+        opened.get_by_text("Photo in color").click()
+    settled(opened)
+    found = pixels(opened.locator(".shown .map-view").nth(1))
+    photo, one = photo_of(""), explanation(2, "plain")
+    values = one.gradients[0].sum(-1) if signed else one.saliency[0]
+    draw = render.heatmap if style == "Alone" else render.overlay
+    options = {"photo_colors": True} if photo_colors else {}
+    drawn = draw(photo.picture, values, photo.box, signed=signed, **options)
+    if style == "Alone":
+        # The page's opacity mixes it with the photo in grays, below.
+        gray = np.asarray(photo.picture.convert("L"), float)[..., None]
+        drawn = Image.fromarray(np.rint(0.9 * np.asarray(drawn) + 0.1 * gray).astype(np.uint8))
+    wanted = np.asarray(drawn.resize(found.shape[1::-1], Image.Resampling.BILINEAR)).astype(int)
+    # The corners are round; the edge of what the model saw is between two pixels.
+    across, down = found.shape[1], found.shape[0]
+    inside = np.s_[12 : down - 12, across // 8 + 3 : across - across // 8 - 3]
+    difference = np.abs(found[inside] - wanted[inside])
+    assert np.percentile(difference, 99) <= 6
+    assert difference.mean() <= 2
+
+
+def test_sliders_and_switches_change_pixels_and_ask_for_nothing(
+    open_page: Callable[..., Any], page: Path
+) -> None:
+    opened = open_page(f"{page.as_uri()}#photo=1")
+    settled(opened)
+    view = opened.locator(".shown .map-view").nth(2)
+    asked: list[str] = []
+    opened.on("request", lambda request: asked.append(request.url))
+    first = pixels(view)
+    opacity(opened, 0)
+    plain = pixels(view)
+    # Without the map the photo is left, in grays.
+    assert np.ptp(plain[20:-20, 60:-60], axis=-1).max() <= 2
+    opacity(opened, 1)
+    strong = pixels(view)
+    assert np.abs(strong - plain).mean() > np.abs(first - plain).mean() > 3
+    choose(opened, "One for all")
+    # This map is a quarter as strong as the other one.
+    common = pixels(view)
+    assert 3 < np.abs(common - plain).mean() < 0.6 * np.abs(strong - plain).mean()
+    choose(opened, "Photo")
+    assert np.ptp(pixels(view)[20:-20, 60:-60], axis=-1).mean() > 40
+    choose(opened, "Over photo")
+    choose(opened, "Each its own")
+    np.testing.assert_allclose(pixels(view), strong, atol=1)
+    assert not asked
+    choose(opened, "Signed")
+    settled(opened)
+    assert all(url.endswith("-signed.png") for url in asked)
+    red_and_blue = pixels(view)
+    assert (red_and_blue[..., 0] - red_and_blue[..., 2]).max() > 100
+    assert (red_and_blue[..., 2] - red_and_blue[..., 0]).max() > 100
+
+
+def test_filters_and_sorting(open_page: Callable[..., Any], page: Path) -> None:
+    opened = open_page(page)
+    search = opened.get_by_role("searchbox")
+    search.fill("photo-3")
+    assert names(opened) == ["photo-3.jpg"]
+    assert opened.locator(".count").text_content() == "1 of 6 photos"
+    search.fill("CLASS 5")
+    assert names(opened) == ["photo-5.jpg"]
+    search.fill("nothing like it")
+    assert names(opened) == []
+    assert opened.get_by_text("No photo fits").is_visible()
+    opened.get_by_role("button", name="Filters").click()
+    opened.get_by_role("button", name="Clear").click()
+    assert len(names(opened)) == 6
+    choose(opened, "Wrong")
+    assert names(opened) == ["photo-1.jpg", "photo-5.jpg"]
+    choose(opened, "All")
+    opened.get_by_label("Label", exact=True).select_option("class 4, of many")
+    assert names(opened) == ["photo-4.jpg"]
+    opened.get_by_label("Label", exact=True).select_option("")
+    opened.get_by_label("Probability in percent from").fill("60")
+    opened.get_by_label("Probability in percent to").fill("90")
+    assert names(opened) == ["photo-2.jpg", "photo-3.jpg", "photo-5.jpg"]
+    opened.get_by_role("button", name="Clear").click()
+    opened.get_by_label("Method", exact=True).select_option("mean")
+    opened.get_by_label("Relative error at most").fill("0.35")
+    assert names(opened) == ["photo-0.jpg", "photo-1.jpg", "photo-2.jpg"]
+    opened.get_by_role("button", name="Clear").click()
+    opened.get_by_label("Sort by").select_option("Probability")
+    rising = [f"photo-{number}.jpg" for number in np.argsort(PROBABILITIES)]
+    assert names(opened) == rising
+    opened.get_by_role("button", name="Rising order").click()
+    assert names(opened) == rising[::-1]
+    opened.get_by_label("Sort by").select_option("Relative error")
+    assert opened.locator(".tile .told").first.text_content() == "∞"
+    # A method without that number has none to sort by: the order is as given.
+    opened.get_by_label("Method", exact=True).select_option("plain")
+    assert names(opened) == [f"photo-{number}.jpg" for number in range(6)]
+
+
+def test_with_the_keyboard_alone(open_page: Callable[..., Any], page: Path) -> None:
+    opened = open_page(page)
+    for _ in range(20):
+        opened.keyboard.press("Tab")
+        if opened.evaluate("document.activeElement.closest('.tile') !== null"):
+            break
+    else:
+        pytest.fail("Tab does not come to the photos")
+    columns = opened.evaluate(
+        "new Set([...document.querySelectorAll('.tile')].map((one) => one.style.left)).size"
+    )
+    opened.keyboard.press("ArrowRight")
+    opened.keyboard.press("End")
+    opened.keyboard.press("ArrowLeft")
+    assert columns > 2
+    opened.keyboard.press("Enter")
+    heading = opened.locator("h2")
+    heading.filter(has_text="photo-4.jpg").wait_for()
+    assert heading.evaluate("(one) => one === document.activeElement")
+    opened.keyboard.press("ArrowRight")
+    heading.filter(has_text="photo-5.jpg").wait_for()
+    opened.keyboard.press("ArrowRight")
+    opened.keyboard.press("ArrowLeft")
+    heading.filter(has_text="photo-4.jpg").wait_for()
+    before = pixels(opened.locator(".shown .map-view").nth(1))
+    for _ in range(20):
+        opened.keyboard.press("Tab")
+        if opened.evaluate("document.activeElement.type") == "range":
+            break
+    for _ in range(5):
+        opened.keyboard.press("PageDown")
+    assert opened.locator(".look output").text_content() == "40 %"
+    assert np.abs(pixels(opened.locator(".shown .map-view").nth(1)) - before).mean() > 3
+    opened.keyboard.press("Escape")
+    opened.locator(".detail").wait_for(state="hidden")
+    assert opened.evaluate("document.activeElement.querySelector('.file').textContent") == "photo-4.jpg"
+
+
+def test_a_number_tells_what_it_means_when_it_is_focused_or_pointed_at(
+    open_page: Callable[..., Any], page: Path
+) -> None:
+    opened = open_page(f"{page.as_uri()}#photo=1")
+    error = opened.get_by_role("button", name="relative error 0.20")
+    tip = opened.get_by_role("tooltip")
+    error.hover()
+    assert "mostly noise" in tip.text_content()
+    opened.get_by_role("heading", level=1).hover()
+    assert tip.is_hidden()
+    error.focus()
+    assert tip.is_visible()
+    assert error.get_attribute("aria-describedby") == tip.get_attribute("id")
+    # The first Escape closes the words, and the second one the photo.
+    opened.keyboard.press("Escape")
+    assert (tip.is_hidden(), opened.locator(".detail").is_visible()) == (True, True)
+    opened.keyboard.press("Escape")
+    opened.locator(".detail").wait_for(state="hidden")
+
+
+def test_hostile_names_and_labels_are_text(open_page: Callable[..., Any], hostile: Path) -> None:
+    opened = open_page(hostile)
+    settled(opened)
+    assert names(opened) == list(HOSTILE)
+    assert opened.title() == HOSTILE[1]
+    for number, name in enumerate(HOSTILE):
+        opened.goto(f"{hostile.as_uri()}#photo={number}")
+        opened.get_by_role("heading", name=name, exact=True, level=2).wait_for()
+        words = shlex.split(opened.locator(".command code").text_content().replace("\\\n", ""))
+        assert words == [
+            "saliency-client",
+            "explain",
+            name,
+            "--method",
+            "plain,mean",
+            "--class-index",
+            str(number),
+        ]
+    assert opened.evaluate("window.hacked") is None
+    assert opened.locator("img[src=x]").count() == 0
+
+
+@pytest.mark.slow
+def test_one_file_alone_shows_all(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    made = write_gallery(tmp_path / "made.html", entries(HOSTILE[:3], HOSTILE), single_file=True)
+    alone = tmp_path / "elsewhere" / "page.html"
+    alone.parent.mkdir()
+    made.rename(alone)
+    opened = open_page(alone)
+    settled(opened)
+    assert names(opened) == list(HOSTILE[:3])
+    opened.goto(f"{alone.as_uri()}#photo=1")
+    settled(opened)
+    assert np.ptp(pixels(opened.locator(".shown .map-view").nth(1)), axis=-1).max() > 60
+    assert opened.evaluate("window.hacked") is None
+
+
+@pytest.mark.slow
+def test_a_script_that_got_in_would_not_run(open_page: Callable[..., Any], page: Path) -> None:
+    opened = open_page(page, expected=("Content Security Policy", "ERR_FILE_NOT_FOUND"))
+    opened.evaluate(
+        """() => {
+          const script = document.createElement("script");
+          script.textContent = "window.hacked = 1";
+          document.body.append(script);
+          const picture = document.createElement("img");
+          picture.setAttribute("onerror", "window.hacked = 2");
+          picture.src = "missing.png";
+          document.body.append(picture);
+          return fetch("https://example.org/").catch(() => null);
+        }"""
+    )
+    assert opened.evaluate("window.hacked") is None
+
+
+@pytest.mark.parametrize(
+    ("where", "scheme"),
+    [
+        ("grid", "light"),
+        ("photo", "dark"),
+        pytest.param("grid", "dark", marks=pytest.mark.slow),
+        pytest.param("photo", "light", marks=pytest.mark.slow),
+    ],
+)
+def test_axe_finds_no_serious_fault(
+    open_page: Callable[..., Any],
+    grave_faults: Callable[[Any], list[str]],
+    page: Path,
+    where: str,
+    scheme: str,
+) -> None:
+    opened = open_page(f"{page.as_uri()}#photo=1" if where == "photo" else page, scheme=scheme)
+    settled(opened)
+    if where == "grid":
+        opened.get_by_role("button", name="Filters").click()
+    assert grave_faults(opened) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["", "#photo=1"])
+def test_on_a_phone_nothing_is_wider_than_the_screen(
+    open_page: Callable[..., Any], page: Path, where: str
+) -> None:
+    opened = open_page(f"{page.as_uri()}{where}", width=390, height=844)
+    settled(opened)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.slow
+def test_the_colors_of_the_page_can_be_turned(open_page: Callable[..., Any], page: Path) -> None:
+    opened = open_page(page, scheme="dark")
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = opened.evaluate(background)
+    opened.get_by_role("button", name="Light colors").click()
+    light = opened.evaluate(background)
+    assert light != dark
+    opened.reload()
+    assert opened.evaluate(background) == light
+
+
+# Writing the files takes longer than looking at them.
+@pytest.mark.slow
+def test_of_ten_thousand_photos_any_is_found_and_no_more_than_is_seen_is_made(
+    open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    photo = photo_pictures(photo_of("one for all"))
+    drawn = (shown_map("plain", np.abs(gradients(0)[0]).max(-1), None, {"relative_error": 0.5}),)
+    photos = (
+        Shown(
+            f"IMG_{number:05d}.jpg",
+            f"IMG_{number:05d}.jpg",
+            photo,
+            (ShownClass(number % 100, f"class number {number % 100}", number / 1e4, 1.0, None, drawn),),
+        )
+        for number in range(10_000)
+    )
+    gallery.write(tmp_path / "page", photos, lambda: {"models": [["net", 1]]}, title="Many photos")
+    opened = open_page(tmp_path / "page" / "index.html")
+    count, tiles = opened.locator(".count"), opened.locator(".tile")
+
+    assert count.text_content() == "10,000 photos"
+    assert names(opened)[0] == "IMG_00000.jpg"
+    assert tiles.count() < 200
+    opened.evaluate("scrollTo(0, document.body.scrollHeight)")
+    opened.locator(".tile .file", has_text="IMG_09999.jpg").wait_for()
+    assert tiles.count() < 200
+    opened.locator("input[type=search]").fill("IMG_04321")
+    opened.locator(".tile .file", has_text="IMG_04321.jpg").wait_for()
+    assert names(opened) == ["IMG_04321.jpg"]
+    opened.locator("input[type=search]").fill("")
+    opened.get_by_role("button", name="Filters").click()
+    opened.get_by_label("Label", exact=True).select_option("class number 7")
+    opened.locator(".tile .file", has_text="IMG_00007.jpg").wait_for()
+    assert count.text_content() == "100 of 10,000 photos"
+    assert all(name.endswith("07.jpg") for name in names(opened))
