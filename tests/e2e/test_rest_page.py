@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
+from rounding import assert_equal_to_rounding
 from server_process import ServerProcess
 from test_readme import ROOT, commands, run
 
@@ -82,7 +83,7 @@ def test_the_request_in_rows_has_every_key_and_gives_the_map_of_grpc(curl, proce
     with SaliencyClient(process.target, model=MODEL) as client:
         expected = client.explain(images, method="smooth", **request)
         assert set(request) | {"images"} == set(client.signatures()["explain_smooth"].inputs)
-    np.testing.assert_array_equal(np.array([row["saliency"]], np.float32), expected.saliency)
+    assert_equal_to_rounding(np.array([row["saliency"]], np.float32), expected.saliency)
     assert row["label"] == expected.label[0]
 
 
@@ -91,7 +92,7 @@ def test_the_request_in_columns_gives_the_map_of_grpc(curl, process, folder):
     images = np.array(json.loads((folder / "columns.json").read_text())["inputs"]["images"], np.uint8)
     with SaliencyClient(process.target, model=MODEL) as client:
         expected = client.explain(images)
-    np.testing.assert_array_equal(np.array(outputs["saliency"], np.float32), expected.saliency)
+    assert_equal_to_rounding(np.array(outputs["saliency"], np.float32), expected.saliency)
 
 
 def test_a_missing_key_is_refused_in_the_words_of_the_page(curl, folder):
