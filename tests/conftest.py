@@ -111,6 +111,16 @@ def uncompiled_version(run_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def brightness_version(run_folder: Path) -> Path:
+    """Version directory of a classifier whose maps do not depend on what it has learned."""
+    options = ("--compile", "none", "--no-verify", "--methods", "gradients,gradient_x_input")
+    return once(
+        run_folder / "brightness-models",
+        lambda folder: export_classifier(folder / "model", *options, model="models:brightness") / "1",
+    )
+
+
+@pytest.fixture(scope="session")
 def saved_versions(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Version directories 1 and 2 of a tiny model that TensorFlow saved; copy them to change them."""
     from serving_models import save_model

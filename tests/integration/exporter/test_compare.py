@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import models
 import numpy as np
+import preloaded
 import pytest
 from click.testing import CliRunner
+from exports import export_classifier
 from PIL import Image
 from test_sanity import saliency
 
@@ -67,6 +70,40 @@ def test_a_version_is_like_itself(uncompiled_version: Path, photos: tuple[Path, 
     assert done.exit_code == 0, done.output
     assert done.stdout.split("\n")[1].split()[:4] == ["gradients", "1.00", "1.00", "1.00"]
     assert "0 of 3 images have another class" in done.stdout
+
+
+def test_versions_that_learned_something_else_differ_as_the_keras_models_do(
+    uncompiled_version: Path, photos: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    folder, pixels = photos
+    options = ("--compile", "none", "--no-verify", "--methods", "gradients")
+    other = export_classifier(tmp_path / "other", *options, model="models:other_classifier") / "1"
+    command = [sys.executable, "-m", "saliency_exporter", "compare", str(uncompiled_version), str(other)]
+    done = preloaded.run([*command, "--images", str(folder), "--json"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = models.classifier(), models.other_classifier()
+    classes, others = (np.argmax(one.predict(pixels / 127.5 - 1, verbose=0), -1) for one in (first, second))
+    pairs = zip(saliency(first, pixels, classes), saliency(second, pixels, classes), strict=True)
+    expected = [spearman(a, b) for a, b in pairs]
+    found = json.loads(done.stdout)["images"]
+    assert [one["methods"]["gradients"]["spearman"] for one in found] == pytest.approx(expected, abs=2e-3)
+    assert max(expected) < 0.9
+    assert [one["changed"] for one in found] == list(classes != others)
+    assert any(one["changed"] for one in found)
+
+
+def test_maps_that_are_the_same_everywhere_are_not_compared(
+    uncompiled_version: Path, brightness_version: Path, photos: tuple[Path, np.ndarray]
+) -> None:
+    command = [sys.executable, "-m", "saliency_exporter", "compare"]
+    command += [str(uncompiled_version), str(brightness_version), "--images", str(photos[0])]
+    done = preloaded.run(command, cwd=photos[0])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].split()[:5] == ["gradients", "–", "–", "–", "–"]
+    assert (
+        "note: gradients: on 3 of 3 images a map is the same everywhere, and is not compared" in done.stderr
+    )
+    assert "note: gradient_x_input is in the second version alone" in done.stderr
 
 
 @pytest.mark.parametrize(

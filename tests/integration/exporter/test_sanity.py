@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import keras
 import models
 import numpy as np
+import preloaded
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
@@ -104,6 +106,31 @@ def test_the_command_keeps_the_card_and_inspect_shows_it(uncompiled_version: Pat
     assert json.loads(run(main, ["inspect", str(version), "--json"]).stdout)["sanity"] == card.to_json()
     # The version is served as it was.
     load_servable(version).close()
+
+
+def test_the_command_fails_maps_that_do_not_depend_on_what_was_learned(
+    brightness_version: Path, tmp_path: Path
+) -> None:
+    """Of scores of the mean, gradient × input is the image times a number, and the gradient is a number."""
+    version = shutil.copytree(brightness_version, tmp_path / "model" / "1")
+    photos: list[str] = []
+    for name, pixels in images(4).items():
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        photos += ["--images", str(tmp_path / f"{name}.png")]
+    command = [sys.executable, "-m", "saliency_exporter", "sanity", str(version), *photos]
+    done = preloaded.run(command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = {line.split()[0]: line.split(maxsplit=1)[1] for line in done.stdout.splitlines()}
+    assert said["gradient_x_input"] == (
+        "fails: its maps stay as they are when the upper layers are random (rank correlation 1.00 ± 0.00)"
+    )
+    assert said["gradients"] == "unclear: with the trained weights, its maps are the same everywhere"
+    card = read_card(version / "assets.extra")
+    assert card is not None
+    # Both layers have other weights, and still every pixel has its place.
+    assert (card.layers, card.depths, card.unchanged) == (("classes", "hidden"), (1, 2), ())
+    assert np.array(card.methods["gradient_x_input"].spearman) == pytest.approx(np.ones((2, 4)), abs=1e-3)
+    assert set(card.methods["gradients"].spearman) == {(None,) * 4}
 
 
 def test_an_option_of_a_model_is_refused_for_a_version(uncompiled_version: Path) -> None:
