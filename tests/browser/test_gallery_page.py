@@ -251,6 +251,30 @@ def test_filters_and_sorting(open_page: Callable[..., Any], page: Path) -> None:
     assert names(opened) == [f"photo-{number}.jpg" for number in range(6)]
 
 
+def test_the_model_is_named_once_at_the_top(
+    open_page: Callable[..., Any], page: Path, tmp_path: Path
+) -> None:
+    of_the_model = write_gallery(tmp_path / "page", entries(("photo.jpg",)), title="net")
+    top = open_page(of_the_model).locator("header .titles").text_content()
+    assert top == "netversion 3 · 2 methods"
+    assert open_page(page).locator("header .titles").text_content() == "Six photosnet version 3 · 2 methods"
+
+
+def test_without_a_photo_that_has_the_method_it_is_not_said_to_clear_filters(
+    open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Of that method there is a map of the second class alone, and the grid shows the first."""
+    both = [explanation(0, "plain"), explanation(1, "mean")]
+    opened = open_page(write_gallery(tmp_path / "page", [Entry(photo_of("photo.jpg"), both)]))
+    notice = opened.locator(".notice")
+    assert not notice.is_visible()
+    opened.get_by_label("Method").select_option("mean")
+    assert notice.text_content() == "No photo has a map of mean. Choose another method."
+    assert notice.is_visible()
+    opened.get_by_label("Search names and labels").fill("xyz")
+    assert notice.text_content() == "No photo fits. Clear the filters to see all of them."
+
+
 def test_with_the_keyboard_alone(open_page: Callable[..., Any], page: Path) -> None:
     opened = open_page(page)
     for _ in range(20):

@@ -141,6 +141,10 @@
     badge.textContent = used || "";
     badge.hidden = !used;
     reset.disabled = !used && !asked.words;
+    if (shown.length) return;
+    // Without a filter there is still the method, of which photos may have no map.
+    none.textContent = reset.disabled ? `No photo has a map of ${methods[asked.method]}. Choose another method.`
+      : "No photo fits. Clear the filters to see all of them.";
   }
 
   /* ---- the grid: as many elements as are in sight ------------------------------------------------------------ */
@@ -355,7 +359,7 @@
   const toolbar = h("div", { class: "toolbar", role: "search" },
     h("div", { class: "tools" }, h("div", { class: "search" }, search), method, h("div", { class: "sorting" }, sort, turn), opener, show),
     filters);
-  const none = h("p", { class: "notice", hidden: true, text: "No photo fits. Clear the filters to see all of them." });
+  const none = h("p", { class: "notice", hidden: true });
 
   function setLook(next) {
     look = next;
@@ -492,7 +496,9 @@
     if (event.key === "ArrowRight") go(shown[at + 1]);
   });
 
-  const models = data.about.models.map(([name, version]) => name + (version === null ? "" : ` version ${version}`)).join(", ");
+  // A model whose name is the title is not named twice.
+  const models = data.about.models.map(([name, version]) => [name === data.title ? "" : name,
+    version === null ? "" : `version ${version}`].filter(Boolean).join(" ")).filter(Boolean).join(", ");
   document.title = data.title;
   Saliency.start(
     Saliency.header({ title: data.title,
