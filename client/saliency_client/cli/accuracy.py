@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,13 +27,20 @@ _USUAL_BOUNDS = {"num_samples": 1_000, "num_masks": 4_000, "num_steps": 1_000}
 """What an export allows in a call where nothing else was said when it was made."""
 
 
-def about(explanation: Explanation, signature: Signature, parameters: Mapping[str, Any]) -> list[str]:
+def about(
+    explanation: Explanation,
+    signature: Signature,
+    parameters: Mapping[str, Any],
+    *,
+    named: Callable[[str], str] = option_name,
+) -> list[str]:
     """Notes on one image's map, if it is mostly noise or misses its target, with the next step.
 
     Args:
         explanation: B = 1.
         signature: of the method.
         parameters: that were given.
+        named: what a person calls a parameter, where a new value is given to it.
     """
     # As it was sent.
     target = float(np.float32(parameters.get(TARGET_ERROR) or 0))
@@ -42,12 +49,12 @@ def about(explanation: Explanation, signature: Signature, parameters: Mapping[st
     if error is not None and count is not None:
         used = _number(explanation, SAMPLES_USED) or _asked(count, signature, parameters)
         if used and (error > target > 0 or error > 1):
-            return [_unsettled(error, int(used), target, count)]
+            return [_unsettled(error, int(used), target, count, named)]
     if gap is not None and count is not None and gap > target > 0:
         used = _number(explanation, STEPS_USED) or _asked(count, signature, parameters)
         return [
             f"the completeness error is {gap:.2g} after {used:g} {COUNTS[count]}, and {target:g} was asked "
-            f"for; more of them bring it down: {_option(count, 2 * int(used))}"
+            f"for; more of them bring it down: {_option(count, 2 * int(used), named)}"
         ]
     return []
 
@@ -81,12 +88,12 @@ def in_words(error: float) -> str:
     return f"{error:.2f} (mostly noise)" if error > 1 else f"{error:.2f}"
 
 
-def _unsettled(error: float, used: int, target: float, count: str) -> str:
+def _unsettled(error: float, used: int, target: float, count: str, named: Callable[[str], str]) -> str:
     what = COUNTS[count]
     if math.isinf(error):
         return (
             f"the map is noise: {used} {what} show no signal above it, so nobody can say how many would; "
-            f"try {_option(count, 10 * used)}, or another method"
+            f"try {_option(count, 10 * used, named)}, or another method"
         )
     wanted = target or SETTLED
     needed = int(samples_needed(error, used, wanted))
@@ -94,13 +101,13 @@ def _unsettled(error: float, used: int, target: float, count: str) -> str:
     asked = f", and {target:g} was asked for" if target else ""
     return (
         f"{noise}its relative error is {error:.2f} after {used} {what}{asked}; "
-        f"about {needed} bring it to {wanted:g}: {_option(count, needed)}"
+        f"about {needed} bring it to {wanted:g}: {_option(count, needed, named)}"
     )
 
 
-def _option(count: str, number: int) -> str:
-    """An option to type, and what may stand against it."""
-    typed, usual = f"{option_name(count)} {number}", _USUAL_BOUNDS[count]
+def _option(count: str, number: int, named: Callable[[str], str]) -> str:
+    """What to give, and what may stand against it."""
+    typed, usual = f"{named(count)} {number}", _USUAL_BOUNDS[count]
     if number <= usual:
         return typed
     return f"{typed} (an export allows {usual} in a call, unless it was made with another --max-samples)"

@@ -45,16 +45,28 @@ def class_names(path: Path | None, names: ClassNames | None, client: SaliencyCli
     return names
 
 
-def _other_classes(near: list[str], labels: ClassNames) -> str:
+def _other_classes(near: list[str], labels: ClassNames, otherwise: str) -> str:
     if near:
         return f"near ones: {', '.join(map(printable, near))}"
     if len(labels) <= _FEW:
         return f"the model has {', '.join(map(printable, labels))}"
-    return "give its index, or other names with --labels FILE"
+    return otherwise
 
 
-def find_class(name: str, labels: ClassNames) -> int:
+def find_class(
+    name: str,
+    labels: ClassNames,
+    *,
+    by_index: str = "give the index, as --class {}",
+    otherwise: str = "give its index, or other names with --labels FILE",
+) -> int:
     """The index of a class name; letter case does not matter, nor which of its synonyms is given.
+
+    Args:
+        name: what was typed.
+        labels: the names of all classes.
+        by_index: the next step where several classes have that name, with `{}` for the index of one.
+        otherwise: the next step where no class has a name like that.
 
     Raises:
         CommandError: no class, or more than one, has that name.
@@ -65,14 +77,14 @@ def find_class(name: str, labels: ClassNames) -> int:
     if matches:
         raise CommandError(
             f"{printable(name)!r} is the name of classes {', '.join(map(str, matches))}",
-            hint=f"give the index, as --class {matches[0]}",
+            hint=by_index.format(matches[0]),
         )
     wanted = name.strip().casefold()
     near = [label for label in labels if wanted in re.findall(r"\w+", label.casefold())][:_NEAR]
     near = near or difflib.get_close_matches(wanted, [label.casefold() for label in labels], n=3, cutoff=0.5)
     raise CommandError(
         f"no class is named {printable(name)!r}",
-        hint=_other_classes(near, labels),
+        hint=_other_classes(near, labels, otherwise),
     )
 
 

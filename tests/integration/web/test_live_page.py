@@ -6,6 +6,7 @@ import base64
 import contextlib
 import io
 import json
+import re
 import shlex
 import socket
 import threading
@@ -147,14 +148,38 @@ def test_a_mean_stops_at_the_error_that_is_asked_for(page):
     assert "target" not in lines["command"] + lines["python"]
 
 
-def test_an_error_is_the_clients_sentence_and_hint(page, server):
+def test_an_error_names_the_field_as_the_page_does_and_no_option(page, server):
     server.fail(grpc.StatusCode.INVALID_ARGUMENT, "num_samples is 5000; it must be in [1, 1000]")
     (event,) = page.explain(page.photo(png()), "smooth", num_samples=5000)
     assert event["event"] == "error"
-    assert "num_samples is 5000; it must be in [1, 1000]" in event["error"]
+    assert "Num samples is 5000; it must be in [1, 1000]" in event["error"]
     assert event["code"] == "INVALID_ARGUMENT"
-    assert event["hint"]
+    assert event["hint"] == "the server's words name the value and its bound"
     assert event["field"] == {"name": "num_samples", "least": 1, "most": 1000}
+
+
+def test_a_note_on_a_map_that_is_noise_names_the_field_to_change(page):
+    event = page.explain(page.photo(png()), "smooth", num_samples=2)[-2]
+    (note,) = event["notes"]
+    assert "--" not in note
+    fields = next(
+        one for one in page.get("/api/model").json["choices"][0]["methods"] if one["name"] == "smooth"
+    )
+    assert "Num samples" in [one["label"] for one in fields["fields"]]
+    assert re.search(r"(bring it to 0\.5: |try )Num samples \d+", note)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT],
+)
+def test_the_next_step_after_a_servers_error_is_one_of_the_page(page, server, code):
+    server.fail(code, "no")
+    (event,) = page.explain(page.photo(png()), "gradients")
+    assert event["code"] == code.name
+    assert event["hint"]
+    assert "--" not in event["hint"]
+    assert "saliency-client" not in event["hint"]
 
 
 @pytest.mark.parametrize(
@@ -173,6 +198,7 @@ def test_what_cannot_be_asked_is_told_in_a_sentence(page, asked, words):
     assert event["event"] == "error"
     assert words in event["error"]
     assert "Traceback" not in event["error"]
+    assert "--" not in f"{event['error']} {event['hint']}"
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"[" * 100_000, b'{"parameters": 3, "photo": "x"}'])

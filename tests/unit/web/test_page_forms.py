@@ -24,6 +24,7 @@ def test_a_parameter_that_no_client_has_heard_of_has_a_field():
     assert (found["count"]["kind"], found["count"]["default"]) == ("whole", 7)
     assert (found["amount"]["kind"], found["amount"]["default"]) == ("real", 0.15)
     assert found["needed"]["default"] is None
+    assert found["count"]["label"] == "Count"
     assert all(field["help"] for field in made)
 
 
@@ -45,7 +46,7 @@ def test_numbers_come_back_as_the_parameter_takes_them():
 
 @pytest.mark.parametrize("value", [1.5, "7", None, True, [1], float("nan"), float("inf")])
 def test_what_is_no_such_number_is_refused(value):
-    with pytest.raises(InputError, match="count is"):
+    with pytest.raises(InputError, match="Count is"):
         forms.parameters({"count": value}, signature(count="int32"))
 
 

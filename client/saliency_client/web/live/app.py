@@ -24,7 +24,7 @@ from saliency_client.cli.looks import Look
 from saliency_client.cli.text import plain_json
 from saliency_client.images import Resize
 from saliency_client.web import document as pages
-from saliency_client.web.live import again, explaining, forms, photos
+from saliency_client.web.live import again, explaining, forms, photos, words
 from saliency_client.web.live.admission import Address, Refusal, refusal, response_headers
 from saliency_client.web.live.explaining import Map, Wish
 from saliency_client.web.live.keeping import Kept
@@ -437,6 +437,10 @@ def _in_words(page: Page, error: Exception) -> dict[str, Any]:
         told: tuple[str, str | None] = (str(error), error.hint)
     else:
         told = describe(error)
+        told = told[0], words.hint(error) or told[1]
+    field = forms.learned(error.details) if isinstance(error, CallError) else None
+    if field is not None:
+        told = words.named(told[0], field["name"]), told[1]
     server = page.settings.connection.server or ""
     # The path of a socket is nothing for a browser.
     hidden = [one.strip() for one in server.split(",")] if again.is_path(server) else []
@@ -449,7 +453,7 @@ def _in_words(page: Page, error: Exception) -> dict[str, Any]:
         "code": code,
         "gone": isinstance(error, Gone),
         "down": isinstance(error, Unavailable),
-        "field": forms.learned(error.details) if isinstance(error, CallError) else None,
+        "field": field,
     }
 
 

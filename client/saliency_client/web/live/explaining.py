@@ -20,7 +20,7 @@ from saliency_client.cli import accuracy, classes
 from saliency_client.cli.errors import CommandError
 from saliency_client.cli.explainer import facts_of
 from saliency_client.cli.model_input import class_scores
-from saliency_client.web.live import forms
+from saliency_client.web.live import forms, words
 from saliency_client.web.live.model import Served
 from saliency_client.web.live.turns import Turns
 from saliency_client.web.map_picture import MapPicture, map_picture
@@ -81,7 +81,7 @@ async def explained(served: Served, wish: Wish, image: npt.NDArray[Any], turns: 
         turns: one is taken for each call.
 
     Raises:
-        SaliencyError, CommandError: as the client's calls and `--class` raise them.
+        SaliencyError, CommandError: as the client's calls and the search for a class raise them.
     """
     client = served.client(wish.choice)
     signature = await served.signature(wish.choice, wish.method)
@@ -97,7 +97,7 @@ async def explained(served: Served, wish: Wish, image: npt.NDArray[Any], turns: 
     def found(explanation: Explanation, parameters: Mapping[str, int | float]) -> Map:
         outputs = {name: values for name, values in explanation.outputs.items() if name != VARIANCE}
         kept = explanation.with_outputs(outputs)
-        notes = accuracy.about(kept, signature, given)
+        notes = accuracy.about(kept, signature, given, named=words.label)
         return Map(kept, signature, parameters, facts_of(kept, names), tuple(notes), took * 1000)
 
     if not takes_slices(signature):
@@ -220,4 +220,6 @@ def _class_index(wanted: str | int | None, names: tuple[str, ...] | None) -> int
         return int(wanted)
     if not names:
         raise CommandError("the served model has no class names", hint="give the number of the class")
-    return classes.find_class(wanted, names)
+    return classes.find_class(
+        wanted, names, by_index="give the number of one, as {}", otherwise="give the number of the class"
+    )

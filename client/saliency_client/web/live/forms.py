@@ -12,6 +12,7 @@ from saliency_client._errors import InputError
 from saliency_client._slices import takes_slices
 from saliency_client.cli.parameters import SHORTHANDS
 from saliency_client.cli.signatures import default_of
+from saliency_client.web.live import words
 
 if TYPE_CHECKING:
     from saliency_client import Signature
@@ -31,8 +32,9 @@ _REFUSED = re.compile(
 def fields(signature: Signature) -> list[dict[str, Any]]:
     """The fields of a method's form, in the order in which a person thinks of them.
 
-    Each has `name`, `kind` ("whole" or "real"), `default` (a number, or None where it has to be given),
-    `least` and `most` (numbers, or None where they are not known), and `help`. The server's metadata tell
+    Each has `name`, `label` (what the page calls it), `kind` ("whole" or "real"), `default` (a number, or
+    None where it has to be given), `least` and `most` (numbers, or None where they are not known), and
+    `help`. The server's metadata tell
     names, types and defaults; a bound that they do not tell is in its refusal, which `learned` reads.
     Parameters that are no numbers are left to their defaults.
     """
@@ -53,9 +55,13 @@ def parameters(given: Mapping[str, Any], signature: Signature) -> dict[str, int 
     numbers: dict[str, int | float] = {}
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise InputError(f"{name} is {value!r}; it takes a finite number", signature=signature.name)
+            raise InputError(
+                f"{words.label(name)} is {value!r}; it takes a finite number", signature=signature.name
+            )
         if _is_whole(signature, name) and not float(value).is_integer():
-            raise InputError(f"{name} is {value}; it takes whole numbers", signature=signature.name)
+            raise InputError(
+                f"{words.label(name)} is {value}; it takes whole numbers", signature=signature.name
+            )
         numbers[name] = int(value) if _is_whole(signature, name) else value
     return numbers
 
@@ -76,6 +82,7 @@ def _field(signature: Signature, name: str) -> dict[str, Any]:
     _, text = SHORTHANDS.get(name, ("", ""))
     return {
         "name": name,
+        "label": words.label(name),
         "kind": _kind(signature, name),
         "default": default_of(signature, name),
         "least": _LEAST.get(name),

@@ -442,7 +442,7 @@
         } } });
       input.value = lens.values[field.name] ?? field.default ?? "";
       input.dataset.name = field.name;
-      return h("div", { class: "field" }, h("label", { class: "label", for: id, text: capital(spoken(field.name)) }), input,
+      return h("div", { class: "field" }, h("label", { class: "label", for: id, text: field.label }), input,
         h("p", { class: "help", id: `${id}-help`, text: field.help }));
     }
 
