@@ -70,10 +70,10 @@ def settling(explanation: Explanation, target: float, fallen: list[float]) -> st
     worst = max(explanation, key=lambda one: _rank(one[RELATIVE_ERROR][0]))
     error, samples = float(worst[RELATIVE_ERROR][0]), int(worst[SAMPLES_USED][0])
     fallen.append(error)
-    trail = " → ".join(shown(one) for one in fallen[-4:])
+    trail = " → ".join(shown(one) for one in fallen[-3:])
     needed = float(samples_needed(error, samples, target))
-    takes = f", which takes about {needed:.0f}" if needed > samples and math.isfinite(needed) else ""
-    return f"{explanation.method}: relative error {trail} after {samples}; target {target:g}{takes}"
+    of_all = f" of about {needed:.0f}" if needed > samples and math.isfinite(needed) else ""
+    return f"{explanation.method}: relative error {trail} after {samples}{of_all}; target {target:g}"
 
 
 def shown(error: float) -> str:

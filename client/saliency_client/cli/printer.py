@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import click
 
+from saliency_client.cli.console import beside_spinner
 from saliency_client.cli.console import console as _console
 from saliency_client.cli.errors import describe, print_error
 from saliency_client.cli.text import one_line, plain_json, printable
@@ -93,8 +94,9 @@ class Printer:
         if self.mode != "human" or not sys.stderr.isatty():
             yield None
             return
-        with self._beside_results().status(one_line(what)) as status:
-            yield lambda words: status.update(one_line(words))
+        shown = self._beside_results()
+        with shown.status(beside_spinner(what, shown)) as status:
+            yield lambda words: status.update(beside_spinner(words, shown))
 
     @cached_property
     def console(self) -> Console:

@@ -67,7 +67,9 @@ class Line:
         facts += map(printable, number_texts(record))
         facts.append(f"{record['milliseconds']:.0f} ms")
         text = Text().append(class_name(record, with_index=True), "bold")
-        text.append(f"  {percent(record['probability'])}\n", "green")
+        if record["probability"] is not None:
+            text.append(f"  {percent(record['probability'])}", "green")
+        text.append("\n")
         text.append(", ".join(facts) + "\n", "dim")
         text.append(self._files(), "cyan")
         return text

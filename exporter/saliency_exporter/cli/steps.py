@@ -9,7 +9,7 @@ from types import TracebackType
 
 import click
 
-from saliency_client.cli.console import console
+from saliency_client.cli.console import beside_spinner, console
 from saliency_client.cli.text import one_line
 from saliency_exporter.cli.last_resort import note_step
 
@@ -31,7 +31,8 @@ class Steps:
         self._words, self._start = one_line(words), time.monotonic()
         self._running = ExitStack()
         if self._terminal:
-            self._running.enter_context(console(sys.stderr).status(f"{self._words} …"))
+            shown = console(sys.stderr)
+            self._running.enter_context(shown.status(beside_spinner(f"{self._words} …", shown)))
         else:
             click.echo(f"{self._words} …", err=True, nl=False)
 

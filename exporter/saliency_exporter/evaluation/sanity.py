@@ -92,9 +92,12 @@ def check_sanity(
         tables: dict[str, list[tuple[Row, Row, Row]]] = {name: [] for name in entries}
         unchanged: list[str] = []
         done = 0
-        for depth in chosen:
+        for number, depth in enumerate(chosen, 1):
             layer = groups[depth - 1].layer
-            progress(f"explaining with random weights down to {layer}, {depth} of {len(groups)} layers")
+            progress(
+                f"depth {number} of {len(chosen)}: explaining with {depth} of {len(groups)} layers random, "
+                f"down to {layer}"
+            )
             for index in range(done, depth):
                 values = weights.read(groups[index].variables)
                 rng = np.random.default_rng([seed, index])

@@ -75,7 +75,7 @@ def test_at_a_terminal_the_error_is_seen_to_fall(cli: Cli, photo: Path, sampled:
     code, written = shown_on_terminal(cli, "explain", photo.name, *TARGET, columns=140, watch=seen)
     text = plain(written)
     assert code == 0, text
-    assert "smooth: relative error 2.06 after 10; target 0.3, which takes about 480" in text
+    assert "smooth: relative error 2.06 after 10 of about 480; target 0.3" in text
     # Later frames may come and go between two drawings.
     assert "smooth: relative error 2.06 → 0.79 after" in text
     assert "samples used 100" in text
@@ -158,6 +158,24 @@ def test_a_map_without_signal_is_told_in_words_and_json_stays_valid(
     one = cli("explain", photo, *SMOOTH, "--num-samples", 1, "--json", "--overwrite").record
     assert (one["relative_error"], one["notes"]) == (None, [])
     assert one["outputs"] == {"samples_used": 1, "standard_error": None}
+
+
+@pytest.mark.parametrize(("columns", "words"), [(80, "target 0.3"), (40, "…")])
+def test_what_moves_stays_on_one_row_of_a_narrow_terminal(
+    cli: Cli, photo: Path, sampled: ScriptedServer, columns: int, words: str
+) -> None:
+    drawn = threading.Event()
+    sampled.script += [lambda *_: None, lambda *_: drawn.wait(SECONDS) and None]
+
+    def seen(written: str) -> None:
+        if re.search(f"2\\.06.*{words}", plain(written)):
+            drawn.set()
+
+    code, written = shown_on_terminal(cli, "explain", photo.name, *TARGET, columns=columns, watch=seen)
+    assert code == 0, plain(written)
+    assert drawn.is_set()
+    # A second row would be erased by going up to it.
+    assert "\x1b[2K\x1b[1A" not in written
 
 
 def test_a_target_that_is_missed_is_told_with_what_it_takes(

@@ -218,6 +218,18 @@ def test_other_commands_show_the_same_on_a_terminal_and_on_a_pipe(
     assert set(json.loads(line)) == set(cli(*arguments, "--json").record)
 
 
+@pytest.mark.parametrize(
+    "command", ["predict cat.png", "status", "signatures", "signatures -v", "explain cat.png"]
+)
+def test_no_line_ends_in_blanks(cli: Cli, photo: Path, command: str) -> None:
+    piped = cli(*command.split(), "--overwrite" if command.startswith("explain") else "--verbose").out
+    _, written = shown_on_terminal(cli, *command.split(), *(["--overwrite"] if "explain" in command else []))
+    for text in (piped, plain(written)):
+        lines = [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n")]
+        assert len(lines) > 1
+        assert [line for line in lines if line != line.rstrip()] == []
+
+
 def test_long_paths_are_not_broken_on_a_narrow_terminal(cli: Cli, photo: Path) -> None:
     folder = "a-folder-with-a-name-that-is-longer-than-the-terminal-is-wide"
     _, written = shown_on_terminal(cli, "explain", "cat.png", "-o", f"{folder}/", columns=40)

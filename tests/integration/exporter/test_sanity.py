@@ -67,7 +67,10 @@ def test_the_version_is_walked_from_the_dense_layer_down_and_left_as_it_is(uncom
     assert card.depths == (1, 5)
     assert list(card.methods) == list(THREE)
     assert card.methods["smooth"].parameters == {"num_samples": 4}
-    assert any("5 of 5 layers" in words for words in said)
+    assert [words.split(", down to ")[0] for words in said if words.startswith("depth")] == [
+        "depth 1 of 2: explaining with 1 of 5 layers random",
+        "depth 2 of 2: explaining with 5 of 5 layers random",
+    ]
     assert {path: path.read_bytes() for path in uncompiled_version.rglob("*") if path.is_file()} == before
 
 

@@ -66,7 +66,7 @@ def test_what_a_result_has_not_is_left_out():
         "stdout",
     ]
     assert Line("cat.jpg", bare, 8, alone=True).render().plain.splitlines() == [
-        "class 281  ",
+        "class 281",
         "smooth of lite0, 42 ms",
         "stdout",
     ]
