@@ -423,7 +423,8 @@ def _describe(
         return (
             InvalidArgument,
             f"{asked} refused the request",
-            "the server's words name the input and its bounds; signatures() shows what it takes",
+            "the server's words name the input and its bounds; signatures() has the types and defaults of "
+            "all inputs, and `saliency-exporter inspect VERSION_DIR` shows all bounds",
         )
     if code is status.RESOURCE_EXHAUSTED and "larger than max" in details:
         return (

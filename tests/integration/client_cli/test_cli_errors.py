@@ -549,3 +549,17 @@ def test_a_labels_file_of_any_size_or_content_is_an_error(
     assert words in run.err
     assert is_plain(run)
     assert "Traceback" not in run.err
+
+
+def test_after_a_value_out_of_bounds_the_hint_says_where_defaults_are_and_where_bounds(
+    cli: Cli, photo: Path, server: ScriptedServer
+) -> None:
+    server.fail(grpc.StatusCode.INVALID_ARGUMENT, "num_samples is 5000; it must be in [1, 1000]")
+    run = cli("explain", photo)
+    assert run.err.endswith(
+        "`saliency-client signatures` lists inputs with their defaults, "
+        "`saliency-exporter inspect VERSION_DIR` all bounds\n"
+    )
+    assert "num_samples=50" in cli("signatures").out
+    # The metadata of a server have no bounds.
+    assert "1000" not in cli("signatures", "--long").out
