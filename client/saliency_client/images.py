@@ -184,7 +184,8 @@ def load_array(source: FileSource, shape: tuple[int, ...], dtype: npt.DTypeLike)
         The photo; `picture` shows the array, scaled to its own extremes unless it is uint8.
 
     Raises:
-        ImageError: not a NumPy file, or of another shape or type, or not finite.
+        ImageError: not a NumPy file, or of another shape or type, or not finite; or the model's examples are
+            no pictures, such as the features [N] of a row: `numpy.load` reads these.
 
     Example:
         >>> import numpy as np
@@ -194,6 +195,12 @@ def load_array(source: FileSource, shape: tuple[int, ...], dtype: npt.DTypeLike)
         (6, 4)
     """
     name = source_name(source)
+    if len(shape) not in (2, 3):
+        raise ImageError(
+            f"the model takes examples of shape {list(shape)}, and no pictures [H, W] or [H, W, C]; "
+            f"{name} is not read",
+            hint="explain(numpy.load(path)[numpy.newaxis]) takes an array of any shape",
+        )
     array = _read_array(source, name)
     if array.ndim > 2 and array.shape[0] == 1:
         array = array[0]

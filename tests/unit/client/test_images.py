@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import tracemalloc
 import zlib
@@ -547,7 +548,16 @@ def test_arrays_that_do_not_fit_are_clear_errors() -> None:
     with pytest.raises(ImageError, match="not a NumPy array file"):
         load_array(b"PK nothing", (1, 1, 1), "float32")
     with pytest.raises(ImageError, match="not a NumPy array file"):
-        load_array(saved(np.array([{}], dtype=object)), (1,), "float32")  # never unpickled
+        load_array(saved(np.array([{}], dtype=object)), (1, 1, 1), "float32")  # never unpickled
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (2, 4, 5, 3)], ids=str)
+def test_examples_that_are_no_pictures_are_refused_with_what_reads_them(shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ImageError, match=re.escape(f"examples of shape {list(shape)}, and no pictures")
+    ) as error:
+        load_array(saved(np.zeros(shape)), shape, "float32")
+    assert "numpy.load" in str(error.value.hint)
 
 
 @pytest.mark.parametrize(
