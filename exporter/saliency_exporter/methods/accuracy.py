@@ -198,16 +198,15 @@ def outputs(sample: str, of: str = "map", alone: str = "one sample") -> tuple[Ou
         Output(
             "relative_error",
             per="example",
-            help=f"distance of the {of} from that of infinitely many {sample}s, over the norm of the latter, "
-            "estimated by ‖se‖ / √(‖mean‖² − ‖se‖²) with the mean's standard error se; above 1 it is mostly "
-            f"noise; infinity where nothing is left of it, NaN for {alone}",
+            help=f"distance of the {of} from that of infinitely many {sample}s, over the norm of the latter; "
+            f"above 1 it is mostly noise; infinity where nothing is left of it, NaN for {alone}",
             verified=False,
         ),
         Output(
             "standard_error",
             per="example",
-            help=f"‖se‖, the norm of the standard error of the {of}; with it, means over several calls have "
-            f"an error; NaN for {alone}",
+            help=f"‖se‖, the norm of the standard error of the {of.rstrip(',')}; with it, means over several "
+            f"calls have an error; NaN for {alone}",
             verified=False,
         ),
         Output(
