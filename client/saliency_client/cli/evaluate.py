@@ -11,18 +11,7 @@ import click
 from saliency_client.cli.completion import complete_files
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import UsageError
-from saliency_client.cli.options import (
-    batch_size_option,
-    concurrency_option,
-    connection_options,
-    fail_fast_option,
-    labels_option,
-    local_option,
-    output_options,
-    photo_options,
-    recursive_option,
-    wait_option,
-)
+from saliency_client.cli.options import explaining_options
 from saliency_client.cli.parameters import parameter_options
 from saliency_client.cli.printer import Printer
 from saliency_client.cli.sections import command, option
@@ -86,16 +75,7 @@ _files = functools.partial(option, section="Files")
     metavar="FOLDER",
     help="Keep results and a page with curves here; the same command goes on where it ended.",
 )
-@recursive_option
-@photo_options
-@labels_option
-@fail_fast_option
-@concurrency_option
-@batch_size_option
-@wait_option
-@connection_options
-@local_option
-@output_options
+@explaining_options
 def evaluate(
     images: tuple[str, ...], connection: Connection, printer: Printer, measures: str, **options: Any
 ) -> int:

@@ -10,18 +10,7 @@ import click
 from saliency_client.cli.completion import complete_color_maps, complete_files
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import UsageError
-from saliency_client.cli.options import (
-    batch_size_option,
-    concurrency_option,
-    connection_options,
-    fail_fast_option,
-    labels_option,
-    local_option,
-    output_options,
-    photo_options,
-    recursive_option,
-    wait_option,
-)
+from saliency_client.cli.options import explaining_options
 from saliency_client.cli.param_types import FiniteRange
 from saliency_client.cli.parameters import Number, parameter_options
 from saliency_client.cli.printer import Printer
@@ -147,16 +136,7 @@ _CLASSES = {"--class": "class_name", "--class-index": "class_index", "--top": "t
     is_flag=True,
     help="Skip images whose files exist; make anew those that another version or other options made.",
 )
-@recursive_option
-@photo_options
-@labels_option
-@fail_fast_option
-@concurrency_option
-@batch_size_option
-@wait_option
-@connection_options
-@local_option
-@output_options
+@explaining_options
 def explain(
     images: tuple[str, ...],
     connection: Connection,

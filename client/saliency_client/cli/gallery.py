@@ -11,18 +11,7 @@ import click
 from saliency_client.cli.completion import complete_files
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import UsageError
-from saliency_client.cli.options import (
-    batch_size_option,
-    concurrency_option,
-    connection_options,
-    fail_fast_option,
-    labels_option,
-    local_option,
-    output_options,
-    photo_options,
-    recursive_option,
-    wait_option,
-)
+from saliency_client.cli.options import explaining_options
 from saliency_client.cli.param_types import FILE, FiniteRange
 from saliency_client.cli.parameters import parameter_options
 from saliency_client.cli.printer import Printer
@@ -89,16 +78,7 @@ _page = functools.partial(option, section="Page")
     help="The percentile of a map that gets the hottest color.",
 )
 @_page("--overwrite", is_flag=True, help="Replace a gallery that exists.")
-@recursive_option
-@photo_options
-@labels_option
-@fail_fast_option
-@concurrency_option
-@batch_size_option
-@wait_option
-@connection_options
-@local_option
-@output_options
+@explaining_options
 def gallery(
     images: tuple[str, ...], connection: Connection, printer: Printer, methods: str | None, **options: Any
 ) -> int:

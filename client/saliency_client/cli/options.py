@@ -13,6 +13,7 @@
 | `batch_size_option`  | --batch-size                                                     | `batch_size`    |
 | `wait_option`        | --wait                                                           | `wait`          |
 | `labels_option`      | --labels                                                         | `labels`        |
+| `explaining_options` | all of these                                                     |                 |
 """
 
 from __future__ import annotations
@@ -179,3 +180,21 @@ def output_options(command: Command) -> Command:
     ):
         with_output = decorate(with_output)
     return with_output  # type: ignore[return-value]
+
+
+def explaining_options(command: Command) -> Command:
+    """What every command has that reads images, many at a time, and asks a model for their maps."""
+    for decorate in (
+        output_options,
+        local_option,
+        connection_options,
+        wait_option,
+        batch_size_option,
+        concurrency_option,
+        fail_fast_option,
+        labels_option,
+        photo_options,
+        recursive_option,
+    ):
+        command = decorate(command)
+    return command
