@@ -424,7 +424,7 @@ def closing_lines(manifest: Manifest) -> list[str]:
 
     server = manifest.server
     lines = [f"to be served by {describe_server(server)}; {server.why[0]}"]
-    lines += [f"note: {note}" for note in score_notes(manifest.score, manifest.classes)]
+    lines += [f"note: {note}" for note in score_notes(manifest.score)]
     if note := newer_than_image(server):
         lines.append(f"note: {note}")
     lines += [f"note: {note}" for note in (_about_channels(manifest.input), *manifest.notes) if note]

@@ -56,8 +56,8 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
             there is neither; "output" takes the model's output as it is.
 
     Raises:
-        ExportError: the model cannot be traced, its output is not [B, classes] floats, or its weights exceed
-            the 2 GiB that a graph can hold.
+        ExportError: the model cannot be traced, its output is not [B, classes] floats or is a softmax over
+            one class, or its weights exceed the 2 GiB that a graph can hold.
     """
     _refuse_oversized(source)
     spec = tf.TensorSpec((None, *source.input_shape), tf.float32, name="x")
@@ -105,6 +105,7 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
     graph = with_known_lengths(without_cast_to_integers(without_decided_branches(prune(graph))))
     as_it_is = replace(graph, head="output", head_assumed=False)
     graph = prune(as_it_is if score == "output" else find_head(graph))
+    _refuse_softmax_of_one(graph, source.name)
     refuse_unservable(graph, source.name, captures)
     _refuse_resources(graph, source.name)
     return graph
@@ -128,6 +129,16 @@ def _refuse_resources(graph: ForwardGraph, name: str) -> None:
                 f"the class scores of {name} depend on a table or another resource, read by {readers}",
                 hint="export the network without that part, as module:callable",
             )
+
+
+def _refuse_softmax_of_one(graph: ForwardGraph, name: str) -> None:
+    if (graph.head, graph.classes, graph.head_assumed) == ("softmax", 1, False):
+        raise ExportError(
+            f"{name} ends in a softmax over one class: the probability is 1 for every image, "
+            "and its gradient is 0",
+            hint="put a sigmoid in its place, which needs no other weights, and export that model; in Keras: "
+            "model.layers[-1].activation = keras.activations.sigmoid",
+        )
 
 
 def _refuse_oversized(source: Source) -> None:

@@ -71,7 +71,7 @@ def summary(version_dir: Path, manifest: Manifest) -> list[tuple[str, str]]:
     ]
 
 
-def score_notes(score: Score, classes: int) -> list[str]:
+def score_notes(score: Score) -> list[str]:
     """What to know of the class scores where they are not simply the logits before a softmax or sigmoid."""
     notes = []
     if score.head_assumed:
@@ -91,10 +91,6 @@ def score_notes(score: Score, classes: int) -> list[str]:
         )
     elif score.both_of_one:
         notes.append("the model gives one number p for the two names: class 1 has p, class 0 has 1 - p")
-    if (score.head, classes, score.head_assumed) == ("softmax", 1, False):
-        notes.append(
-            "the model ends in a softmax of one class, whose probability is always 1; a sigmoid may be meant"
-        )
     return notes
 
 

@@ -13,11 +13,13 @@ from callables import source_of
 from rounding import assert_equal_to_rounding
 
 from saliency_exporter.contract.build import probabilities_of
+from saliency_exporter.errors import ExportError
 from saliency_exporter.graph.forward_graph import ForwardGraph
 from saliency_exporter.graph.head import two_classes
 from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
 from saliency_exporter.sources.class_scores import ClassScores
+from saliency_exporter.sources.load import load_source
 
 layers = keras.layers
 SHAPE = (4, 4, 3)
@@ -379,11 +381,27 @@ def test_the_mean_that_a_user_asks_for_is_one_of_logits(squashed, head):
     )
 
 
-def test_a_softmax_of_one_class_is_1_and_its_score_the_logit():
-    model = lambda x: tf.nn.softmax(one_logit(x))  # noqa: E731
-    graph = trace(source_of(model, SHAPE))
-    assert (graph.head, graph.classes) == ("softmax", 1)
-    assert_explained_by(graph, one_logit, model)
+@pytest.mark.parametrize("softmax", [tf.nn.softmax, tf.nn.log_softmax, slim_softmax])
+def test_a_softmax_of_one_class_is_refused_with_the_sigmoid_that_is_meant(softmax):
+    model = lambda x: softmax(one_logit(x))  # noqa: E731
+    with pytest.raises(ExportError, match="softmax over one class: the probability is 1") as refusal:
+        trace(source_of(model, SHAPE))
+    assert "sigmoid" in (refusal.value.hint or "")
+    as_it_is = trace(source_of(model, SHAPE), score="output")
+    assert_explained_by(as_it_is, model, model)
+
+
+def test_the_hint_of_a_softmax_of_one_class_gives_a_keras_model_that_is_explained(tmp_path):
+    """The new activation survives the file, and the score is the logit that the softmax had."""
+    path = tmp_path / "model.keras"
+    model = keras.Sequential([keras.Input(SHAPE), layers.Flatten(), layers.Dense(1, activation="softmax")])
+    model.layers[-1].activation = keras.activations.sigmoid
+    model.save(path)
+    kernel, bias = model.layers[-1].get_weights()
+    logit = lambda x: tf.reshape(x, (-1, 48)) @ kernel + bias  # noqa: E731
+    graph = trace(load_source(str(path)))
+    assert (graph.head, graph.classes) == ("sigmoid", 1)
+    assert_explained_by(graph, logit, lambda x: tf.sigmoid(logit(x)))
 
 
 def test_the_output_as_it_is_is_explained_where_it_is_asked_for():
@@ -445,12 +463,11 @@ class TestTwoClasses:
         ("model", "score"),
         [
             (logits, "auto"),
-            (lambda x: tf.nn.softmax(one_logit(x)), "auto"),
             (one_logit, "output"),
             (lambda x: 100 * tf.sigmoid(one_logit(x)), "auto"),
             (lambda x: tf.math.log_sigmoid(one_logit(x)), "output"),
         ],
-        ids=["five classes", "softmax", "any number", "percent", "a logarithm"],
+        ids=["five classes", "any number", "percent", "a logarithm"],
     )
     def test_are_not_made_of_what_is_no_probability_of_one(self, model, score):
         graph = trace(source_of(model, SHAPE), score=score)

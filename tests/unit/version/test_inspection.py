@@ -39,19 +39,18 @@ def test_activations_name_what_has_no_rule():
 
 
 @pytest.mark.parametrize(
-    ("score", "classes", "note"),
+    ("score", "note"),
     [
-        (Score("x:0", "softmax", False), 3, None),
-        (Score("x:0", "sigmoid", False), 1, None),
-        (Score("x:0", "output", False), 3, None),
-        (Score("x:0", "softmax", True), 3, "taken for logits, and probabilities are their softmax"),
-        (Score("x:0", "output", False, is_probability=True), 3, "as it is, as with --score output"),
-        (Score("x:0", "sigmoid", False, both_of_one=True), 2, "class 0 the negative logit and 1 - p"),
-        (Score("x:0", "output", False, both_of_one=True), 2, "class 1 has p, class 0 has 1 - p"),
-        (Score("x:0", "softmax", False), 1, "a softmax of one class, whose probability is always 1"),
+        (Score("x:0", "softmax", False), None),
+        (Score("x:0", "sigmoid", False), None),
+        (Score("x:0", "output", False), None),
+        (Score("x:0", "softmax", True), "taken for logits, and probabilities are their softmax"),
+        (Score("x:0", "output", False, is_probability=True), "as it is, as with --score output"),
+        (Score("x:0", "sigmoid", False, both_of_one=True), "class 0 the negative logit and 1 - p"),
+        (Score("x:0", "output", False, both_of_one=True), "class 1 has p, class 0 has 1 - p"),
     ],
 )
-def test_what_the_score_is_is_said_where_it_is_not_plain(score, classes, note):
-    notes = score_notes(score, classes)
+def test_what_the_score_is_is_said_where_it_is_not_plain(score, note):
+    notes = score_notes(score)
     assert len(notes) == (note is not None)
     assert note is None or note in notes[0]
