@@ -93,7 +93,9 @@ def shown_on_terminal(
     kept = [os.dup(number) for number in range(3)]
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(cli.folder)
-        for name, value in {"TERM": "xterm-256color", **cli.environment, **environment}.items():
+        # A worker of several has other files for its standard streams when rich looks where these are.
+        terminal = {"TERM": "xterm-256color", "COLUMNS": str(columns)}
+        for name, value in {**terminal, **cli.environment, **environment}.items():
             patched.setenv(name, value)
         for number, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
             os.dup2(theirs, number)
