@@ -11,6 +11,13 @@ PYTEST := $(BIN)/python -m pytest
 # Processes that share the tests, each with a TensorFlow of its own: 1 GB of memory apiece, 3 GB with their servers.
 WORKERS ?= 2
 
+# Where bytecode is forbidden, as in many containers, each process would compile all that it imports: 4 s of processor
+# time for TensorFlow, a hundred times in the tests. There it is kept in .venv.
+ifneq ($(PYTHONDONTWRITEBYTECODE),)
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/$(VENV)/bytecode
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-all test-peers real-models coverage kernels soak mutants coverage-table families-table methods-table tensorflow-matrix conformance docker-smoke gpu-bundle lint audit bench bench-methods bench-accuracy bench-target bench-evaluation bench-steps bench-sampling bench-parts constraints clean
 
