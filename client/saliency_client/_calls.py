@@ -271,6 +271,13 @@ class Calls:
         """What the served version offers; asked once for each version."""
         return self._known or (yield from self._learn(self._deadline(timeout)))
 
+    def method_signature(
+        self, method: str, timeout: Timeout = UNSET
+    ) -> Conversation[tuple[Signature, Metadata]]:
+        """The signature of a method, and what the served version offers beside it."""
+        metadata = yield from self.metadata(timeout)
+        return self._explain_signature(metadata, method), metadata
+
     def labels(self, timeout: Timeout = UNSET) -> Conversation[tuple[str, ...] | None]:
         """The names of all classes; of a server that returns no defaults by a call, once for each version."""
         deadline = self._deadline(timeout)

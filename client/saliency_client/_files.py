@@ -51,7 +51,7 @@ def write_all(files: Mapping[Path, Write], *, overwrite: bool) -> None:
             if overwrite:
                 os.replace(part, path)
             else:
-                _move_to_new(part, path)
+                move_to_new(part, path)
     finally:
         for part in parts.values():
             with contextlib.suppress(FileNotFoundError):
@@ -70,7 +70,7 @@ def _beginning(name: str) -> str:
     return os.fsencode(name)[:_PART_BYTES].decode("utf-8", "ignore")
 
 
-def _move_to_new(part: Path, path: Path) -> None:
+def move_to_new(part: Path, path: Path) -> None:
     try:
         os.link(part, path)
     except FileExistsError:

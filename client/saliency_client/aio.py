@@ -14,7 +14,7 @@ import grpc.aio
 
 from saliency_client._base import BaseClient, given
 from saliency_client._bulk import Batcher, BatchReader, Item, ItemResult, checked_bounds
-from saliency_client._calls import UNSET, Conversation, FetchToken, Look, Send, Step, T, Timeout
+from saliency_client._calls import UNSET, Calls, Conversation, FetchToken, Look, Send, Step, T, Timeout
 from saliency_client._channel import listens
 from saliency_client._explanation import Explanation
 from saliency_client._requests import ArrayLike, Outputs, VersionStatus
@@ -173,6 +173,10 @@ class AsyncSaliencyClient(BaseClient[grpc.aio.Channel]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def _converse(self, conversation: Callable[[Calls], Conversation[T]]) -> T:
+        """Carry out a conversation of another module with this client's calls."""
+        return await self._run(conversation(self._calls))
 
     def _open_channel(self, target: str) -> grpc.aio.Channel:
         if self._injected is not None:

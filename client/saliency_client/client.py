@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -11,7 +11,7 @@ import grpc
 
 from saliency_client._base import BaseClient, given
 from saliency_client._bulk import Batcher, BatchReader, Item, ItemResult, checked_bounds
-from saliency_client._calls import UNSET, Conversation, FetchToken, Look, Send, Step, T, Timeout
+from saliency_client._calls import UNSET, Calls, Conversation, FetchToken, Look, Send, Step, T, Timeout
 from saliency_client._channel import listens
 from saliency_client._explanation import Explanation
 from saliency_client._requests import ArrayLike, Outputs, VersionStatus
@@ -312,6 +312,10 @@ class SaliencyClient(BaseClient[grpc.Channel]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _converse(self, conversation: Callable[[Calls], Conversation[T]]) -> T:
+        """Carry out a conversation of another module with this client's calls."""
+        return _run(conversation(self._calls), self._carry_out)
 
     def _open_channel(self, target: str) -> grpc.Channel:
         if self._injected is not None:

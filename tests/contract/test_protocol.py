@@ -202,7 +202,8 @@ import sys, pkgutil, importlib, saliency_client
 for name in saliency_client.__all__:
     getattr(saliency_client, name)
 for module in pkgutil.walk_packages(saliency_client.__path__, "saliency_client."):
-    if not module.name.endswith("__main__"):
+    # The adapter of an engine is imported where that is installed.
+    if not module.name.endswith(("__main__", "bulk.beam")):
         importlib.import_module(module.name)
 imported = {name.partition(".")[0] for name in sys.modules}
 unwanted = imported & {"tensorflow", "tensorflow_serving", "saliency_exporter", "keras"}

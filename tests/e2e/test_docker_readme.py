@@ -121,10 +121,18 @@ def test_the_sed_line_gives_the_canary_a_tenth_and_leaves_all_else_as_it_is(fold
 
 def test_the_time_of_a_batch_of_the_largest_size_is_measured(server, folder):
     # The page's model is compiled for 16, this one for 4.
-    line = on_the_page("saliency-client bench").replace("16", "4")
+    line = on_the_page("saliency-client bench --batch-size").replace("16", "4")
     measured = json.loads(run(f"{line} --server {server} --model {MODEL} --requests 3 --json", folder))
     assert (measured["batch_size"], measured["requests"], measured["errors"]) == (4, 3, {})
     assert measured["latency_ms"]["p50"] > 0
+
+
+def test_the_line_that_sizes_a_data_set_gives_images_a_second(server, folder):
+    line = on_the_page("saliency-client bench --method").replace("16", "4").replace("60", "1")
+    line = line.replace("--num-samples 50", "--num-samples 2")
+    measured = json.loads(run(f"{line} --server {server} --model {MODEL}", folder))
+    assert measured["images_per_second"] > 0
+    assert measured["errors"] == {}
 
 
 def test_the_check_that_the_failure_table_names_is_the_one_of_the_exporters_page():
@@ -147,6 +155,7 @@ def test_every_command_outside_a_container_is_one_of_these():
         *("saliency-exporter verify", "saliency-exporter inspect"),
         *("saliency-client status --server", "saliency-client explain cat.jpg"),
         *("saliency-client status --model", "saliency-client status --wait"),
+        *("saliency-client bench --method smooth", "saliency-client job"),
         *("saliency-client bench --batch-size 16", "sed ", "mv ", "make docker-smoke"),
     )
     assert len(commands()) >= len(here)

@@ -143,6 +143,7 @@ def test_every_other_command_is_one_that_is_tested_elsewhere():
         "saliency-exporter compare",
         "saliency-client page",
         "saliency-client gallery",
+        "saliency-client job",
         "pip install",
         "curl",
     )
@@ -167,6 +168,7 @@ def test_every_option_named_on_a_page_exists(page):
             ("saliency-client", "explain"),
             ("saliency-client", "status"),
             ("saliency-client", "page"),
+            ("saliency-client", "job"),
         )
     )
     for option in named - SERVER_FLAGS - {"--help"}:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from server_process import ServerProcess
 
+from saliency_client import RetryPolicy
+
 
 @pytest.fixture
 def start_server() -> Iterator[Callable[..., ServerProcess]]:
@@ -23,3 +25,15 @@ def start_server() -> Iterator[Callable[..., ServerProcess]]:
         server.process.kill()
         server.process.wait(10)
         server.process.stderr.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client waits a hundredth of the time between two attempts: for tests that are not about that time."""
+    delay = RetryPolicy.delay
+
+    def soon(*args: object, **kwargs: object) -> float | None:
+        seconds = delay(*args, **kwargs)
+        return None if seconds is None else seconds / 100
+
+    monkeypatch.setattr(RetryPolicy, "delay", soon)

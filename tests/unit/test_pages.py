@@ -17,6 +17,7 @@ PAGES = (
     "SECURITY.md",
     "exporter/FUSIONS.md",
     "exporter/VERTEX.md",
+    "client/BULK.md",
 )
 MADE_BY_A_READER = re.compile("NAME|MODULE|gradient_x_input")
 """In the names of files that a recipe has a reader write."""

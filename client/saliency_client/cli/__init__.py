@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         evaluate,
         explain,
         gallery,
+        job,
         page,
         predict,
         signatures,
@@ -30,6 +31,7 @@ _COMMANDS = (
     "evaluate",
     "gallery",
     "page",
+    "job",
     "bench",
     "completion",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -62,6 +63,11 @@ class Application(click.Group):
         **extra: Any,
     ) -> Any:
         """Run a command; in standalone mode, to an exit code."""
+        if getattr(sys, "frozen", False):
+            # Processes of a frozen program begin as the program itself does; this makes them what they are.
+            from multiprocessing import freeze_support
+
+            freeze_support()
 
         def invoke() -> Any:
             return super(Application, self).main(args, prog_name, complete_var, False, **extra)

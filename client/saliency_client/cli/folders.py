@@ -9,16 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from saliency_client._picture_names import ARRAY_SUFFIX, PICTURE_SUFFIXES
 from saliency_client.cli.errors import CommandError
 from saliency_client.cli.marks import read_facts
 from saliency_client.cli.text import printable
 
-_PICTURES = (
-    "jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff ppm pgm pbm pnm pfm jp2 j2k j2c jpc jpf jpx "
-    "avif heic heif hif tga ico"
-)
-PICTURE_SUFFIXES = frozenset(f".{name}" for name in _PICTURES.split())
-ARRAY_SUFFIX = ".npy"
 # Pictures to whoever took or drew them.
 _OTHERS = (
     "dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 rwl raf pef srw raw 3fr fff iiq mos mrw x3f erf kdc dcr gpr "

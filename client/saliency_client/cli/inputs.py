@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saliency_client._picture_names import ARRAY_SUFFIX
 from saliency_client.cli.errors import CommandError, UsageError
-from saliency_client.cli.folders import ARRAY_SUFFIX, NO_FILE, OWN, LeftOut, pictures_in
+from saliency_client.cli.folders import NO_FILE, OWN, LeftOut, pictures_in
 from saliency_client.cli.marks import read_facts
 from saliency_client.cli.text import printable
 

@@ -418,6 +418,7 @@ def test_tls_with_a_private_authority(tls_server, connect):
     assert connect(tls_server, tls=TRUST, token="secret").methods() == ("gradients", "smooth")
 
 
+@pytest.mark.usefixtures("hasty")
 def test_mutual_tls_shows_the_clients_certificate(connect):
     credentials = grpc.ssl_server_credentials(
         [(pem("server.key"), pem("server.pem"))], pem("ca.pem"), require_client_auth=True
@@ -526,6 +527,7 @@ def test_a_file_that_holds_more_than_is_asked_for_is_taken(tls_server, connect):
     assert connect(tls_server, tls=replace(own, server_name="serving.test")).methods()
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_rest_port_is_told_from_a_grpc_port(connect):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as rest:
         thread = threading.Thread(target=rest.serve_forever)

@@ -7,9 +7,12 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import click
+import pyarrow
+import pyarrow.parquet
 import pytest
 from cli_harness import Cli, known_model
 from PIL import Image
@@ -18,13 +21,15 @@ from scripted_server import ScriptedServer
 from saliency_client.cli import main
 
 PAGE = Path(__file__).parents[3] / "client" / "CLI.md"
+BULK = PAGE.with_name("BULK.md")
 NAMES = ("Egyptian cat", "tabby", "tiger cat", "lynx")
 OF_THE_SHELL = set("|&;<>$`~*?()#\\")
 """A command without any of these is words and quotes alone, which `shlex` reads as a shell does."""
 
 
 def commands_of_page() -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    text = PAGE.read_text() + BULK.read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if "saliency-client " in line]
 
 
@@ -46,6 +51,13 @@ def folder(tmp_path: Path, uncompiled_version: Path) -> Path:
     (tmp_path / "photos" / "more").mkdir(parents=True)
     for name in ("photos/a.jpg", "photos/more/b.png"):
         Image.new("RGB", (30, 30), "blue").save(tmp_path / name)
+    (tmp_path / "names.txt").write_text("cat.jpg\n")
+    (tmp_path / "bucket" / "photos").mkdir(parents=True)
+    Image.new("RGB", (30, 30), "red").save(tmp_path / "bucket" / "photos" / "a.jpg")
+    with tarfile.open(tmp_path / "bucket" / "train-0.tar", "w") as tar:
+        tar.add(tmp_path / "cat.jpg", "cat.jpg")
+    encoded = [(tmp_path / "cat.jpg").read_bytes()]
+    pyarrow.parquet.write_table(pyarrow.table({"image": encoded, "id": ["n1"]}), tmp_path / "data.parquet")
     (tmp_path / "models" / "efficientnet-lite0").mkdir(parents=True)
     (tmp_path / "models" / "efficientnet-lite0" / "1").symlink_to(uncompiled_version)
     for path in (".local/share/bash-completion/completions", ".zfunc", ".config/fish/completions"):
@@ -74,6 +86,8 @@ def test_a_documented_command_runs(
     here = here.replace("--method integrated_gradients", "--method shares")
     # It takes as long as it is told, and a moment shows that it runs.
     here = here.replace("--duration 2", "--duration 0.3")
+    # A bucket is a folder here; tests/integration/client/test_bulk_storage.py has a store.
+    here = here.replace("s3://bucket", "bucket").replace("--metrics 9100", "--metrics 0")
     run = in_a_shell if set(here) & OF_THE_SHELL else in_this_process
     code, err = run(here, folder, {**environment, "HOME": str(folder)})
     assert code == 0, err

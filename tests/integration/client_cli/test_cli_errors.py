@@ -32,6 +32,7 @@ def is_plain(run: Run) -> bool:
     return not any(character in run.out + run.err for character in "\x1b\x07\x9b\u202e")
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_server_that_is_down_is_78_and_says_what_to_check(cli: Cli, photo: Path) -> None:
     run = cli("explain", photo, "--server", "127.0.0.1:1")
     assert run.code == 64 + 14
@@ -412,6 +413,7 @@ def test_a_limit_without_end_is_no_limit(cli: Cli, value: str) -> None:
 CERTIFICATES = Path(__file__).parents[1] / "client" / "certificates"
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_server_with_tls_that_is_met_without_gets_a_hint_at_the_option(cli: Cli) -> None:
     names = ("server.key", "server.pem")
     credentials = grpc.ssl_server_credentials([tuple((CERTIFICATES / name).read_bytes() for name in names)])
@@ -433,6 +435,7 @@ def test_a_file_of_tls_of_another_kind_is_named_with_what_it_holds(cli: Cli) -> 
     assert "hint: --ca takes a certificate" in run.err
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_proxy_that_fails_is_named_with_its_variable(cli: Cli) -> None:
     for wait in ([], ["--wait", "0.3"]):
         variables = {"http_proxy": f"http://someone:hidden@{NOBODY}", "no_proxy": "x"}

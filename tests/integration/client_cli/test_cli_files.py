@@ -594,6 +594,7 @@ def test_what_was_made_with_something_else_is_made_anew(
         server.statuses = [(1, *server.statuses[0][1:])]
 
 
+@pytest.mark.usefixtures("hasty")
 def test_what_is_done_needs_no_server_where_the_files_say_enough(cli: Cli, photo: Path) -> None:
     assert cli("explain", photo).code == 0
     gone = ["--skip-existing", "--server", "127.0.0.1:1", "--json"]

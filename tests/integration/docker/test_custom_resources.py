@@ -150,13 +150,17 @@ def test_a_field_is_refused_that_is(broken):
 @pytest.mark.parametrize("overlay", PLAIN)
 def test_kedas_prometheus_trigger_has_the_keys_that_it_reads(overlay):
     spec = custom(overlay)["ScaledObject"]["spec"]
-    (trigger,) = spec["triggers"]
-    assert trigger["type"] == "prometheus"
-    assert set(trigger["metadata"]) >= REQUIRED
-    assert set(trigger["metadata"]) <= REQUIRED | OPTIONAL
-    assert float(trigger["metadata"]["threshold"]) > 0
-    # The scaler refuses Utilization; the definition's one rule in CEL is about the counts.
-    assert trigger["metricType"] in ("AverageValue", "Value")
+    assert spec["triggers"]
+    for trigger in spec["triggers"]:
+        assert trigger["type"] == "prometheus"
+        assert set(trigger["metadata"]) >= REQUIRED
+        assert set(trigger["metadata"]) <= REQUIRED | OPTIONAL
+        assert float(trigger["metadata"]["threshold"]) > 0
+        # The scaler refuses Utilization; the definition's one rule in CEL is about the counts.
+        assert trigger["metricType"] in ("AverageValue", "Value")
+    # Several triggers need names of their own, where they have names at all.
+    names = [trigger["name"] for trigger in spec["triggers"] if "name" in trigger]
+    assert len(set(names)) == len(names)
     assert spec["minReplicaCount"] <= spec["maxReplicaCount"]
 
 

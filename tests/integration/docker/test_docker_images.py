@@ -15,7 +15,7 @@ from docker_files import DOCKER, ROOT
 from saliency_exporter.runtime.versions import minor
 from saliency_exporter.version.server_needs import NEWEST_IMAGE, OLDEST, releases
 
-DOCKERFILES = ("Dockerfile", "Dockerfile.exporter")
+DOCKERFILES = ("Dockerfile", "Dockerfile.exporter", "Dockerfile.client")
 
 
 def instructions(name: str) -> list[str]:
@@ -86,9 +86,11 @@ def test_what_runs_is_no_shell_and_not_root(name):
         users = [line.split()[1] for line in lines if line.startswith("USER")]
         if users:
             assert users[-1] == "65532:65532", stage
-    last_stages = {"Dockerfile": ["server", "baked"], "Dockerfile.exporter": ["exporter", "conformance"]}[
-        name
-    ]
+    last_stages = {
+        "Dockerfile": ["server", "baked"],
+        "Dockerfile.exporter": ["exporter", "conformance"],
+        "Dockerfile.client": ["client"],
+    }[name]
     for stage in last_stages:
         assert any(line.startswith("USER") for line in stages(name)[stage]), stage
 
@@ -109,6 +111,7 @@ def test_the_device_chooses_the_stock_image():
     [
         ("Dockerfile", ".dockerignore", DOCKER),
         ("Dockerfile.exporter", "Dockerfile.exporter.dockerignore", ROOT),
+        ("Dockerfile.client", "Dockerfile.client.dockerignore", ROOT),
     ],
 )
 def test_what_is_copied_exists_and_is_let_through(name, ignore, context):

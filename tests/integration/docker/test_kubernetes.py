@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 from docker_files import DOCKER
-from manifests import KSERVE, KUBERNETES, OVERLAYS, PLAIN, rendered
+from manifests import JOBS, KSERVE, KUBERNETES, OVERLAYS, PLAIN, rendered
 
 
 def pod(overlay: str) -> dict:
@@ -28,7 +28,7 @@ CUSTOM = {"ScaledObject", "InferenceService", "ServingRuntime"}
 """Kinds that are not Kubernetes' own: test_custom_resources.py."""
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, *JOBS])
 def test_every_document_holds_to_kubernetes_own_schema(overlay):
     validate = pytest.importorskip("kubernetes_validate", reason="ships Kubernetes' schemas")
     for kind, document in rendered(overlay).items():
@@ -45,7 +45,9 @@ def variables(container: dict) -> dict[str, str]:
     return {variable["name"]: variable["value"] for variable in container["env"]}
 
 
-@pytest.mark.parametrize(("overlay", "tag"), [("overlays/gpu", "-gpu"), ("overlays/cpu", "")])
+@pytest.mark.parametrize(
+    ("overlay", "tag"), [("overlays/gpu", "-gpu"), ("overlays/gpu-offline", "-gpu"), ("overlays/cpu", "")]
+)
 def test_the_overlay_chooses_the_image_and_the_device(overlay, tag, settings):
     assert server(overlay)["image"] == f"tensorflow/serving:{settings['TF_SERVING_VERSION']}{tag}"
     limits = server(overlay)["resources"]["limits"]

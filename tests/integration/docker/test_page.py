@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import yaml
 from docker_files import DOCKER, ROOT, flags_in
+from manifests import rendered
 from tensorflow_serving.apis import predict_pb2
 
 import saliency_client.cli
@@ -41,16 +42,9 @@ def test_every_option_of_our_own_commands_exists(program):
 def test_every_docker_command_names_profiles_targets_and_files_that_exist():
     services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     profiles = {profile for service in services.values() for profile in service["profiles"]}
-    targets = set(
-        re.findall(
-            r" AS (\w+)", (DOCKER / "Dockerfile").read_text() + (DOCKER / "Dockerfile.exporter").read_text()
-        )
-    )
-    arguments = {
-        name
-        for file in ("Dockerfile", "Dockerfile.exporter")
-        for name in re.findall(r"^ARG (\w+)", (DOCKER / file).read_text(), re.MULTILINE)
-    }
+    dockerfiles = "".join((DOCKER / f"Dockerfile{end}").read_text() for end in ("", ".exporter", ".client"))
+    targets = set(re.findall(r" AS (\w+)", dockerfiles))
+    arguments = set(re.findall(r"^ARG (\w+)", dockerfiles, re.MULTILINE))
     docker = [line for line in LINES if line.startswith(("docker", "kubectl"))]
     assert len(docker) >= 6
     for line in docker:
@@ -74,7 +68,7 @@ def test_every_link_leads_to_a_file():
 
 def test_every_setting_that_the_page_names_exists(settings):
     named = set(re.findall(r"`?\b([A-Z][A-Z0-9_]+)=", PAGE))
-    build_arguments = {"DEVICE"}
+    build_arguments = {"DEVICE", "STORAGE"}
     of_the_server = {"NVIDIA_TF32_OVERRIDE", "TF_CPU_ALLOCATOR_USE_BFC"}
     assert named - build_arguments - of_the_server <= set(settings)
 
@@ -182,3 +176,74 @@ def test_the_work_of_resnet50_is_what_its_layers_add_up_to():
     assert f"{multiply_adds / 1e9:.2f} G multiply-adds" in PAGE
     assert f"put\nout {outputs / 1e6:.1f} M numbers" in PAGE
     assert f"{4 * model.count_params() / 1e6:.0f} MB for ResNet50" in PAGE
+
+
+SIZING = PAGE[PAGE.index("### A million photos") :]
+RESULTS = (ROOT / "tests" / "benchmarks" / "results" / "2026-11-22-explanations.md").read_text()
+
+
+def measured_seconds(model: str, method: str) -> float:
+    """Seconds of a batch of 8 in the results of the benchmark: a median with quartiles, or a few values."""
+    (cell,) = re.findall(rf"^\| {model} \| 8 \| {method} \| ([^|]+) \|", RESULTS, re.MULTILINE)
+    return float(np.median(numbers(cell)[:1] if "(" in cell else numbers(cell))) / 1e3
+
+
+def sizing_row(name: str) -> list[float]:
+    (row,) = [line for line in SIZING.splitlines() if line.startswith(f"| {name}")]
+    return numbers(row[2 + len(name) :])
+
+
+@pytest.mark.parametrize(
+    ("row", "gradients", "smooth"),
+    [
+        (
+            "measured: EfficientNet-Lite0, 2 cores, batch 8",
+            8 / measured_seconds("efficientnet-lite0", "gradients"),
+            8 / measured_seconds("efficientnet-lite0", "smooth"),
+        ),
+        (
+            "measured: ResNet50, 2 cores, batch 8",
+            8 / measured_seconds("ResNet50", "gradients"),
+            8 / measured_seconds("ResNet50", "smooth"),
+        ),
+        # The arithmetic above it gives these rates.
+        ("**unproven**: ResNet50, one H100, float32, a third of the floor", 1_400, 29),
+        ("**unproven**: the same in TF32", 2_900, 58),
+    ],
+)
+def test_maps_an_hour_follow_from_the_rates(row, gradients, smooth):
+    expected = [50.5 * smooth, 3600 * gradients, 3600 * smooth, 1e6 / (3600 * smooth)]
+    np.testing.assert_allclose(sizing_row(row), expected, rtol=0.03)
+
+
+def test_bytes_of_a_stored_row_are_those_that_the_job_stores():
+    from saliency_client.bulk import store_map
+
+    saliency = np.ones((224, 224), np.float32)
+    for name in ("float16", "uint8"):
+        row, million, *_ = sizing_row(f"stored, {name}")
+        assert row == len(store_map(saliency, name)[0])
+        assert million == round(row / 1e3)
+    assert sizing_row("to a server: the image, uint8")[0] == 224 * 224 * 3
+    assert sizing_row("from it: the map, float32")[0] == saliency.nbytes
+    (between,) = numbers(re.search(r"with workers and servers in two, (\d+) GB", SIZING)[1])
+    assert between == round((224 * 224 * 3 + saliency.nbytes) / 1e3)
+
+
+def test_workers_for_eight_replicas_are_those_of_the_job():
+    (rate, cores) = numbers(re.search(r"29 maps/s are (\d+) photos a second, ([\d.]+) cores", SIZING)[0])[1:]
+    assert rate == 8 * 29
+    assert cores == pytest.approx(rate * 0.015, abs=0.05)
+    job = rendered("job/overlays/s3")["Job"]["spec"]
+    workers, concurrency = 4, 8
+    assert f"{workers} × {concurrency} = 32" in SIZING
+    assert job["parallelism"] == workers
+    assert f"--concurrency={concurrency}" in job["template"]["spec"]["containers"][0]["args"]
+    assert f"one GPU takes\n{1400 * 0.015:.0f} cores" in SIZING
+
+
+def test_the_example_of_a_million_photos_adds_up():
+    hours = 1e6 / (3600 * 29)
+    assert f"{hours:.1f} GPU-hours of work" in SIZING
+    assert f"in {hours / 8:.1f} hours, and two in {hours / 2:.1f}" in SIZING
+    assert "up to 4 GPU-hours for eight and 1\nfor two" in SIZING

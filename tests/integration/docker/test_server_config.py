@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,6 +16,12 @@ from tensorflow_serving.config import model_server_config_pb2
 from saliency_exporter.serving.model_config import read_model_config_file
 
 CONFIG = DOCKER / "config"
+
+
+def server_manifests() -> list[Path]:
+    """Of Kubernetes, all but those of the job, which is a client."""
+    job = DOCKER / "kubernetes" / "job"
+    return [page for page in (DOCKER / "kubernetes").rglob("*.yaml") if job not in page.parents]
 
 
 def parse(name: str, message):
@@ -50,7 +57,7 @@ def test_the_metrics_path_is_the_same_wherever_it_is_named():
     assert prometheus.enable
     scrape = yaml.safe_load((DOCKER / "monitoring" / "prometheus.yaml").read_text())["scrape_configs"][0]
     paths = {prometheus.path, scrape["metrics_path"]}
-    for page in (DOCKER / "kubernetes").rglob("*.yaml"):
+    for page in server_manifests():
         paths |= set(re.findall(r"prometheus\.io/path: (\S+)", page.read_text()))
     assert paths == {"/monitoring/prometheus/metrics"}
 
@@ -87,7 +94,7 @@ def server_arguments() -> dict[str, str]:
             yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["gpu"]["command"]
         ),
     }
-    for page in (DOCKER / "kubernetes").rglob("*.yaml"):
+    for page in server_manifests():
         for document in yaml.safe_load_all(page.read_text()):
             arguments = list(_arguments(document))
             if arguments:

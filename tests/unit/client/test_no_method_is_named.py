@@ -20,6 +20,8 @@ ALLOWED = {
     ("aio.py", "gradients"): "the documented default",
     ("cli/explain.py", "gradients"): "the documented default",
     ("cli/bench.py", "gradients"): "the documented default",
+    ("cli/job.py", "gradients"): "the documented default",
+    ("bulk/step.py", "gradients"): "the documented default",
 }
 
 

@@ -1,0 +1,1 @@
+"""Where images come from: files of one picture, or of many."""

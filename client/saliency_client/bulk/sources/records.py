@@ -1,0 +1,108 @@
+"""Files that hold many images: what one record is, and which reader a file gets."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
+
+from saliency_client._errors import OptionError, SaliencyError
+from saliency_client._picture_names import ARRAY_SUFFIX, PICTURE_SUFFIXES
+from saliency_client.bulk.storage import Place
+
+if TYPE_CHECKING:
+    # Never run, but seen by programs that freeze an application (PyInstaller): they find no name in a text.
+    from saliency_client.bulk.sources import parquet, tar, tfrecord  # noqa: F401
+
+Kind = Literal["picture", "parquet", "tfrecord", "tar"]
+"""Of an input file; all but pictures hold many images."""
+
+_SUFFIXES: dict[str, Kind] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".tfrecord": "tfrecord",
+    ".tfrecords": "tfrecord",
+    ".tfrec": "tfrecord",
+    ".tfrecord.gz": "tfrecord",
+    ".tar": "tar",
+    ".tar.gz": "tar",
+    ".tgz": "tar",
+}
+# As in train-00012-of-01024, and in TensorFlow Datasets' train.tfrecord-00012-of-01024.
+_SHARD = re.compile(r"-\d{5,}-of-\d{5,}$")
+
+
+MOST_BYTES = 1 << 30
+"""Of one encoded image: as many as the largest picture that is decoded has without compression."""
+
+
+class Damaged(SaliencyError):
+    """A file of many images cannot be read any further."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Where a record keeps its image and its key, by name; None: where such files mostly do.
+
+    Attributes:
+        image: a column of Parquet, or a feature of a TFRecord's examples; encoded bytes.
+        key: the same, of text or a number.
+    """
+
+    image: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a file of many: its key there, if it has one, and its bytes, or why it has none."""
+
+    key: str | None
+    image: bytes | SaliencyError
+
+
+Read = Callable[[Place, Fields, int, "tuple[int, int] | None"], Iterator[Record]]
+"""Records of a file from number `start` on; of Parquet, of some row groups, first and behind the last."""
+
+
+def kind_of(name: str) -> Kind | None:
+    """What a file holds, by its name; None: nothing that is read."""
+    base = name.rpartition("/")[2].lower()
+    for suffix, kind in _SUFFIXES.items():
+        if base.endswith(suffix):
+            return kind
+    if _SHARD.search(base):
+        inner = base[: _SHARD.search(base).start()]  # type: ignore[union-attr]
+        return _SUFFIXES.get("." + inner.rpartition(".")[2], "tfrecord")
+    suffix = os.path.splitext(base)[1]
+    return "picture" if suffix in PICTURE_SUFFIXES or suffix == ARRAY_SUFFIX else None
+
+
+def reader(kind: Kind) -> Read:
+    """What reads the records of a file."""
+    read: Read = import_module(f"saliency_client.bulk.sources.{kind}").records
+    return read
+
+
+def chosen(candidates: list[str], preferred: tuple[str, ...], given: str | None, what: str) -> str:
+    """The name that was given, or the first preferred one that is there.
+
+    Raises:
+        OptionError: it is not there.
+    """
+    if given is not None:
+        if given not in candidates:
+            raise OptionError(
+                f"there is no {what} {given!r}; there are {', '.join(sorted(candidates)) or 'none'}"
+            )
+        return given
+    for name in preferred:
+        if name in candidates:
+            return name
+    raise OptionError(
+        f"no {what} is called like one of images; there are {', '.join(sorted(candidates)) or 'none'}",
+        hint="--image-column names it",
+    )
