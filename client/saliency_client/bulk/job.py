@@ -100,6 +100,43 @@ class Job:
 
 
 @dataclass
+class Extent:
+    """How many rows there are to be: counted, or judged by what has been read of files that are not counted.
+
+    Attributes:
+        counted: images of the plan that are known.
+        bytes: of the files whose images are not; None: not known.
+        workers: that share all of it, about alike.
+        rows_read, bytes_read: of those files, so far, in this run.
+    """
+
+    counted: int
+    bytes: int | None
+    workers: int = 1
+    rows_read: int = 0
+    bytes_read: int = 0
+    _file: tuple[str, int, int] = ("", 0, 0)
+
+    def take(self, waiting: Waiting) -> None:
+        """Take in how far a file has been read."""
+        if not waiting.read:
+            return
+        # Of a job that goes on, the first row of a file has those before it behind itself.
+        rows, read = self._file[1:] if self._file[0] == waiting.path else (0, 0)
+        self.rows_read += waiting.row + 1 - rows
+        self.bytes_read += waiting.read - read
+        self._file = waiting.path, waiting.row + 1, waiting.read
+
+    @property
+    def rows(self) -> int | None:
+        """Of this worker, about; None where nothing is known yet."""
+        if self.bytes is None or (self.bytes and not self.bytes_read):
+            return None
+        judged = round(self.bytes * self.rows_read / self.bytes_read) if self.bytes else 0
+        return -(-(self.counted + judged) // self.workers)
+
+
+@dataclass
 class Progress:
     """How far a job is; it changes while the job runs.
 
@@ -107,7 +144,7 @@ class Progress:
         before: rows that were done when it began.
         rows: rows since then.
         failed: of these, those with an error.
-        planned: of this worker, those before included; None: not known before the files are read.
+        extent: what `planned` comes from; None before the plan is read.
         shards: written since then.
         errors: of the first images that have one.
         above_target: rows whose relative error is above the target that was asked for.
@@ -119,13 +156,18 @@ class Progress:
     before: int = 0
     rows: int = 0
     failed: int = 0
-    planned: int | None = None
+    extent: Extent | None = None
     shards: int = 0
     errors: list[str] = field(default_factory=list)
     above_target: int = 0
     flow: Flow = field(default_factory=Flow)
     started: float = field(default_factory=time.monotonic)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def planned(self) -> int | None:
+        """Rows of this worker, those before included; about, where files of many are still to be read."""
+        return None if self.extent is None else self.extent.rows
 
     @property
     def seconds(self) -> float:
@@ -235,8 +277,7 @@ class _Run:
         await asyncio.to_thread(self._forget_what_did_not_begin)
         asked = await asyncio.to_thread(self._agreed, self._asked(step, signature, metadata.version))
         plan = Plan(self.out / JOB_FOLDER / _PLAN, job.shard_rows)
-        rows = await asyncio.to_thread(plan.rows)
-        self.progress.planned = None if rows is None else -(-rows // job.worker[1])
+        self.progress.extent = Extent(*await asyncio.to_thread(plan.size), job.worker[1])
         digest = await asyncio.to_thread(plan.digest)
         done = await asyncio.to_thread(self._done, digest)
         version = None if job.any_version else asked["version"]
@@ -312,6 +353,8 @@ class _Run:
                     **columns.row(result),
                 }
                 shards.add(waiting.shard, [row])
+                if self.progress.extent is not None:
+                    self.progress.extent.take(waiting)
                 self.progress.rows += 1
                 self._count(row)
             if waiting.ends:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from saliency_client._bulk import ItemResult
 from saliency_client._errors import ItemError, SaliencyError
@@ -34,6 +34,7 @@ class Waiting:
         key: in that file.
         image: its bytes, or why it has none; None: its file is still to be read.
         ends: it is the last row of its unit.
+        read: bytes of its file that have been read by then, of a file whose images are not counted.
         no_row: there is no image: it says alone that the unit has ended.
     """
 
@@ -43,6 +44,7 @@ class Waiting:
     key: str | None
     image: bytes | SaliencyError | None
     ends: bool = False
+    read: int = 0
     no_row: bool = False
 
 
@@ -60,11 +62,11 @@ def images_of(unit: Unit, fields: Fields, shard_rows: int, first_chunk: int) -> 
         return
     entry = unit.entries[0]
     known = False
-    for path, row, key, image in _records(entry, fields, count):
+    for path, row, key, image, read in _records(entry, fields, count):
         count += 1
         # A file that turns out damaged has fewer rows than it said.
         known = count == unit.rows
-        yield Waiting(_shard(unit, count - 1, shard_rows), path, row, key, image, known)
+        yield Waiting(_shard(unit, count - 1, shard_rows), path, row, key, image, known, read or 0)
     if not known:
         yield Waiting(_shard(unit, count, shard_rows), entry.path, count, None, None, True, no_row=True)
 
@@ -75,20 +77,20 @@ def _shard(unit: Unit, index: int, shard_rows: int) -> ShardName:
 
 def _records(
     entry: Entry, fields: Fields, start: int
-) -> Iterator[tuple[str, int, str | None, bytes | SaliencyError]]:
+) -> Iterator[tuple[str, int, str | None, bytes | SaliencyError, int | None]]:
     """The images of a file of many; where it is damaged, an error in place of those behind."""
     place = Place(entry.path)
     row = entry.first_row + start
     try:
         for record in reader(entry.kind)(place, fields, start, entry.groups):
-            yield entry.path, row, record.key, record.image
+            yield entry.path, row, record.key, record.image, record.read
             row += 1
     except Damaged as error:
-        yield entry.path, row, None, ItemError(f"{error}; the images behind that are not explained")
+        yield entry.path, row, None, ItemError(f"{error}; the images behind that are not explained"), None
     except StorageError as error:
         if not place.is_local:
             raise
-        yield entry.path, row, None, ItemError(f"{error}; the images behind that are not explained")
+        yield entry.path, row, None, ItemError(f"{error}; the images behind that are not explained"), None
 
 
 @dataclass
@@ -219,4 +221,4 @@ class Pipeline:
 
 
 def _without_bytes(one: Waiting) -> Waiting:
-    return Waiting(one.shard, one.path, one.row, one.key, None, one.ends, one.no_row)
+    return replace(one, image=None)

@@ -21,6 +21,7 @@ _COLUMNS = {
     "end_group": "int32",
     "rows": "int64",
     "first_row": "int64",
+    "bytes": "int64",
 }
 _ENTRIES_AT_A_TIME = 10_000
 _OF = "saliency_plan_of"
@@ -37,6 +38,7 @@ class Entry:
         groups: of Parquet, the first row group and the one behind the last.
         rows: how many images; None: it takes reading the file.
         first_row: the number in the file of the first of them.
+        bytes: of a file whose number of images is not known; None: not known either.
     """
 
     path: str
@@ -44,6 +46,7 @@ class Entry:
     groups: tuple[int, int] | None = None
     rows: int | None = None
     first_row: int = 0
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,14 @@ def listed_entries(
         yield from _entries(path, kind or kind_of(path) or "picture", shard_rows)
 
 
+def _size(path: str) -> int | None:
+    """Of a file; a job finds out later why it cannot be read."""
+    try:
+        return Place(path).size()
+    except StorageError:
+        return None
+
+
 def _is_text(path: str) -> bool:
     try:
         path.encode()
@@ -173,7 +184,7 @@ def _entries(path: str, kind: Kind, shard_rows: int) -> Iterator[Entry]:
         yield Entry(path, kind, rows=1)
         return
     if kind != "parquet":
-        yield Entry(path, kind)
+        yield Entry(path, kind, bytes=_size(path))
         return
     first, rows, before = 0, 0, 0
     place = Place(path)
@@ -262,6 +273,7 @@ def _table(entries: Sequence[Entry], columns: Any) -> Any:
             "end_group": entry.groups[1] if entry.groups else None,
             "rows": entry.rows,
             "first_row": entry.first_row,
+            "bytes": entry.bytes,
         }
         for entry in entries
     ]
@@ -291,11 +303,17 @@ class Plan:
         content = known.get(_OF.encode())
         return None if content is None else content.decode()
 
-    def rows(self) -> int | None:
-        """How many images there are; None where that is not known before they are read."""
+    def size(self) -> tuple[int, int | None]:
+        """How many images are known, and the bytes of the files whose images are not counted yet.
+
+        The bytes are None where the size of one is not known.
+        """
         with self.place.open() as file:
-            rows = parquet().read_table(file, columns=["rows"]).column("rows")
-        return None if rows.null_count else sum(rows.to_numpy().tolist())
+            table = parquet().read_table(file, columns=["rows", "bytes"])
+        rows, sizes = table.column("rows").to_pylist(), table.column("bytes").to_pylist()
+        unknown = [size for count, size in zip(rows, sizes, strict=True) if count is None]
+        known = sum(count for count in rows if count is not None)
+        return known, None if None in unknown else sum(unknown)
 
     def units(self) -> Iterator[Unit]:
         """In order."""
@@ -323,4 +341,5 @@ class Plan:
             for batch in opened.iter_batches(_ENTRIES_AT_A_TIME):
                 for row in batch.to_pylist():
                     groups = None if row["first_group"] is None else (row["first_group"], row["end_group"])
-                    yield Entry(row["path"], row["kind"], groups, row["rows"], row["first_row"])
+                    where = row["rows"], row["first_row"], row["bytes"]
+                    yield Entry(row["path"], row["kind"], groups, *where)

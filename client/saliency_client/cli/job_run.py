@@ -209,7 +209,8 @@ def state_of(progress: Progress) -> str:
         return f"{rows:,} rows done; waiting for the first" if rows else "waiting for the first row"
     parts = [f"{rows:,} rows"]
     if progress.planned:
-        parts = [f"{rows:,} of {progress.planned:,} rows ({100 * rows / progress.planned:.1f} %)"]
+        about = "about " if progress.extent is not None and progress.extent.bytes else ""
+        parts = [f"{rows:,} of {about}{progress.planned:,} rows ({100 * rows / progress.planned:.1f} %)"]
     parts.append(f"{progress.rate:.3g} a second")
     if progress.seconds_left is not None:
         parts.append(f"{duration(progress.seconds_left)} left")

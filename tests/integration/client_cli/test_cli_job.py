@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -575,6 +576,37 @@ def test_maps_are_stored_as_asked(cli, photos, server, map_format):
     expected = np.abs(server.model.weights[row["class_index"]]).max(axis=-1)
     stored = read_map(row["map"], row["map_scale"], row["map_shape"], map_format)
     np.testing.assert_allclose(stored, expected, atol=expected.max() / 255 * 0.501)
+
+
+def test_the_rows_of_a_tar_are_judged_while_it_is_read(cli, server, program, environment):
+    with tarfile.open(cli.folder / "some.tar", "w") as tar:
+        for number in range(10):
+            content = picture(number) + bytes(20_000)
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    released = threading.Event()
+    hold_from_the_fifth(server, released)
+    command = [*program, "job", "some.tar", *JOB, "--metrics", "0"]
+    with subprocess.Popen(
+        command, cwd=cli.folder, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            address = process.stderr.readline().removeprefix("metrics: ").strip()
+
+            def planned() -> float | None:
+                with urllib.request.urlopen(address, timeout=10) as answer:
+                    text = answer.read().decode()
+                found = re.search(r"^saliency_job_rows_planned (.*)$", text, re.MULTILINE)
+                return float(found[1]) if found else None
+
+            until(lambda: planned() is not None, seconds=20)
+            judged = planned()
+        finally:
+            released.set()
+        assert process.wait(30) == 0
+    # Blocks of 10 kB are read ahead, of images of 20 kB.
+    assert 7 <= judged <= 13
 
 
 def hold_from_the_fifth(server, released: threading.Event) -> None:

@@ -9,7 +9,10 @@ import pyarrow.parquet
 import pytest
 
 from saliency_client import OptionError
+from saliency_client.bulk.job import Extent
+from saliency_client.bulk.pipeline import Waiting
 from saliency_client.bulk.plan import Entry, LeftOut, Plan, find_entries, listed_entries, write_plan
+from saliency_client.bulk.shards import ShardName
 from saliency_client.bulk.storage import Place
 
 
@@ -133,11 +136,30 @@ def test_pictures_are_grouped_into_shards_and_files_of_many_stand_alone(tmp_path
     ]
     assert [unit.rows for unit in units] == [2, 1, None, 6, 2]
     assert units[3].entries[0].groups == (0, 2)
-    assert plan.rows() is None
+    assert plan.size() == (11, None)
 
 
 def test_a_plan_of_pictures_knows_how_many_rows_it_has(tmp_path):
-    assert plan_of(tmp_path, PICTURES).rows() == 5
+    assert plan_of(tmp_path, PICTURES).size() == (5, 0)
+
+
+def test_rows_of_files_that_are_not_counted_are_judged_by_what_has_been_read(tmp_path):
+    files = [Entry("a.tar", "tar", bytes=1000), Entry("b.tar", "tar", bytes=3000)]
+    extent = Extent(*plan_of(tmp_path, [*PICTURES, *files]).size())
+    shard = ShardName(0, 0)
+
+    assert extent.rows is None
+    extent.take(Waiting(shard, "a.tar", 0, None, None, read=250))
+    assert extent.rows == 5 + 16
+    for number in (1, 2, 3):
+        extent.take(Waiting(shard, "a.tar", number, None, None, read=250 * (number + 1)))
+    extent.take(Waiting(shard, "b.tar", 0, None, None, read=600))
+    assert extent.rows == 5 + round(4000 * 5 / 1600)
+    resumed = Extent(0, 4000)
+    resumed.take(Waiting(shard, "a.tar", 3, None, None, read=1000))
+    assert resumed.rows == 16
+    extent.take(Waiting(shard, "4.jpg", 0, None, None))
+    assert extent.rows == 5 + round(4000 * 5 / 1600)
 
 
 def test_a_plan_that_is_there_stays_and_one_of_something_else_is_replaced(tmp_path):

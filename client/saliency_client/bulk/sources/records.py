@@ -58,10 +58,14 @@ class Fields:
 
 @dataclass(frozen=True)
 class Record:
-    """One image of a file of many: its key there, if it has one, and its bytes, or why it has none."""
+    """One image of a file of many: its key there, if it has one, and its bytes, or why it has none.
+
+    `read` is how many bytes of the file have been read by then, where it is read from front to back.
+    """
 
     key: str | None
     image: bytes | SaliencyError
+    read: int | None = None
 
 
 Read = Callable[[Place, Fields, int, "tuple[int, int] | None"], Iterator[Record]]

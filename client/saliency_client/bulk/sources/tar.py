@@ -51,7 +51,8 @@ def records(
                     if len(image) < member.size:
                         raise Damaged(f"{place} ends within {member.name}")
                     number += 1
-                    yield Record(member.name, image if image else ItemError("the file is empty"))
+                    error = ItemError("the file is empty")
+                    yield Record(member.name, image if image else error, file.tell())
         # What follows damaged bytes is found by zlib, by the header, or by the end of the file.
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             what = f"is damaged behind image {number}" if number else "is no tar file, or is damaged"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
 from google.protobuf.message import DecodeError
@@ -45,7 +46,7 @@ def records(
             if number < start:
                 continue
             try:
-                yield _record(_features(payload), fields)
+                yield replace(_record(_features(payload), fields), read=file.tell())
             except DecodeError as error:
                 yield Record(None, ItemError(f"record {number} is no tf.train.Example: {error}"))
             except OptionError as error:
