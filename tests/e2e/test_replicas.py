@@ -18,6 +18,7 @@ import pytest
 import yaml
 from envoy_process import SHIPPED, EnvoyProcess
 from server_process import ServerProcess
+from waiting import until
 
 from saliency_client import RetryPolicy, SaliencyClient, Unavailable, _channel
 
@@ -250,8 +251,8 @@ def test_the_canary_gets_the_share_of_the_calls_that_the_routes_say(replicas, st
         assert 57 <= answered[13] <= 143, answered
         assert set(answered) == {11, 12, 13}
         front.share(0)
-        load.wait_for(CALLERS)
-        assert load.wait_for(100)[13] == 0
+        # A call that was under way comes back when it does; of a hundred others a quarter would be its.
+        until(lambda: load.wait_for(100)[13] == 0)
 
 
 def refusal_of(client: SaliencyClient, images: np.ndarray) -> str | None:
