@@ -56,6 +56,8 @@ sys.exit({CRASHED} if os.WIFSIGNALED(status) else status)
 
 def _run(server: ScriptedServer, code: str, environment: dict[str, str]) -> tuple[str, str, int]:
     pipe = subprocess.PIPE
+    # Calls are told by their arrival: a call of a process that crashed may still be counted as running.
+    arrived = len(server.requests)
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, **environment},
@@ -67,7 +69,7 @@ def _run(server: ScriptedServer, code: str, environment: dict[str, str]) -> tupl
         try:
             if "input()" in code:
                 until = time.monotonic() + 30
-                while not server.running and process.poll() is None and time.monotonic() < until:
+                while len(server.requests) == arrived and process.poll() is None and time.monotonic() < until:
                     time.sleep(0.005)
             output, errors = process.communicate("\n", timeout=30)
         finally:
