@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from saliency_client._bulk import ItemResult
 from saliency_client._errors import ItemError, SaliencyError
@@ -132,6 +133,7 @@ class Pipeline:
         self._concurrency = concurrency
         self._places = asyncio.Semaphore(concurrency)
         self._held = 0
+        self._let_go = asyncio.Event()
         self._usual = _FIRST_GUESS
         self._pictures = PictureReader()
         self.flow = Flow()
@@ -149,12 +151,16 @@ class Pipeline:
         # In a thread of its own: what Arrow's and C's allocators keep, they keep for each thread.
         taker = ThreadPoolExecutor(1)
         starving = asyncio.create_task(self._watch())
+        let_go: asyncio.Task[bool] | None = None
         try:
             while not ended or window:
+                self._let_go.clear()
                 room = len(window) < self._most and (self._held < _MOST_HELD or not window)
                 if next_batch is None and not ended and room:
                     next_batch = loop.run_in_executor(taker, self._take, images)
-                waits = [task for task in (next_batch, window[0] if window else None) if task is not None]
+                if let_go is None or let_go.done():
+                    let_go = asyncio.create_task(self._let_go.wait())
+                waits = [task for task in (next_batch, let_go, *islice(window, 1)) if task is not None]
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 if next_batch is not None and next_batch.done():
                     batch, next_batch = next_batch.result(), None
@@ -164,7 +170,7 @@ class Pipeline:
                 while window and window[0].done():
                     yield window.popleft().result()
         finally:
-            left = [task for task in (starving, next_batch, *window) if task is not None]
+            left = [task for task in (starving, let_go, next_batch, *window) if task is not None]
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
@@ -193,6 +199,7 @@ class Pipeline:
             del encoded
         finally:
             self._held -= reserved
+            self._let_go.set()
         started = time.monotonic()
         async with self._places:
             self.flow.waiting_for_server += time.monotonic() - started
