@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -31,6 +31,7 @@ class Refusing:
         refuses: from now on.
         after: so many requests from now on it begins to refuse; None: never.
         denies: it refuses with 403, as a store does from which a permission was taken, and not with 400.
+        hangs_up: called when it would refuse, in place of an answer: connections that are kept end as well.
         answered: requests so far.
     """
 
@@ -38,6 +39,7 @@ class Refusing:
         self._app = app
         self.refuses = self.denies = False
         self.after: int | None = None
+        self.hangs_up: Callable[[], None] | None = None
         self.answered = 0
 
     def __call__(self, environ, start_response):
@@ -48,6 +50,9 @@ class Refusing:
                 self.refuses, self.after = True, None
         if not self.refuses:
             return self._app(environ, start_response)
+        if self.hangs_up is not None:
+            self.hangs_up()
+            raise ConnectionResetError
         # A connection that is kept may hold the body of this request.
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         code, message = ("AccessDenied", "Access Denied") if self.denies else _EXPIRED
@@ -76,6 +81,19 @@ class Store:
         name = f"bucket-{self._buckets}"
         self.client.create_bucket(Bucket=name)
         return name
+
+    def stop_after(self, requests: int) -> None:
+        """Let nobody connect any more, so many requests from now on."""
+        self.door.hangs_up = self.server._server.server_close
+        self.door.after = requests
+
+    def start_again(self) -> None:
+        """Be there again, at the same address and with the same files."""
+        self.server.stop()
+        self.server._port = int(self.address.rpartition(":")[2])
+        self.server.start()
+        self.door.refuses, self.door.after, self.door.hangs_up = False, None, None
+        self.server._server.app = self.door
 
     def put(self, bucket: str, files: dict[str, bytes]) -> None:
         client = self.client

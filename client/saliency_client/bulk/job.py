@@ -45,7 +45,7 @@ from saliency_client.bulk.shards import (
 )
 from saliency_client.bulk.sources.records import Fields, Kind
 from saliency_client.bulk.step import ExplainBatch, asking_of
-from saliency_client.bulk.storage import Place, StorageError
+from saliency_client.bulk.storage import Place, StorageError, remove_temporary_parts
 
 _ASKED, _PLAN, _MANIFEST = "job.json", "plan.parquet", "manifest.json"
 _OF_THE_PLAN = ("inputs", "lists", "input_format", "shard_rows")
@@ -582,6 +582,7 @@ def _read_json(place: Place) -> dict[str, Any]:
 def _alone(out: Place, worker: tuple[int, int]) -> Iterator[None]:
     """Refuse a second process for the same share, on this machine; what a killed one left is removed."""
     if not out.is_local:
+        remove_temporary_parts()
         yield
         return
     index, count = worker

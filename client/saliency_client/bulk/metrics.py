@@ -66,7 +66,10 @@ def served(progress: Progress, host: str, port: int) -> Iterator[str]:
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
-        raise OptionError(f"no metrics on {host}:{port}: {error.strerror or error}") from error
+        raise OptionError(
+            f"no metrics on {host}:{port}: {error.strerror or error}",
+            hint="name a port that is free; 0 takes one, and the command prints it",
+        ) from error
     try:
         yield f"http://{host}:{server.server_port}/metrics"
     finally:

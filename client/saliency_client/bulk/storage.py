@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
@@ -18,6 +19,7 @@ from saliency_client._files import move_to_new
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _READ = "cannot be read"
+_TEMPORARY = "saliency-job-"
 _OF_A_STORE = (
     "renew the credentials if they have ended, or see that the store can be reached; the same command with "
     "--resume goes on"
@@ -178,13 +180,12 @@ class Place:
         It lies beside its place where that is on this machine, under a hidden name with `.part` at its end,
         and else in the folder of temporary files.
         """
+        handle: int | None = None
         with _about(self, "cannot be written"):
             if self.is_local:
                 part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
             else:
-                handle, name = tempfile.mkstemp(prefix="saliency-", suffix=".part")
-                os.close(handle)
-                part = Path(name)
+                handle, part = _locked_temporary_file()
 
         def finish(anew: bool) -> None:
             with _about(self, "cannot be written"):
@@ -195,6 +196,8 @@ class Place:
         finally:
             with suppress(FileNotFoundError):
                 part.unlink()
+            if handle is not None:
+                os.close(handle)
 
     def _put(self, part: Path, *, anew: bool) -> None:
         if self.is_local:
@@ -216,11 +219,10 @@ class Place:
 
     def remove_parts(self, of: str, own: Callable[[str], bool]) -> None:
         """Remove what a killed writer left of files in this folder; `own` gets a name without `of`."""
-        if self.is_local:
-            for part in self.path.glob(f".{of}*.part"):
-                if own(part.name[len(of) + 1 :]):
-                    with suppress(FileNotFoundError):
-                        part.unlink()
+        for part in self.path.glob(f".{of}*.part"):
+            if own(part.name[len(of) + 1 :]):
+                with suppress(FileNotFoundError):
+                    part.unlink()
 
     def local_files(self, pattern: str) -> list[Path]:
         """The files of a folder on this machine whose names match."""
@@ -297,6 +299,26 @@ def _about(place: Place, failure: str = _READ) -> Iterator[None]:
             f"{place} {failure}: {type(error).__name__}: {error}",
             hint=None if place.is_local else _OF_A_STORE,
         ) from error
+
+
+def _locked_temporary_file() -> tuple[int, Path]:
+    """A new file and its descriptor: who finds it knows by its lock whether its writer still lives."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=".part")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        # Before it was locked, another job may have taken it for one that a killed writer left.
+        if os.path.exists(name):
+            return handle, Path(name)
+        os.close(handle)
+
+
+def remove_temporary_parts() -> None:
+    """Remove what killed writers to stores left in the folder of temporary files."""
+    for part in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*.part"):
+        # It may be another user's, or be put into its place at this moment.
+        with suppress(OSError), open(part, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 class Missing(StorageError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,6 +24,7 @@ import pyarrow.parquet
 import pytest
 from s3_server import Store, s3_server
 from stand_in_server import MODEL, StandIn, numbered_png, standing_in
+from waiting import until
 
 from saliency_client.bulk import ExplainBatch, Job, StorageError, Summary, run_job
 from saliency_client.bulk import job as job_module
@@ -325,6 +328,59 @@ def test_the_command_ends_with_3_where_credentials_end(server: StandIn, store: S
     again = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr
     check({name: content for name, content in store.files(bucket).items() if name.startswith("maps/")})
+
+
+def test_a_job_that_is_killed_leaves_no_temporary_file_behind_the_one_that_goes_on(
+    server: StandIn, store: Store, tmp_path: Path
+) -> None:
+    bucket = store.new_bucket()
+    store.put(bucket, pictures("tar"))
+    command = [
+        sys.executable,
+        "-m",
+        "saliency_client",
+        "job",
+        f"s3://{bucket}/in",
+        "-o",
+        f"s3://{bucket}/maps",
+    ]
+    command += ["--server", ",".join(server.targets), "--model", MODEL, "--shard-rows", str(SHARD_ROWS)]
+    command += ["--decoders", "0", "--resume"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as killed:
+        until(lambda: list(tmp_path.glob("*.part")))
+        killed.kill()
+    assert list(tmp_path.glob("*.part"))
+    # As of a job that is at work.
+    living = tmp_path / "saliency-job-living.part"
+    with open(living, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        again = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert again.returncode == 0, again.stderr
+    assert list(tmp_path.glob("*.part")) == [living]
+    check({name: content for name, content in store.files(bucket).items() if name.startswith("maps/")})
+
+
+@pytest.mark.slow  # a store is asked again for half a minute
+def test_a_job_whose_store_stops_answering_ends_in_words_and_goes_on_when_it_is_back(
+    server: StandIn, store: Store
+) -> None:
+    bucket = store.new_bucket()
+    store.put(bucket, pictures("folder"))
+    job = explaining(server, f"s3://{bucket}/in", f"s3://{bucket}/maps", resume=True)
+    whole = requests_of(store, replace(job, out=job.out + "-whole"))
+    store.stop_after(whole // 2)
+    try:
+        with pytest.raises(StorageError) as caught:
+            run_job(job)
+    finally:
+        store.start_again()
+    assert f"s3://{bucket}/" in str(caught.value)
+    assert "can be reached" in (caught.value.hint or "")
+    assert not failed_rows(store, bucket, Path("none"))
+    summary = run_job(job)
+    assert (summary.failed + summary.failed_before, summary.complete) == (0, True)
+    check({name: one for name, one in store.files(bucket).items() if name.startswith("maps/")})
 
 
 def test_a_picture_that_is_gone_is_a_row_with_an_error_and_the_job_goes_on(
