@@ -14,10 +14,8 @@ from bulk_engines import (
     running,
     stop_in_the_middle,
     succeeded,
-    write_photos,
 )
 from engine_python import engine_python
-from server_process import ServerProcess
 
 from saliency_client.bulk import ExplainBatch
 from saliency_client.bulk.ray import ExplainBlocks
@@ -27,19 +25,6 @@ parquet = pytest.importorskip("pyarrow.parquet")
 
 EXAMPLE = ROOT / "tests" / "examples" / "ray_photos.py"
 METHOD = "smooth"
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_photos(tmp_path_factory.mktemp("ray") / "photos", 120)
-
-
-@pytest.fixture
-def serve(start_server, uncompiled_version):
-    def start() -> ServerProcess:
-        return start_server(f"classifier={uncompiled_version.parent}", "--no-warmup")
-
-    return start
 
 
 def command(photos: Path, output: Path, *servers: str) -> list[str | Path]:

@@ -14,10 +14,8 @@ from bulk_engines import (
     running,
     stop_in_the_middle,
     succeeded,
-    write_photos,
 )
 from engine_python import engine_python
-from server_process import ServerProcess
 
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is in the extra bulk")
 
@@ -29,19 +27,6 @@ pytestmark = [
     pytest.mark.timeout(400),
     pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java"),
 ]
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_photos(tmp_path_factory.mktemp("spark") / "photos", 120)
-
-
-@pytest.fixture
-def serve(start_server, uncompiled_version):
-    def start() -> ServerProcess:
-        return start_server(f"classifier={uncompiled_version.parent}", "--no-warmup")
-
-    return start
 
 
 def in_spark(photos: Path, folder: Path, *servers: str):
