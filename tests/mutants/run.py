@@ -1,4 +1,4 @@
-"""Breaks the exporter on purpose, one place at a time, and shows that a named test notices.
+"""Breaks the exporter and the client's job on purpose, one place at a time; a named test has to notice.
 
 python tests/mutants/run.py [WORD …]
 
@@ -14,23 +14,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
+import of_the_job
+from mutant import Mutant
+
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "exporter" / "saliency_exporter"
+PACKAGES = {
+    "saliency_exporter": ROOT / "exporter" / "saliency_exporter",
+    "saliency_client": ROOT / "client" / "saliency_client",
+}
 TESTS = ROOT / "tests"
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One break: in a file, one text for another, and the test that must fail."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    test: str
 
 
 MUTANTS = (
@@ -721,6 +715,7 @@ MUTANTS = (
         "return parameter.default",
         "test_rise.py::test_there_may_be_four_times_as_many_masks_as_samples_and_the_default_is_within_the_bound",
     ),
+    *of_the_job.MUTANTS,
 )
 
 
@@ -733,8 +728,8 @@ def test_file(name: str) -> Path:
 def survives(mutant: Mutant) -> bool:
     """Whether the named test passes with the mutant in place."""
     with tempfile.TemporaryDirectory() as directory:
-        copy = Path(directory) / "saliency_exporter"
-        shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        copy = Path(directory) / mutant.package
+        shutil.copytree(PACKAGES[mutant.package], copy, ignore=shutil.ignore_patterns("__pycache__"))
         path = copy / mutant.file
         text = path.read_text(encoding="utf-8")
         if mutant.old not in text:
