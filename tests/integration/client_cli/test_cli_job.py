@@ -344,7 +344,8 @@ def test_a_server_that_stops_answering_stops_the_job_and_what_is_done_stays(
 def test_a_server_that_is_away_for_a_while_or_full_costs_no_row(cli, photos, server):
     server.fail(grpc.StatusCode.UNAVAILABLE, QUEUE_FULL, times=4)
     server.script.append(lambda request, context: None)
-    server.fail(grpc.StatusCode.UNAVAILABLE, "starting", times=4)
+    # Longer than the attempts of each of the four calls that are under way.
+    server.fail(grpc.StatusCode.UNAVAILABLE, "starting", times=24)
 
     assert cli("job", "photos", *JOB, "--wait", "30").code == 0
     assert [row["error"] for row in rows_of(cli.folder / "maps")] == [None] * 10
@@ -370,7 +371,7 @@ def test_an_image_that_ends_the_servers_call_each_time_is_found_and_the_others_a
 
 def test_what_the_server_refuses_from_the_first_image_on_is_no_images_fault(cli, server):
     (cli.folder / "photos").mkdir()
-    for number in range(50):
+    for number in range(100):
         (cli.folder / "photos" / f"{number:02}.png").write_bytes(picture(number))
 
     run = cli("job", "photos", *JOB, "--class-index", "77")
@@ -453,6 +454,26 @@ def test_a_shard_whose_file_is_gone_is_made_again(cli, photos):
     assert run.code == 0
     assert "1 shards were done and their files are gone" in run.err
     assert paths_of(out) == all_photos()
+
+
+def test_files_of_a_tar_behind_one_that_is_gone_are_made_again_too(cli):
+    with tarfile.open(cli.folder / "photos.tar", "w") as tar:
+        for number in range(10):
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = len(picture(number))
+            tar.addfile(member, io.BytesIO(picture(number)))
+    out = cli.folder / "maps"
+    cli("job", "photos.tar", *JOB)
+    before = digests(out)
+    assert sorted(before) == [f"part-0000000-0000{chunk}.parquet" for chunk in range(3)]
+    (out / "part-0000000-00001.parquet").unlink()
+
+    run = cli("job", "photos.tar", *JOB, "--resume")
+
+    assert run.code == 0
+    assert "6 rows in" in run.out
+    assert "4 were done before" in run.out
+    assert sorted(row["key"] for row in rows_of(out)) == [f"{number}.png" for number in range(10)]
 
 
 def test_a_job_is_not_complete_while_another_workers_file_is_gone(cli, photos):

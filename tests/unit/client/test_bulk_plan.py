@@ -103,12 +103,13 @@ def test_a_list_names_images_whatever_their_suffix_and_paths_count_from_its_fold
 
 
 def test_row_groups_go_together_up_to_a_shard(tmp_path):
-    table = pyarrow.table({"image": [b"x"] * 11})
+    table = pyarrow.table({"image": [b"x"] * 13})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=3)
 
     found = entries(tmp_path / "a.parquet")
 
-    assert [(one.groups, one.rows) for one in found] == [((0, 2), 6), ((2, 4), 5)]
+    assert [(one.groups, one.rows) for one in found] == [((0, 2), 6), ((2, 4), 6), ((4, 5), 1)]
+    assert [one.first_row for one in found] == [0, 6, 12]
 
 
 def plan_of(tmp_path, found: list[Entry], of="this", shard_rows=2) -> Plan:
@@ -117,7 +118,7 @@ def plan_of(tmp_path, found: list[Entry], of="this", shard_rows=2) -> Plan:
     return Plan(place, shard_rows)
 
 
-PICTURES = [Entry(f"{n}.jpg", "picture", rows=1) for n in range(5)]
+PICTURES = [Entry(f"{n}.jpg", "picture", rows=1) for n in range(6)]
 TAR, ROWS = Entry("a.tar", "tar"), Entry("a.parquet", "parquet", (0, 2), 6)
 
 
@@ -126,21 +127,22 @@ def test_pictures_are_grouped_into_shards_and_files_of_many_stand_alone(tmp_path
 
     units = list(plan.units())
 
-    assert [unit.number for unit in units] == list(range(5))
+    assert [unit.number for unit in units] == list(range(6))
     assert [[one.path for one in unit.entries] for unit in units] == [
         ["0.jpg", "1.jpg"],
         ["2.jpg"],
         ["a.tar"],
         ["a.parquet"],
         ["3.jpg", "4.jpg"],
+        ["5.jpg"],
     ]
-    assert [unit.rows for unit in units] == [2, 1, None, 6, 2]
+    assert [unit.rows for unit in units] == [2, 1, None, 6, 2, 1]
     assert units[3].entries[0].groups == (0, 2)
-    assert plan.size() == (11, None)
+    assert plan.size() == (12, None)
 
 
 def test_a_plan_of_pictures_knows_how_many_rows_it_has(tmp_path):
-    assert plan_of(tmp_path, PICTURES).size() == (5, 0)
+    assert plan_of(tmp_path, PICTURES).size() == (6, 0)
 
 
 def test_rows_of_files_that_are_not_counted_are_judged_by_what_has_been_read(tmp_path):
@@ -150,16 +152,16 @@ def test_rows_of_files_that_are_not_counted_are_judged_by_what_has_been_read(tmp
 
     assert extent.rows is None
     extent.take(Waiting(shard, "a.tar", 0, None, None, read=250))
-    assert extent.rows == 5 + 16
+    assert extent.rows == 6 + 16
     for number in (1, 2, 3):
         extent.take(Waiting(shard, "a.tar", number, None, None, read=250 * (number + 1)))
     extent.take(Waiting(shard, "b.tar", 0, None, None, read=600))
-    assert extent.rows == 5 + round(4000 * 5 / 1600)
+    assert extent.rows == 6 + round(4000 * 5 / 1600)
     resumed = Extent(0, 4000)
     resumed.take(Waiting(shard, "a.tar", 3, None, None, read=1000))
     assert resumed.rows == 16
     extent.take(Waiting(shard, "4.jpg", 0, None, None))
-    assert extent.rows == 5 + round(4000 * 5 / 1600)
+    assert extent.rows == 6 + round(4000 * 5 / 1600)
 
 
 def test_a_plan_that_is_there_stays_and_one_of_something_else_is_replaced(tmp_path):
