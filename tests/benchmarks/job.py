@@ -1,11 +1,12 @@
 """`make bench-job`: what `saliency-client job` holds in memory, and how busy it keeps servers.
 
-    python tests/benchmarks/job.py memory [--rows 200000] [--inputs tar,parquet,list,folder]
+    python tests/benchmarks/job.py memory [--rows 200000] [--inputs tar,parquet,list,folder] [--side 224]
     python tests/benchmarks/job.py speed [--images 2000] [--rounds 3] [--pinned] [--model-dir models/lite0]
     python tests/benchmarks/job.py busy [--replicas 1,2,4,8,16] [--milliseconds 40] [--megapixel]
 
-memory: pictures of 32 x 32 pixels, and a server that takes no time (tests/stand_in_server.py). Resident
-memory of the job and of all processes that it has started is read twice a second.
+memory: pictures and maps of 32 x 32 pixels, or of another side, and a server that takes no time
+(tests/stand_in_server.py). Resident memory of the job and of all processes that it has started is read twice
+a second.
 
 speed: JPEGs of 1 megapixel, cut from photos that come with scikit-image, and the local server with an export
 of EfficientNet-Lite0, against a bare gRPC client that replays the same requests from arrays that are decoded
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("part", choices=["memory", "speed", "busy"])
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--inputs", default="tar,parquet,list,folder")
+    parser.add_argument("--side", type=int, default=SMALL, help="of pictures and maps for memory, in pixels")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, help="of smooth, in place of gradients")
@@ -117,10 +119,10 @@ def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 def memory(given: argparse.Namespace) -> dict[str, Any]:
     """Of each sort of inputs, how memory grows with the rows."""
-    found: dict[str, Any] = {"rows": given.rows}
+    found: dict[str, Any] = {"rows": given.rows, "side": given.side}
     for kind in given.inputs.split(","):
-        with a_folder() as folder, standing_in(replicas=2, side=SMALL) as server:
-            inputs = written(kind, folder / "in", given.rows)
+        with a_folder() as folder, standing_in(replicas=2, side=given.side) as server:
+            inputs = written(kind, folder / "in", given.rows, given.side)
             more = ["--decoders", str(given.decoders), *given.job.split()]
             begun = time.monotonic()
             process = start_job(inputs, folder / "out", ",".join(server.targets), MODEL, *more)
@@ -136,7 +138,7 @@ def memory(given: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def written(kind: str, folder: Path, rows: int) -> list[str]:
+def written(kind: str, folder: Path, rows: int, side: int) -> list[str]:
     """Numbered pictures in files of a kind; what the command takes as its inputs."""
     folder.mkdir()
     if kind == "parquet":
@@ -147,13 +149,13 @@ def written(kind: str, folder: Path, rows: int) -> list[str]:
         with pyarrow.parquet.ParquetWriter(folder / "all.parquet", schema) as writer:
             for first in range(0, rows, 1000):
                 some = range(first, min(rows, first + 1000))
-                columns = [[numbered_png(one, SMALL) for one in some], [f"{one:07d}" for one in some]]
+                columns = [[numbered_png(one, side) for one in some], [f"{one:07d}" for one in some]]
                 writer.write_table(pyarrow.table(dict(zip(("image", "key"), columns, strict=True)), schema))
         return [str(folder / "all.parquet")]
     if kind == "tar":
         with tarfile.open(folder / "all.tar", "w") as tar:
             for number in range(rows):
-                content = numbered_png(number, SMALL)
+                content = numbered_png(number, side)
                 member = tarfile.TarInfo(f"{number:07d}.png")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
@@ -163,7 +165,7 @@ def written(kind: str, folder: Path, rows: int) -> list[str]:
     for number in range(rows):
         below = folder / f"{number // 1000:04d}" if kind == "folder" else folder / "all"
         below.mkdir(exist_ok=True)
-        (below / f"{number:07d}.png").write_bytes(numbered_png(number, SMALL))
+        (below / f"{number:07d}.png").write_bytes(numbered_png(number, side))
     if kind == "folder":
         return [str(folder)]
     names = folder / "names.txt"
