@@ -357,6 +357,8 @@ class _Run:
                     self.progress.extent.take(waiting)
                 self.progress.rows += 1
                 self._count(row)
+            if waiting.no_row and waiting.row == 0:
+                self.progress.notes.append(f"there is no image in {waiting.path}")
             if waiting.ends:
                 self._finished(shards.finish(waiting.shard, last=True))
 
@@ -442,8 +444,10 @@ class _Run:
 
     def _plan(self, of: str) -> None:
         left_out = LeftOut()
-        write_plan(self.out / JOB_FOLDER / _PLAN, self._entries(left_out), of)
-        self.progress.notes += left_out.notes()
+        try:
+            write_plan(self.out / JOB_FOLDER / _PLAN, self._entries(left_out), of)
+        finally:
+            self.progress.notes += left_out.notes()
 
     def _entries(self, left_out: LeftOut) -> Iterator[Any]:
         job = self.job

@@ -23,7 +23,7 @@ _COLUMNS = {
     "first_row": "int64",
     "bytes": "int64",
 }
-_ENTRIES_AT_A_TIME = 10_000
+_WRITTEN_AT_A_TIME, _READ_AT_A_TIME = 10_000, 1000
 _OF = "saliency_plan_of"
 _MAGIC = ("*", "?", "[")
 
@@ -106,6 +106,11 @@ def find_entries(
     """
     for text in inputs:
         place = Place(text)
+        if not _is_text(text):
+            raise OptionError(
+                f"the name {text!a} is not UTF-8, and a row holds names as UTF-8",
+                hint="rename it, or give a link to it",
+            )
         if place.is_folder():
             for path in _files_below(place, left_out):
                 found = kind or kind_of(path)
@@ -199,6 +204,8 @@ def _entries(path: str, kind: Kind, shard_rows: int) -> Iterator[Entry]:
             raise
         yield Entry(path, kind)
         return
+    if not sizes:
+        yield Entry(path, kind, (0, 0), 0)
     for number, size in enumerate(sizes):
         rows += size
         if rows >= shard_rows or number == len(sizes) - 1:
@@ -251,7 +258,7 @@ def write_plan(place: Place, entries: Iterator[Entry], of: str) -> None:
     left_behind = place.exists() and Plan(place, 1).of() != of
     with place.writing() as (part, finish):
         with arrow.ParquetWriter(part, columns, compression="zstd") as writer:
-            while some := list(islice(entries, _ENTRIES_AT_A_TIME)):
+            while some := list(islice(entries, _WRITTEN_AT_A_TIME)):
                 count += len(some)
                 writer.write_table(_table(some, columns))
         if not count:
@@ -338,7 +345,7 @@ class Plan:
     def _entries(self) -> Iterator[Entry]:
         with self.place.open() as file:
             opened = parquet().ParquetFile(file)
-            for batch in opened.iter_batches(_ENTRIES_AT_A_TIME):
+            for batch in opened.iter_batches(_READ_AT_A_TIME):
                 for row in batch.to_pylist():
                     groups = None if row["first_group"] is None else (row["first_group"], row["end_group"])
                     where = row["rows"], row["first_row"], row["bytes"]

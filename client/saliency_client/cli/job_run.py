@@ -89,14 +89,14 @@ def run(options: JobOptions, printer: Printer) -> int:
         # InvalidArgument is the server's, with a code of its own.
         except (InputError, OptionError, CommandError) as error:
             stack.close()
+            _tell_notes(progress, printer)
             printer.error(error)
             return USAGE
         except BaseException:
             stack.close()
             _tell_stopped(progress, printer)
             raise
-    for note in progress.notes:
-        printer.note(f"note: {note}")
+    _tell_notes(progress, printer)
     _tell_errors(progress, options, printer)
     _tell(summary, options, printer)
     failed = summary.failed + summary.failed_before
@@ -237,6 +237,11 @@ def _tell_stopped(progress: Progress, printer: Printer) -> None:
         )
 
 
+def _tell_notes(progress: Progress, printer: Printer) -> None:
+    for note in progress.notes:
+        printer.note(f"note: {note}")
+
+
 def _tell_errors(progress: Progress, options: JobOptions, printer: Printer) -> None:
     """Say what was wrong with the first images, and of how many a target was not reached."""
     for error in progress.errors:
@@ -273,7 +278,7 @@ def _tell(summary: Summary, options: JobOptions, printer: Printer) -> None:
     words = [f"{_rows(summary.rows)} in {duration(summary.seconds)} ({rate:.3g} a second)"]
     workers = options.worker[1]
     if not summary.rows:
-        words = ["nothing was left to do"]
+        words = ["nothing was left to do" if summary.before else "there was no image to explain"]
         if options.worker[0] >= summary.units:
             words = [
                 f"nothing to do: the job has {summary.units} shares of {options.shard_rows} pictures for "

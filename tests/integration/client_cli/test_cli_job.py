@@ -189,6 +189,45 @@ def test_a_name_that_is_not_utf_8_is_left_out_with_a_note(cli, photos):
     assert paths_of(cli.folder / "maps") == all_photos()
 
 
+def test_a_typed_name_that_is_not_utf_8_is_refused(cli, photos):
+    name = os.fsdecode(b"lat\xe9in.png")
+    (cli.folder / name).write_bytes(picture(1))
+
+    run = cli("job", name, *JOB)
+
+    assert run.code == 2
+    assert "'lat\\udce9in.png' is not UTF-8" in run.err
+    assert not (cli.folder / "maps").exists()
+
+
+def test_files_of_many_images_that_hold_none_are_named(cli, photos):
+    with tarfile.open(cli.folder / "none.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("labels.txt"))
+    schema = pyarrow.schema([("image", pyarrow.binary())])
+    pyarrow.parquet.write_table(schema.empty_table(), cli.folder / "none.parquet")
+    nothing = ["there is no image in none.tar", "there is no image in none.parquet"]
+
+    run = cli("job", "none.tar", "photos", "none.parquet", *JOB)
+
+    assert run.code == 0
+    assert [note in run.err for note in nothing] == [True, True]
+    assert paths_of(cli.folder / "maps") == all_photos()
+    alone = cli("job", "none.tar", "-o", "others", "--decoders", "0")
+    assert (alone.code, alone.out) == (0, "others: there was no image to explain\n")
+    assert nothing[0] in alone.err
+
+
+def test_what_a_folder_without_an_image_holds_is_told(cli):
+    (cli.folder / "photos").mkdir()
+    (cli.folder / "photos" / "notes.txt").write_text("nothing to see")
+
+    run = cli("job", "photos", *JOB)
+
+    assert run.code == 2
+    assert "left out photos/notes.txt" in run.err
+    assert "there is no image in what was given" in run.err
+
+
 def test_a_parquet_that_is_none_is_one_row_with_an_error(cli, photos):
     (photos / "0" / "data.parquet").write_bytes(b"PAR1?")
 

@@ -42,6 +42,8 @@ def read(path: Path, kind: str, fields: Fields | None = None, start: int = 0, gr
         ("shard-000.tar", "tar"),
         ("shard.tar.gz", "tar"),
         ("shard.tgz", "tar"),
+        ("shard.tar.xz", "tar"),
+        ("shard.tbz2", "tar"),
         ("notes.txt", None),
         ("README", None),
         ("jpg", None),
@@ -73,7 +75,7 @@ MEMBERS = {
 }
 
 
-@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 def test_the_pictures_of_a_tar_come_in_its_order_by_their_names(tmp_path, mode):
     path = tar_of(tmp_path / "a.tar", MEMBERS, mode)
 
@@ -138,6 +140,16 @@ def test_what_is_no_tar_is_said_to_be_damaged(tmp_path):
         read(tmp_path / "a.tar", "tar")
 
 
+def test_a_name_in_a_tar_that_is_not_utf_8_is_a_key_with_escapes(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as tar:
+        info = tarfile.TarInfo(name)
+        info.size = len(picture(1))
+        tar.addfile(info, io.BytesIO(picture(1)))
+
+    assert read(tmp_path / "a.tar", "tar") == [("caf\\udce9.png", picture(1))]
+
+
 # Parquet, as pyarrow and Hugging Face's datasets write it.
 
 
@@ -160,6 +172,44 @@ def test_hugging_faces_structs_of_bytes_and_path_are_images(tmp_path):
     path = parquet_of(tmp_path / "a.parquet", {"image": images, "label": [0, 1, 0]})
 
     assert read(path, "parquet") == [(f"{n}.png", picture(n)) for n in range(3)]
+
+
+def test_a_struct_with_a_path_alone_says_so(tmp_path):
+    images = pyarrow.array(
+        [{"bytes": None, "path": "7.png"}],
+        pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]),
+    )
+    path = parquet_of(tmp_path / "a.parquet", {"image": images})
+
+    ((key, error),) = read(path, "parquet")
+
+    assert key == "7.png"
+    assert str(error) == "column 'image' holds the path '7.png' alone, not the bytes of an image"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda images: pyarrow.array(images, pyarrow.large_binary()),
+        lambda images: pyarrow.array(images, pyarrow.binary_view()),
+        lambda images: pyarrow.array(images).dictionary_encode(),
+        lambda images: pyarrow.array(images, pyarrow.binary(len(images[0]))),
+    ],
+    ids=["large", "view", "dictionary", "fixed size"],
+)
+def test_bytes_of_images_are_read_in_whatever_way_arrow_keeps_them(tmp_path, written):
+    images = [picture(3)] * 2
+    path = parquet_of(tmp_path / "a.parquet", {"image": written(images), "key": [b"a", b"b"]})
+
+    assert read(path, "parquet") == [("a", images[0]), ("b", images[1])]
+
+
+def test_usual_names_are_found_in_capitals_too_and_as_they_are_first(tmp_path):
+    path = parquet_of(tmp_path / "a.parquet", {"Image": [picture(1)], "ID": ["a"]})
+    assert read(path, "parquet") == [("a", picture(1))]
+
+    path = parquet_of(tmp_path / "b.parquet", {"IMAGE": [b"other"], "image": [picture(2)]})
+    assert read(path, "parquet") == [(None, picture(2))]
 
 
 def test_row_groups_and_a_start_choose_rows(tmp_path):
@@ -186,8 +236,9 @@ def test_empty_cells_are_errors_of_their_own_and_a_column_of_another_type_is_ref
     assert isinstance(empty, ItemError)
     assert good == picture(1)
     path = parquet_of(tmp_path / "b.parquet", {"image": ["a.png"]})
-    with pytest.raises(OptionError, match="column 'image' holds string, not the bytes of images"):
+    with pytest.raises(OptionError, match="column 'image' holds string, not the bytes of images") as caught:
         read(path, "parquet")
+    assert "paths of images are taken by --list" in caught.value.hint
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 
 from saliency_client._errors import ItemError, OptionError
 from saliency_client.bulk.arrow import parquet
-from saliency_client.bulk.sources.records import Damaged, Fields, Record, chosen
+from saliency_client.bulk.sources.records import Damaged, Fields, Record, chosen, usual
 from saliency_client.bulk.storage import Place
 
 _IMAGES = (
@@ -63,7 +63,7 @@ def records(
             key = chosen(names, (), fields.key, "column") if fields.key is not None else None
         except OptionError as error:
             raise OptionError(f"{place}: {error}", hint=error.hint) from error
-        key = key or next((name for name in _KEYS if name in names and name != image), None)
+        key = key or usual([name for name in names if name != image], _KEYS)
         some = list(range(*(groups or (0, opened.num_row_groups))))
         while some and (size := opened.metadata.row_group(some[0]).num_rows) <= start:
             start -= size
@@ -100,21 +100,27 @@ def _check_type(place: Place, column: Any) -> None:
     kind, types = column.type, pyarrow.types
     structs = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
     inner = kind.field("bytes").type if structs else kind
-    if not (types.is_binary(inner) or types.is_large_binary(inner) or types.is_null(inner)):
+    if types.is_dictionary(inner):
+        inner = inner.value_type
+    of_bytes = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    if not (types.is_null(inner) or any(is_one(inner) for is_one in of_bytes)):
+        text = types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner)
+        paths = "; paths of images are taken by --list, one on each line" if text else ""
         raise OptionError(
             f"{place}: column {column.name!r} holds {kind}, not the bytes of images",
-            hint="--image-column names another",
+            hint=f"--image-column names another{paths}",
         )
 
 
 def _record(value: Any, key: Any, column: str) -> Record:
+    path = None
     if isinstance(value, dict):
-        key = value.get("path") if key is None else key
-        value = value.get("bytes")
-    name = None if key is None else str(key)
-    if isinstance(value, (bytes, bytearray)) and value:
-        return Record(name, bytes(value))
-    what = "nothing" if not value else f"a value of type {type(value).__name__}"
+        value, path = value.get("bytes"), value.get("path")
+        key = path if key is None else key
+    name = None if key is None else key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
+    if value:
+        return Record(name, value)
+    what = "nothing" if path is None else f"the path {path!r} alone"
     return Record(name, ItemError(f"column {column!r} holds {what}, not the bytes of an image"))
 
 

@@ -30,6 +30,10 @@ _SUFFIXES: dict[str, Kind] = {
     ".tar": "tar",
     ".tar.gz": "tar",
     ".tgz": "tar",
+    ".tar.bz2": "tar",
+    ".tbz2": "tar",
+    ".tar.xz": "tar",
+    ".txz": "tar",
 }
 # As in train-00012-of-01024, and in TensorFlow Datasets' train.tfrecord-00012-of-01024.
 _SHARD = re.compile(r"-\d{5,}-of-\d{5,}$")
@@ -91,6 +95,17 @@ def reader(kind: Kind) -> Read:
     return read
 
 
+def usual(candidates: list[str], names: tuple[str, ...]) -> str | None:
+    """The first of the usual names that is there, in small letters or in others."""
+    in_small = {name.lower(): name for name in reversed(candidates)}
+    return next((name if name in candidates else in_small[name] for name in names if name in in_small), None)
+
+
+def text_of(name: str) -> str:
+    """A name as a row can hold it: what is not UTF-8 in it is written as an escape."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def chosen(candidates: list[str], preferred: tuple[str, ...], given: str | None, what: str) -> str:
     """The name that was given, or the first preferred one that is there.
 
@@ -103,9 +118,8 @@ def chosen(candidates: list[str], preferred: tuple[str, ...], given: str | None,
                 f"there is no {what} {given!r}; there are {', '.join(sorted(candidates)) or 'none'}"
             )
         return given
-    for name in preferred:
-        if name in candidates:
-            return name
+    if (name := usual(candidates, preferred)) is not None:
+        return name
     raise OptionError(
         f"no {what} is called like one of images; there are {', '.join(sorted(candidates)) or 'none'}",
         hint="--image-column names it",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from saliency_client._errors import ItemError
 from saliency_client._picture_names import ARRAY_SUFFIX, PICTURE_SUFFIXES
-from saliency_client.bulk.sources.records import MOST_BYTES, Damaged, Fields, Record
+from saliency_client.bulk.sources.records import MOST_BYTES, Damaged, Fields, Record, text_of
 from saliency_client.bulk.storage import Place
 
 
@@ -42,7 +42,7 @@ def records(
                     if member.size > MOST_BYTES:
                         number += 1
                         yield Record(
-                            member.name,
+                            text_of(member.name),
                             ItemError(f"the file has {member.size} bytes, above the bound of {MOST_BYTES}"),
                         )
                         continue
@@ -50,7 +50,7 @@ def records(
                     image = content.read() if content is not None else b""
                     number += 1
                     error = ItemError("the file is empty")
-                    yield Record(member.name, image if image else error, file.tell())
+                    yield Record(text_of(member.name), image if image else error, file.tell())
         # What follows damaged bytes is found by zlib, by the header, or by the end of the file.
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             what = f"is damaged behind image {number}" if number else "is no tar file, or is damaged"

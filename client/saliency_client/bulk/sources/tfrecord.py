@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from saliency_client._errors import ItemError, OptionError
 from saliency_client._varints import BYTES, varint
-from saliency_client.bulk.sources.records import MOST_BYTES, Damaged, Fields, Record, chosen
+from saliency_client.bulk.sources.records import MOST_BYTES, Damaged, Fields, Record, chosen, usual
 from saliency_client.bulk.storage import Place
 
 _IMAGES = ("image/encoded", "image", "image_raw", "encoded", "jpeg", "jpg", "png")
@@ -82,7 +82,7 @@ def _payloads(place: Place, raw: BinaryIO) -> Iterator[bytes]:
 
 def _record(features: dict[str, list[bytes | int]], fields: Fields) -> Record:
     image_name = chosen(list(features), _IMAGES, fields.image, "feature")
-    key_name = fields.key if fields.key is not None else next((k for k in _KEYS if k in features), None)
+    key_name = fields.key if fields.key is not None else usual(list(features), _KEYS)
     keys = features.get(key_name, []) if key_name is not None else []
     key = keys[0].decode("utf-8", "replace") if keys and isinstance(keys[0], bytes) else None
     if keys and isinstance(keys[0], int):
