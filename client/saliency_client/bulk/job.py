@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,8 @@ _ASKED, _PLAN, _MANIFEST = "job.json", "plan.parquet", "manifest.json"
 _OF_THE_PLAN = ("inputs", "lists", "input_format", "shard_rows")
 _ERRORS_TOLD = 3
 _ROUNDED = 1 + 1e-6
+STDIN = "-"
+"""As the name of a list: what is piped into the program."""
 _THREADS = 32
 """For files: of a store behind a network, each waits most of the time."""
 
@@ -64,7 +67,7 @@ class Job:
             the latest when the job begins, for all of its rows; its `numbers` None are all of the method.
         inputs: folders, files, patterns and addresses of images, Parquet, TFRecord or tar.
         out: the folder of the output, or its address.
-        lists: files with the names of inputs, one on each line.
+        lists: files with the names of inputs, one on each line; `-` is what is piped in.
         kind: what all input files hold; None: by their names.
         fields: names of columns or features.
         shard_rows: images in a shard, at most.
@@ -453,10 +456,9 @@ class _Run:
         job = self.job
         yield from find_entries(job.inputs, left_out, kind=job.kind, shard_rows=job.shard_rows)
         for text in job.lists:
-            place = Place(text)
-            beside = text.rpartition("/")[0]
+            content, beside = _read_list(text)
             try:
-                lines = place.read().decode("utf-8-sig").splitlines()
+                lines = content.decode("utf-8-sig").splitlines()
             except UnicodeDecodeError as error:
                 raise OptionError(
                     f"{text} is no list of names: it is not UTF-8 ({error.reason} at byte {error.start})",
@@ -531,6 +533,14 @@ class _Run:
             progress.seconds,
             len(ended),
         )
+
+
+def _read_list(text: str) -> tuple[bytes, str]:
+    """The bytes of a list, and the folder that its paths count from: its own, or this one of a pipe."""
+    if text == STDIN:
+        return sys.stdin.buffer.read(), ""
+    place = Place(text)
+    return place.read(pipes=True), "" if place.is_pipe else text.rpartition("/")[0]
 
 
 def _differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -89,8 +89,17 @@ class Place:
         with _about(self):
             return _Reading(self, self._fs.open(self._root, "rb"))  # type: ignore[return-value]
 
-    def read(self, most: int | None = None) -> bytes:
+    @property
+    def is_pipe(self) -> bool:
+        """Whether it is a named pipe on this machine, or what a shell makes of `<(command)`."""
+        return self.is_local and self.path.is_fifo()
+
+    def read(self, most: int | None = None, *, pipes: bool = False) -> bytes:
         """All bytes.
+
+        Args:
+            most: bytes that a file on this machine may have; None: any number.
+            pipes: a named pipe is read too, which waits for somebody to write to it.
 
         Raises:
             StorageError: it cannot be read; or, on this machine, there are more than `most`.
@@ -98,7 +107,8 @@ class Place:
         with _about(self):
             if self.is_local:
                 known = os.stat(self._root)
-                # Opening a named pipe waits for somebody to write to it.
+                if pipes and stat.S_ISFIFO(known.st_mode):
+                    return self.path.read_bytes()
                 if not stat.S_ISREG(known.st_mode):
                     raise StorageError(f"{self} is no file")
                 if most is not None and known.st_size > most:

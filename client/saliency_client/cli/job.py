@@ -108,7 +108,8 @@ def _address(context: click.Context, parameter: click.Parameter, value: str | No
     multiple=True,
     metavar="FILE",
     shell_complete=complete_files,
-    help="A file with one path or address of an image on each line; paths count from its folder.",
+    help="A file with one path or address of an image on each line; paths count from its folder. - is what is"
+    " piped in, whose paths count from here.",
 )
 @_images(
     "--input-format",

@@ -286,6 +286,30 @@ def test_a_list_of_windows_is_read(cli, photos):
     assert paths_of(cli.folder / "maps") == ["photos/0/1.png", "photos/0/2.png"]
 
 
+def test_a_list_is_piped_in_and_the_job_that_goes_on_needs_it_no_more(cli, photos):
+    names = "photos/1/7.png\nphotos/0/2.png\n"
+
+    run = cli("job", "--list", "-", *JOB, stdin=names.encode())
+
+    assert run.code == 0
+    assert [(row["path"], row["error"]) for row in rows_of(cli.folder / "maps")] == [
+        ("photos/1/7.png", None),
+        ("photos/0/2.png", None),
+    ]
+    assert "2 were done before" in cli("job", "--list", "-", *JOB, "--resume").out
+
+
+def test_a_named_pipe_is_a_list_whose_paths_count_from_here(cli, photos):
+    pipe = cli.folder / "names" / "pipe"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text("photos/1/7.png\n"), daemon=True)
+    writer.start()
+
+    assert cli("job", "--list", "names/pipe", *JOB).code == 0
+    assert paths_of(cli.folder / "maps") == ["photos/1/7.png"]
+
+
 def test_a_worker_without_a_share_says_so_and_the_last_one_that_all_is_done(cli, photos):
     few = [*JOB[:6], "--shard-rows", "100"]
 
