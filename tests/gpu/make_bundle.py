@@ -135,14 +135,17 @@ def add_model(archive: Archive, entry: Entry, batch_sizes: Sequence[int]) -> dic
         fewer = replace(settings, methods=find_methods(("smooth",)), sample_precision="bfloat16")
         try:
             shares = hold_to_float32(Forward(folded), entry.preprocessing, fewer, entry.name)
-        except ExportError as error:
-            # The exporter makes no such program, so there is nothing to show.
-            notes.append(f"samples in bfloat16 are left out, as an export refuses them: {error}")
-        else:
+            judged = True
             notes.append(f"samples in bfloat16: {shares['smooth']:.2g} of the standard error, uncompiled")
-            smooth = with_weights(lambda forward: build(forward, fewer), folded)["explain_smooth"]
-            size = SAMPLES_IN_FEWER_BITS
-            programs.append(program(archive, entry.name, folded, "explain_smooth", smooth, size, "bfloat16"))
+        except ExportError as error:
+            judged = False
+            notes.append(
+                f"samples in bfloat16 are here for their time alone, as an export refuses them: {error}"
+            )
+        smooth = with_weights(lambda forward: build(forward, fewer), folded)["explain_smooth"]
+        size = SAMPLES_IN_FEWER_BITS
+        made = program(archive, entry.name, folded, "explain_smooth", smooth, size, "bfloat16")
+        programs.append({**made, "judged": judged})
     rounding = describe_rounding(graph)
     offset, scale = affine(entry.preprocessing, graph.input_shape)
     return {

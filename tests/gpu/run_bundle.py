@@ -59,6 +59,8 @@ TARGETS = {
     "explain_smooth": (2.0, "forward passes a sample"),
 }
 COMPILE_TARGET = 60.0
+OF_MAPS = ("a map differs by", "maps differ by")
+"""How problems of maps begin."""
 
 
 class Bundle:
@@ -505,6 +507,11 @@ class Run:
             "tf32" if self.is_gpu and precision == "default" and kind == "float32" else kind
         ]
         row |= check(model, examples, program, answers, bounds)
+        judged = program.get("judged", True)
+        if not judged:
+            # It is here for its time: an export refuses it because its maps are too far from float32.
+            row["problems"] = [problem for problem in row["problems"] if not problem.startswith(OF_MAPS)]
+            row["verdict"] = "not judged: an export refuses it"
         if row["problems"]:
             print(f"          WRONG: {'; '.join(row['problems'])}", flush=True)
         self.report["programs"].append(row)
@@ -530,8 +537,8 @@ class Run:
                     model["name"],
                     f"explain_smooth, batch {size}: samples in {kind} change a mean of {SAMPLES} by "
                     "less than its standard error",
-                    bool(np.all(share < 1)),
-                    f"by {float(share.max()):.2f} of it at most",
+                    bool(np.all(share < 1)) or not judged,
+                    f"{'' if judged else 'not judged: '}by {float(share.max()):.2f} of it at most",
                 )
 
     def deep(
