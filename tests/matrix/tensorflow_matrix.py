@@ -104,7 +104,7 @@ def install(interpreter: str, directory: Path, version: str) -> Path:
         pip = [uv, "pip", "install", "--quiet", "--python", python]
     for command in (
         [interpreter, "-m", "venv", directory],
-        [*pip, f"{ROOT}[demo]", *pins, *TEST_PACKAGES],
+        [*pip, f"{ROOT}[demo,page,bulk]", *pins, *TEST_PACKAGES],
     ):
         done = run(*command)
         if done.returncode != 0:
