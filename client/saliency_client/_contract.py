@@ -13,6 +13,8 @@ CLASS_LABELS = "class_labels"
 """The signature of the names of all classes."""
 PARAMETER_DEFAULTS = "parameter_defaults"
 """The signature of the defaults of all parameters, outputs `<signature>/<parameter>`."""
+PARAMETER_BOUNDS = "parameter_bounds"
+"""The signature of the bounds of all parameters, its input `parameter` naming `<signature>/<parameter>`."""
 SIGNED_MAPS = ("gradients", "attributions")
 """What a method's own signed map is called: a derivative of the score, or shares of the score."""
 
@@ -25,7 +27,10 @@ SALIENCY = "saliency"
 MAPS = (*SIGNED_MAPS, COARSE_MAP, SALIENCY)
 """A method's own map is the first of these that it gives; `saliency` is made of it."""
 
-OF_THE_CLASS = ("class_index", "label", "score", "probability")
+CLASS_INDEX = "class_index"
+"""Parameter and output of every method: the class that is explained; −1 asks for the predicted one."""
+
+OF_THE_CLASS = (CLASS_INDEX, "label", "score", "probability")
 """What every method says of the class, which is that of the image without noise or masks."""
 
 COUNTS = {"num_samples": "samples", "num_masks": "masks", "num_steps": "steps"}

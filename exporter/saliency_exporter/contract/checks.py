@@ -45,6 +45,14 @@ def bounds_of(parameter: Parameter, max_samples: int, images: tf.DType) -> Bound
     return Bounds(low, high, f"at least {low}" if high is None else f"in [{low}, {high}]")
 
 
+def extremes(bounds: Bounds | None, dtype: str) -> tuple[float, float]:
+    """The least and the greatest value that an input takes: where there is no bound, that of its dtype."""
+    of_dtype = tf.as_dtype(dtype)
+    low = None if bounds is None else bounds.low
+    high = None if bounds is None else bounds.high
+    return (float(of_dtype.min if low is None else low), float(of_dtype.max if high is None else high))
+
+
 def default_of(parameter: Parameter, max_samples: int) -> float:
     """The default of a method's parameter: the declared one, or the greatest value where that is less."""
     high = _high(parameter, max_samples)

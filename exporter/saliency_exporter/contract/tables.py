@@ -1,4 +1,4 @@
-"""The signatures of tables: the names of all classes, and the defaults of all parameters."""
+"""The signatures of tables: the names of all classes, the defaults and the bounds of all parameters."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from saliency_exporter.contract.checks import assertion
+from saliency_exporter.contract.checks import assertion, bounds_of, class_bounds, extremes
+from saliency_exporter.methods.declarations import CLASS_INDEX, Method
 from saliency_exporter.runtime.functions import Function
+
+Range = tuple[float, float]
+"""The least and the greatest value of a parameter, both allowed."""
 
 
 def class_labels(labels: Sequence[str]) -> Function:
@@ -63,3 +67,58 @@ def parameter_defaults(
         return {name: tf.fill(tf.shape(rows), value) for name, value in defaults.items()}
 
     return tell_defaults
+
+
+def ranges(
+    methods: Sequence[Method], *, classes: int, max_samples: int, images: tf.DType
+) -> dict[str, Range]:
+    """The bounds of every parameter of every method, `class_index` among them, by `<signature>/<parameter>`.
+
+    Args:
+        methods: of the export.
+        classes: how many the model tells apart.
+        max_samples: the export's setting.
+        images: the dtype of the images.
+    """
+    of_class = extremes(class_bounds(classes), "int32")
+    return {
+        f"{method.signature}/{name}": bounds
+        for method in methods
+        for name, bounds in [
+            (CLASS_INDEX, of_class),
+            *((p.name, extremes(bounds_of(p, max_samples, images), p.dtype)) for p in method.parameters),
+        ]
+    }
+
+
+def parameter_bounds(ranges: Mapping[str, Range]) -> Function:
+    """The signature of all bounds: `bounds`, float64 [B, 2], of `parameter`, string [B]; all by default.
+
+    A row is the least and the greatest value that a parameter takes, both allowed; both are those of its
+    dtype where it has no bound, so that every row is finite. float64 holds each int32 and each float32.
+
+    The input `bounds` is there for its default alone: the bounds of all parameters, in the order of the
+    default of `parameter`. So they are part of the SignatureDef, as the names of `class_labels` are; a row of
+    the answer depends on its own row of the request alone.
+
+    Args:
+        ranges: by `<signature>/<parameter>`.
+    """
+    names = tf.constant(list(ranges))
+    table = tf.constant(list(ranges.values()), tf.float64)
+    specs = [
+        tf.TensorSpec((None,), tf.string, name="parameter"),
+        tf.TensorSpec((None, 2), tf.float64, name="bounds"),
+    ]
+
+    @tf.function(input_signature=specs, autograph=False)
+    def tell_bounds(parameter: tf.Tensor = names, bounds: tf.Tensor = table) -> dict[str, tf.Tensor]:
+        is_it = parameter[:, tf.newaxis] == names
+        known = tf.reduce_any(is_it, axis=1)
+        first = parameter[tf.argmin(tf.cast(known, tf.int32))]
+        message = ["parameter is ", first, "; it must be a signature and its parameter, as in "]
+        message.append(next(iter(ranges)))
+        with tf.control_dependencies([assertion(tf.reduce_all(known), message)]):
+            return {"bounds": tf.gather(table, tf.argmax(tf.cast(is_it, tf.int32), axis=1))}
+
+    return tell_bounds

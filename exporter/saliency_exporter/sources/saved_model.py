@@ -14,6 +14,7 @@ from saliency_client._contract import (
     DEFAULT_SIGNATURE,
     EXPLAIN_PREFIX,
     IMAGES_SIGNATURE,
+    PARAMETER_BOUNDS,
     PARAMETER_DEFAULTS,
 )
 from saliency_exporter.errors import ExportError, brief
@@ -30,7 +31,7 @@ from saliency_exporter.sources.other_files import SAVED_MODEL_FILES
 from saliency_exporter.sources.shared_constants import with_shared_constants
 from saliency_exporter.sources.source import Kept, Source
 
-_TABLES = (CLASS_LABELS, PARAMETER_DEFAULTS)
+_TABLES = (CLASS_LABELS, PARAMETER_DEFAULTS, PARAMETER_BOUNDS)
 """Signatures that an export makes for its clients, and makes anew of a model that is an export itself."""
 
 

@@ -61,6 +61,7 @@ def summary(version_dir: Path, manifest: Manifest) -> list[tuple[str, str]]:
         *(("signature", _describe_method(name, entry)) for name, entry in manifest.by_signature.items()),
         *([("signature", "class_labels, the names of all classes")] if labels else []),
         ("signature", "parameter_defaults, for clients of servers that do not return defaults"),
+        ("signature", "parameter_bounds, the least and the greatest value of each parameter"),
         ("verified", "no" if verification is None else f"{len(verification.rows)} calls within tolerance"),
         ("gradient", _describe_agreement(manifest.gradient_agreement)),
         *(("note", note) for note in manifest.notes),

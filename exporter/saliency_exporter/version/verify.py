@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
-from saliency_client._contract import CLASS_LABELS, PARAMETER_DEFAULTS
+from saliency_client._contract import CLASS_LABELS, PARAMETER_BOUNDS, PARAMETER_DEFAULTS
 from saliency_exporter.contract.build import PREDICTED_CLASS
+from saliency_exporter.contract.checks import Bounds, extremes
 from saliency_exporter.errors import ExportError
 from saliency_exporter.methods.declarations import CLASS_INDEX, SHARED_OUTPUTS
 from saliency_exporter.methods.kinds import KINDS
@@ -214,6 +215,7 @@ def _table_problems(servable: Servable, manifest: Manifest) -> Iterator[str]:
         if name in servable.signature_defs
         for parameter, value in servable.signature_defs[name].defaults.items()
     }
+    yield from _bounds_problems(servable, manifest)
     try:
         table = servable.predict(PARAMETER_DEFAULTS, {"rows": np.zeros(_ROWS, np.int32)})
     except ServableError as error:
@@ -226,6 +228,38 @@ def _table_problems(servable: Servable, manifest: Manifest) -> Iterator[str]:
         told, wanted = table[name].tolist(), [value.item() for value in values]
         if table[name].dtype != values[0].dtype or told != wanted:
             yield f"{PARAMETER_DEFAULTS} tells {table[name].dtype} {told} for {name}, not {wanted}"
+
+
+def _bounds_problems(servable: Servable, manifest: Manifest) -> Iterator[str]:
+    """Where the bounds that clients are told, by the metadata and by a call, are not the manifest's."""
+    expected = {
+        f"{name}/{parameter}": list(bounds)
+        for name, method in manifest.by_signature.items()
+        for parameter, bounds in [
+            (CLASS_INDEX, (-1.0, manifest.classes - 1.0)),
+            *((p.name, extremes(Bounds(p.low, p.high, ""), p.dtype)) for p in method.parameters),
+        ]
+    }
+    signature = servable.signature_defs.get(PARAMETER_BOUNDS)
+    if signature is None:
+        return  # an export of an earlier release
+    if not {"parameter", "bounds"} <= set(signature.defaults):
+        yield f"signature {PARAMETER_BOUNDS} has no defaults that tell the bounds of parameters"
+        return
+    names = tf.make_ndarray(signature.defaults["parameter"])
+    table = tf.make_ndarray(signature.defaults["bounds"])
+    if dict(zip([name.decode() for name in names], table.tolist(), strict=False)) != expected:
+        yield f"{PARAMETER_BOUNDS} tells other parameters or bounds by its defaults than the manifest"
+    backwards = list(expected)[::-1]
+    asked = {"parameter": np.array(backwards, object), "bounds": np.zeros((len(backwards), 2))}
+    try:
+        told = servable.predict(PARAMETER_BOUNDS, asked)["bounds"]
+    except ServableError as error:
+        yield f"signature {PARAMETER_BOUNDS} fails: {error}"
+        return
+    for name, bounds in zip(backwards, told.tolist(), strict=True):
+        if bounds != expected[name]:
+            yield f"{PARAMETER_BOUNDS} tells {bounds} for {name}, not {expected[name]}"
 
 
 def _default_names(servable: Servable) -> list[str] | None:

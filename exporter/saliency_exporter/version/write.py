@@ -13,12 +13,12 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from saliency_client._contract import CLASS_LABELS, PARAMETER_DEFAULTS
+from saliency_client._contract import CLASS_LABELS, PARAMETER_BOUNDS, PARAMETER_DEFAULTS
 from saliency_exporter.contract.build import build_cores, build_signatures
 from saliency_exporter.contract.compile_choice import Choice, choose, uncompiled_sizes
 from saliency_exporter.contract.examples import reference_inputs
 from saliency_exporter.contract.settings import Settings, predictions_signature
-from saliency_exporter.contract.tables import class_labels, parameter_defaults
+from saliency_exporter.contract.tables import class_labels, parameter_bounds, parameter_defaults, ranges
 from saliency_exporter.errors import ExportError, NotWritten
 from saliency_exporter.graph.activations.find import find_activations
 from saliency_exporter.graph.channels import with_channels_found
@@ -202,7 +202,7 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
             kept_calls = kept_references(kept.signatures, own_shape(job.source)) if kept else {}
         progress("saving")
         with _writing(directory.parent):
-            tables = _tables(signatures, job.settings)
+            tables = _tables(signatures, job, graph.classes)
             all_compiled = kept is None and job.settings.compile == "xla"
             _save(forward, {**signatures, **tables}, kept, directory, grappler=not all_compiled)
         reference = finished_reference()
@@ -371,9 +371,12 @@ def _check_labels(settings: Settings, graph: ForwardGraph) -> None:
         )
 
 
-def _tables(signatures: Signatures, settings: Settings) -> Signatures:
-    """The signatures for clients of servers that return no defaults."""
-    tables = {PARAMETER_DEFAULTS: parameter_defaults(signatures)}
+def _tables(signatures: Signatures, job: Export, classes: int) -> Signatures:
+    """The signatures that tell clients what values there are: defaults, bounds, and the names of classes."""
+    settings = job.settings
+    images = tf.as_dtype(job.preprocessing.image_dtype)
+    bounds = ranges(settings.methods, classes=classes, max_samples=settings.max_samples, images=images)
+    tables = {PARAMETER_DEFAULTS: parameter_defaults(signatures), PARAMETER_BOUNDS: parameter_bounds(bounds)}
     if settings.labels is not None:
         tables[CLASS_LABELS] = class_labels(settings.labels)
     return tables

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from saliency_exporter.contract.tables import class_labels, parameter_defaults
+from saliency_exporter.contract.tables import class_labels, parameter_bounds, parameter_defaults
 from saliency_exporter.errors import ExportError
 from saliency_exporter.runtime.servable import Servable, ServableError, load_servable
 from saliency_exporter.sources import saved_model
@@ -27,6 +27,17 @@ DEFAULTS = {
     "explain_smooth/seed": np.int32(0),
     "explain_smooth/first_sample": np.int32(0),
     "explain_smooth/target_error": np.float32(0),
+}
+INT32, FLOAT32 = np.iinfo(np.int32), np.finfo(np.float32)
+BOUNDS = {
+    "explain_gradients/class_index": [-1, 4],
+    "explain_guided/class_index": [-1, 4],
+    "explain_smooth/class_index": [-1, 4],
+    "explain_smooth/num_samples": [1, 200],  # the export's --max-samples
+    "explain_smooth/noise_level": [0, 1],
+    "explain_smooth/seed": [INT32.min, INT32.max],
+    "explain_smooth/first_sample": [0, 2**30],
+    "explain_smooth/target_error": [0, float(FLOAT32.max)],
 }
 
 
@@ -77,12 +88,71 @@ def test_both_answer_by_their_own_defaults(servable):
     }
 
 
+def bounds_request(names: list[str]) -> dict[str, np.ndarray]:
+    return {"parameter": np.array(names, object), "bounds": np.full((len(names), 2), 7.5)}
+
+
+@pytest.mark.parametrize("names", [["explain_smooth/num_samples"], list(BOUNDS)[::-1] * 2])
+def test_a_row_of_bounds_depends_on_its_own_row_alone(servable, names):
+    told = servable.predict("parameter_bounds", bounds_request(names))["bounds"]
+    assert told.dtype == np.float64
+    assert told.tolist() == [BOUNDS[name] for name in names]
+
+
+def test_the_metadata_hold_the_bounds_of_all_parameters(servable):
+    defaults = servable.signature_defs["parameter_bounds"].defaults
+    names = [name.decode() for name in tf.make_ndarray(defaults["parameter"])]
+    assert dict(zip(names, tf.make_ndarray(defaults["bounds"]).tolist(), strict=True)) == BOUNDS
+    assert set(BOUNDS) == set(DEFAULTS)
+    told = servable.predict("parameter_bounds", {})["bounds"]
+    assert told.tolist() == [BOUNDS[name] for name in names]
+
+
+@pytest.mark.parametrize("wrong", ["explain_smooth/masks", "num_samples", ""])
+def test_a_parameter_that_is_not_there_has_no_bounds(servable, wrong):
+    with pytest.raises(ServableError, match=f"parameter is {wrong}; it must be a signature and") as caught:
+        servable.predict("parameter_bounds", bounds_request(["explain_smooth/seed", wrong]))
+    assert caught.value.code == tf.errors.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    "name", ["num_samples", "noise_level", "first_sample", "target_error", "class_index"]
+)
+def test_the_bounds_that_are_told_are_those_that_the_signature_holds_to(servable, name):
+    """What lies at a bound is taken, and what lies a little beyond it refused."""
+    signature = servable.signature_defs["explain_smooth"]
+    shape = [1, *(dim.size for dim in signature.inputs["images"].tensor_shape.dim[1:])]
+    dtype = tf.as_dtype(signature.inputs["images"].dtype).as_numpy_dtype
+    usual = {"images": np.ones(shape, dtype), "num_samples": np.array([1], np.int32)}
+
+    def explain(value: float) -> None:
+        asked = tf.as_dtype(signature.inputs[name].dtype).as_numpy_dtype(value)
+        servable.predict("explain_smooth", {**usual, name: np.array([asked])}, ("score",))
+
+    def is_refused(value: float) -> None:
+        with pytest.raises(ServableError, match=f"{name} is "):
+            explain(value)
+
+    least, greatest = BOUNDS[f"explain_smooth/{name}"]
+    whole = signature.inputs[name].dtype == tf.int32.as_datatype_enum
+
+    def beyond(value: float, sign: int) -> float:
+        return value + sign if whole else value + 1e-6 * sign  # less is 0 to a processor
+
+    explain(least)
+    is_refused(beyond(least, -1))
+    if greatest < INT32.max:
+        explain(greatest)
+        is_refused(beyond(greatest, 1))
+
+
 def test_no_output_and_no_input_is_a_scalar(servable):
     """TensorFlow Serving's batching refuses scalars."""
-    for name in ("class_labels", "parameter_defaults"):
+    for name in ("class_labels", "parameter_defaults", "parameter_bounds"):
         signature = servable.signature_defs[name]
-        for info in (*signature.inputs.values(), *signature.outputs.values()):
-            assert [dim.size for dim in info.tensor_shape.dim] == [-1], name
+        for part, info in (*signature.inputs.items(), *signature.outputs.items()):
+            row = [2] if part == "bounds" else []
+            assert [dim.size for dim in info.tensor_shape.dim] == [-1, *row], name
 
 
 def test_the_table_holds_whatever_parameters_signatures_have():
@@ -157,6 +227,36 @@ def test_a_table_with_another_row_dtype_number_or_name_is_found(copy, monkeypatc
     assert problem.startswith(f"parameter_defaults {words}")
 
 
+def test_bounds_that_a_call_tells_wrongly_are_found(copy, monkeypatch):
+    answering(monkeypatch, "parameter_bounds", lambda outputs: {"bounds": outputs["bounds"] + [[0, 0.5]]})
+    told = "parameter_bounds tells [1.0, 200.5] for explain_smooth/num_samples, not [1.0, 200.0]"
+    problems = verify(copy).problems
+    assert told in problems
+    assert len(problems) == len(BOUNDS) - 1  # beside the greatest float32 0.5 is nothing
+
+
+def test_bounds_that_the_metadata_tell_wrongly_are_found(copy):
+    change_default(copy, "parameter_bounds", "bounds", np.zeros((len(BOUNDS), 2)))
+    told = "parameter_bounds tells other parameters or bounds by its defaults than the manifest"
+    assert verify(copy).problems == (told,)
+
+
+def test_an_export_of_a_release_without_bounds_is_verified_as_it_is(copy):
+    path = copy / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    del model.meta_graphs[0].signature_def["parameter_bounds"]
+    path.write_bytes(model.SerializeToString())
+    assert verify(copy).problems == ()
+
+
+def test_bounds_of_many_parameters_are_told_for_any_of_them():
+    many = {f"explain_{index}/seed": (index, index + 0.5) for index in range(300)}
+    ask = parameter_bounds(many)
+    some = ["explain_299/seed", "explain_0/seed", "explain_7/seed"]
+    told = ask(tf.constant(some), tf.zeros((3, 2), tf.float64))["bounds"]
+    assert told.numpy().tolist() == [list(many[name]) for name in some]
+
+
 def test_names_that_a_call_tells_wrongly_are_found(copy, monkeypatch):
     answering(monkeypatch, "class_labels", lambda outputs: {"labels": np.roll(outputs["labels"], 1)})
     assert verify(copy).problems == ("signature class_labels does not tell the class names of the manifest",)
@@ -174,7 +274,7 @@ def save(directory: Path, *signatures: str) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("name", ["parameter_defaults", "class_labels"])
+@pytest.mark.parametrize("name", ["parameter_defaults", "parameter_bounds", "class_labels"])
 def test_a_models_own_signature_of_such_a_name_is_refused_before_it_is_lost(tmp_path, name):
     path = save(tmp_path / "model", "serving_default", name)
     with pytest.raises(ExportError, match=f"has a signature '{name}' of its own") as caught:
@@ -183,6 +283,6 @@ def test_a_models_own_signature_of_such_a_name_is_refused_before_it_is_lost(tmp_
 
 
 def test_those_of_an_export_are_made_anew(tmp_path):
-    tables = ("parameter_defaults", "class_labels")
+    tables = ("parameter_defaults", "parameter_bounds", "class_labels")
     source = saved_model.load(save(tmp_path / "model", "serving_default", "explain_gradients", *tables))
     assert list(source.kept.signatures) == ["serving_default"]

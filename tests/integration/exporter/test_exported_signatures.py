@@ -33,7 +33,7 @@ def images() -> np.ndarray:
 
 
 def test_there_are_these_signatures(servable):
-    names = {"serving_default", "class_labels", "parameter_defaults", *EXPLAIN}
+    names = {"serving_default", "class_labels", "parameter_defaults", "parameter_bounds", *EXPLAIN}
     assert set(servable.signature_defs) - {"__saved_model_init_op"} == names
 
 

@@ -81,6 +81,7 @@ def test_they_answer_under_their_names_as_they_did(version_dir: Path) -> None:
         "serving_images",
         "explain_gradients",
         "explain_guided",
+        "parameter_bounds",
         "parameter_defaults",
     }
     default = servable.signature_defs["serving_default"]
