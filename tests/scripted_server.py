@@ -26,6 +26,7 @@ MODEL = "linear"
 CLASSES = 4
 TYPES = {
     np.dtype("float32"): (types_pb2.DT_FLOAT, "float_val"),
+    np.dtype("float64"): (types_pb2.DT_DOUBLE, "double_val"),
     np.dtype("int32"): (types_pb2.DT_INT32, "int_val"),
     np.dtype("uint8"): (types_pb2.DT_UINT8, "int_val"),
     np.dtype("O"): (types_pb2.DT_STRING, "string_val"),
@@ -66,6 +67,8 @@ class LinearModel:
     name: str = MODEL
     shares: bool = False
     sampled: bool = False
+    bounded: bool = False
+    most_samples: int = 1000
     quantities: tuple[str, ...] = ("logits", "probabilities")
     names: tuple[str, ...] = tuple(f"class {index}" for index in range(CLASSES))
     weights: np.ndarray = field(init=False)
@@ -266,6 +269,10 @@ class ScriptedServer(
             outputs = {
                 output: np.full(len(inputs["rows"]), value) for output, value in parameter_defaults().items()
             }
+        elif name == "parameter_bounds" and self.model.bounded:
+            self._check_rows(inputs["parameter"], inputs["bounds"][:, 0])
+            known = parameter_bounds(self.model)
+            outputs = {"bounds": np.array([known[key.decode()] for key in inputs["parameter"]], np.float64)}
         else:
             raise Fail(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
         return self._response(request, name, outputs)
@@ -358,8 +365,18 @@ def signature_defs(model: LinearModel) -> dict[str, meta_graph_pb2.SignatureDef]
         },
         SHARES_DEFAULTS,
     )
+    known = parameter_bounds(model)
+    bounds = signature_def(
+        {"parameter": ("O", (-1,)), "bounds": ("float64", (-1, 2))},
+        {"bounds": ("float64", (-1, 2))},
+        {
+            "parameter": np.array([name.encode() for name in known], object),
+            "bounds": np.array(list(known.values()), np.float64),
+        },
+    )
     return {
         **({"explain_shares": shares} if model.shares else {}),
+        **({"parameter_bounds": bounds} if model.bounded else {}),
         "class_labels": signature_def(
             {"labels": ("O", (-1,)), "class_index": ("int32", (-1,))},
             {"labels": ("O", (-1,))},
@@ -403,6 +420,20 @@ def signature_defs(model: LinearModel) -> dict[str, meta_graph_pb2.SignatureDef]
             },
             {**DEFAULTS["explain_smooth"], **(SAMPLED_DEFAULTS if model.sampled else {})},
         ),
+    }
+
+
+def parameter_bounds(model: LinearModel) -> dict[str, tuple[float, float]]:
+    """What the signature parameter_bounds tells, where `model.bounded`; also of a signature that is gone."""
+    return {
+        "explain_gradients/class_index": (-1, CLASSES - 1),
+        "explain_smooth/class_index": (-1, CLASSES - 1),
+        "explain_smooth/num_samples": (1, model.most_samples),
+        "explain_smooth/noise_level": (0, float(np.float32(0.9))),
+        "explain_smooth/seed": (np.iinfo(np.int32).min, np.iinfo(np.int32).max),
+        "explain_smooth/first_sample": (0, 2**30),
+        "explain_smooth/target_error": (0, float(np.finfo(np.float32).max)),
+        "explain_removed/seed": (0, 1),
     }
 
 

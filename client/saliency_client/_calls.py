@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any, Final, TypeVar
 
 import grpc
+import numpy as np
 
 from saliency_client import _requests as requests
 from saliency_client._bulk import Item, ItemResult, stacked
@@ -285,25 +286,21 @@ class Calls:
         if (asked := metadata.withheld_names) is None:
             return metadata.labels
         signature, classes = asked
-        names: list[str] = []
-        rows = classes
-        versions = {metadata.version}
-        while len(names) < classes:
-            some = range(len(names), min(len(names) + rows, classes))
-            request = requests.names_request(self.model, signature, some)
-            try:
-                answer = yield from self._ask(request, deadline, self._retry)
-            except InvalidArgument:
-                if len(some) == 1:
-                    self._known = None  # perhaps another version is served by now
-                    raise
-                rows = (len(some) + 1) // 2  # a server that batches bounds the rows of a request
-                continue
-            names += class_names(answer.outputs["labels"])
-            versions.add(answer.version or metadata.version)
+        try:
+            answers = yield from self._in_parts(
+                lambda some: requests.names_request(self.model, signature, some),
+                classes,
+                deadline,
+                self._retry,
+            )
+        except InvalidArgument:
+            self._known = None  # perhaps another version is served by now
+            raise
+        names = tuple(name for answer in answers for name in class_names(answer.outputs["labels"]))
         if self._known is metadata:
-            self._known = replace(metadata, names=tuple(names)) if len(versions) == 1 else None
-        return tuple(names)
+            same = all(answer.version in (0, metadata.version) for answer in answers)
+            self._known = replace(metadata, names=names) if same else None
+        return names
 
     def forget(self) -> None:
         """Let what is known of the served version go; the next call asks again."""
@@ -397,6 +394,31 @@ class Calls:
         with self._located(name, reply):
             return requests.parse_answer(reply.payload, request)
 
+    def _in_parts(
+        self,
+        request: Callable[[range], Request],
+        rows: int,
+        deadline: _Deadline,
+        retry: RetryPolicy,
+        *,
+        patient: bool = False,
+    ) -> Conversation[list[requests.Answer]]:
+        """The answers for so many rows of a table, in order; in parts where a server bounds a request."""
+        answers: list[requests.Answer] = []
+        done, at_once = 0, rows
+        while done < rows:
+            some = range(done, min(done + at_once, rows))
+            try:
+                answer = yield from self._ask(request(some), deadline, retry, patient=patient)
+            except InvalidArgument:
+                if len(some) == 1:
+                    raise
+                at_once = (len(some) + 1) // 2  # a server that batches bounds the rows of a request
+                continue
+            answers.append(answer)
+            done += len(some)
+        return answers
+
     def _built(
         self, build: Callable[[Metadata], T], deadline: _Deadline, patient: bool
     ) -> Conversation[tuple[Metadata, T]]:
@@ -432,7 +454,7 @@ class Calls:
     def _learn(
         self, deadline: _Deadline, retry: RetryPolicy | None = None, *, patient: bool = False
     ) -> Conversation[Metadata]:
-        """Ask for the metadata, and where it comes without any default for the model's table of them."""
+        """Ask for the metadata, and where it comes without any default for the model's tables."""
         retry = retry or self._retry
         reply = yield from self._send(
             requests.METADATA, requests.metadata_request(self.model), deadline, retry
@@ -444,7 +466,20 @@ class Calls:
             request = requests.defaults_request(self.model, table)
             answer = yield from self._ask(request, deadline, retry, patient=patient)
             metadata = metadata.with_defaults(answer.outputs)
-            same_version = answer.version in (0, metadata.version)
+            answers = [answer]
+            if (bounds := metadata.bounds_table) is not None:
+                names = list(table.outputs)
+                of_bounds = yield from self._in_parts(
+                    lambda some: requests.bounds_request(self.model, bounds, [names[row] for row in some]),
+                    len(names),
+                    deadline,
+                    retry,
+                    patient=patient,
+                )
+                rows = np.concatenate([answer.outputs["bounds"] for answer in of_bounds])
+                metadata = metadata.with_bounds(names, rows)
+                answers += of_bounds
+            same_version = all(answer.version in (0, metadata.version) for answer in answers)
         # Where replicas change over, one tells the signatures of a version and the next another's defaults.
         self._known = metadata if same_version else None
         self._known_since = self._clock()

@@ -57,8 +57,8 @@ class SaliencyError(Exception):
         >>> try:
         ...     client.explain(images, class_index=99)
         ... except SaliencyError as error:
-        ...     print(type(error).__name__, error.code.name, error.details, error.attempts)
-        InvalidArgument INVALID_ARGUMENT class_index 99 is outside [-1, 4) 1
+        ...     print(type(error).__name__, error.signature, error.attempts, error.message)
+        InputError explain_gradients 0 class_index is 99; it must be in [0, 3], or -1 for the predicted class
     """
 
     found: str | None = None
@@ -424,7 +424,7 @@ def _describe(
             InvalidArgument,
             f"{asked} refused the request",
             "the server's words name the input and its bounds; signatures() has the types and defaults of "
-            "all inputs, and `saliency-exporter inspect VERSION_DIR` shows all bounds",
+            "all inputs, and their bounds where the export tells them",
         )
     if code is status.RESOURCE_EXHAUSTED and "larger than max" in details:
         return (

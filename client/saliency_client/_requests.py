@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
+from saliency_client._contract import CLASS_INDEX
 from saliency_client._errors import AnswerError, InputError
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
 from saliency_client._shapes import shape_hint
@@ -107,14 +108,26 @@ def explain_request(
 
 
 def checked_inputs(
-    signature: Signature, images: ArrayLike, parameters: Mapping[str, ArrayLike | None]
+    signature: Signature,
+    images: ArrayLike,
+    parameters: Mapping[str, ArrayLike | None],
+    *,
+    in_parts: str | None = None,
 ) -> dict[str, Array]:
     """All inputs of an `explain_<method>` signature by name: images [B, …], and each parameter [B].
+
+    Args:
+        signature: of the method.
+        images: [B, …], or one without its batch axis.
+        parameters: by name; None stands for the default.
+        in_parts: a parameter that is asked for in parts, and may be above its bound.
 
     Raises:
         InputError: as `explain_request`.
     """
     given = {name: value for name, value in parameters.items() if value is not None}
+    for name, value in given.items():
+        check_bounds(signature, name, value, in_parts=name == in_parts)
     arrays = {"images": _images(images, _input(signature, "images"))}
     values = {**signature.defaults, **given}
     _check_complete(signature, {"images", *values})
@@ -122,6 +135,55 @@ def checked_inputs(
         if name != "images":
             arrays[name] = _parameter(values[name], spec, arrays["images"].shape[0])
     return arrays
+
+
+def check_bounds(signature: Signature, name: str, value: ArrayLike, *, in_parts: bool = False) -> None:
+    """Refuse a value of a parameter that the model refuses, as far as the model tells its bounds.
+
+    What is no number is left to the checks of types.
+
+    Args:
+        signature: of a method.
+        name: of the parameter.
+        value: one, or one for each image.
+        in_parts: whether it is asked for in parts, so that its greatest value bounds each of them.
+
+    Raises:
+        InputError: it is outside the bounds; the message names the parameter, the value and the bounds.
+    """
+    if name not in signature.bounds or name not in signature.inputs:
+        return
+    low, high = signature.bounds[name]
+    array = _array(value, name)
+    if array.dtype.kind not in "fiu":
+        return
+    whole = signature.inputs[name].dtype.startswith(("int", "uint"))
+    if not whole:
+        array = array.astype(np.float32)
+    inside = np.isfinite(array)
+    if low is not None:
+        inside &= array >= (low if whole else np.float32(low))
+    if high is not None and not in_parts:
+        inside &= array <= (high if whole else np.float32(high))
+    if not inside.all():
+        first = array[~inside].ravel()[0] if array.ndim else array[()]
+        raise InputError(
+            f"{name} is {str(first).removesuffix('.0')}; it must be {bounds_in_words(signature, name)}",
+            hint="signatures() has the bounds of all parameters",
+            signature=signature.name,
+        )
+
+
+def bounds_in_words(signature: Signature, name: str) -> str:
+    """What a parameter must be, after "it must be", as the model itself says it."""
+    low, high = signature.bounds[name]
+    if name == CLASS_INDEX and low == -1:
+        return f"in [0, {high}], or -1 for the predicted class"
+    if low is not None and high is not None:
+        return f"in [{low:g}, {high:g}]" if isinstance(high, float) else f"in [{low}, {high}]"
+    finite = "" if signature.inputs[name].dtype.startswith(("int", "uint")) else "a finite number"
+    bound = f"at least {low:g}" if low is not None else f"at most {high:g}" if high is not None else ""
+    return ", ".join(part for part in (finite, bound) if part) or "a whole number"
 
 
 def predict_request(
@@ -173,6 +235,12 @@ def names_request(model: ModelName, signature: Signature, classes: range) -> Req
     """A Predict request for the names of some classes; the input `labels` is there for its default alone."""
     arrays = {"labels": np.full(len(classes), b"", object), "class_index": np.array(classes, np.int32)}
     return _request(model, signature, arrays, ("labels",), len(classes))
+
+
+def bounds_request(model: ModelName, table: Signature, names: Sequence[str]) -> Request:
+    """A Predict request for bounds of parameters; the input `bounds` is there for its default alone."""
+    arrays = {"parameter": np.array(names, object), "bounds": np.zeros((len(names), 2))}
+    return _request(model, table, arrays, ("bounds",), len(names))
 
 
 def _check_complete(signature: Signature, known: Container[str]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from saliency_client._contract import (
@@ -13,6 +14,7 @@ from saliency_client._contract import (
     EXPLAIN_PREFIX,
     IMAGES_SIGNATURE,
     INTERNAL_PREFIX,
+    PARAMETER_BOUNDS,
     PARAMETER_DEFAULTS,
     SALIENCY,
     SIGNED_MAPS,
@@ -21,6 +23,10 @@ from saliency_client._contract import (
 from saliency_client._errors import AnswerError, InputError, UnknownParameter
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
 from saliency_client._tensors import Array, decode, dtype_name
+
+Number = int | float
+Bounds = tuple[Number | None, Number | None]
+"""The least and the greatest value of a parameter, both allowed; None where it has no bound."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Signature:
     """One signature of a served model: what goes in, what comes out, what is filled in if left out.
 
     Some servers return no defaults; `defaults` then has those that the model keeps in a table of its own.
+    `bounds` has the least and the greatest value of each parameter, None where it has no bound; it is empty
+    where the model does not tell them, as an export of a release before they were told.
 
     Example:
         >>> for name, signature in client.signatures().items():
@@ -62,6 +70,7 @@ class Signature:
         class_labels ['class_index', 'labels'] None
         explain_gradients ['class_index', 'images'] gradients
         explain_smooth ['class_index', 'images', 'noise_level', 'num_samples', 'seed'] smooth
+        parameter_bounds ['bounds', 'parameter'] None
         parameter_defaults ['rows'] None
         serving_default ['images'] None
     """
@@ -70,6 +79,7 @@ class Signature:
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     defaults: Mapping[str, Array] = field(default_factory=dict)
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
 
     @property
     def method(self) -> str | None:
@@ -206,6 +216,37 @@ class Metadata:
         }
         return replace(self, signatures=completed)
 
+    @property
+    def bounds_table(self) -> Signature | None:
+        """The signature that tells the bounds of parameters; None where there is none, or another so named.
+
+        Its default of `parameter` names them, as `<signature>/<parameter>`, and that of `bounds` has the
+        least and the greatest value of each; of a server without defaults its output `bounds` has.
+        """
+        table = self.signatures.get(PARAMETER_BOUNDS)
+        if table is None or set(table.inputs) != {"parameter", "bounds"} or "bounds" not in table.outputs:
+            return None
+        return table
+
+    def with_bounds(self, names: Sequence[str], table: Array) -> Metadata:
+        """The same with the bounds that the model's table told.
+
+        Args:
+            names: of parameters, as `<signature>/<parameter>`; those that are not there are left out.
+            table: float64 [N, 2], of each the least and the greatest value.
+        """
+        bounds: dict[str, dict[str, Bounds]] = {}
+        for output, (least, greatest) in zip(names, table.tolist(), strict=True):
+            signature, name = _parameter_of(output)
+            if signature in self.signatures and name in self.signatures[signature].inputs:
+                dtype = self.signatures[signature].inputs[name].dtype
+                bounds.setdefault(signature, {})[name] = _bounds(least, greatest, dtype)
+        completed = {
+            name: replace(signature, bounds=bounds.get(name, {}))
+            for name, signature in self.signatures.items()
+        }
+        return replace(self, signatures=completed)
+
 
 def check_parameters(
     signature: Signature, names: Iterable[str], signatures: Mapping[str, Signature] | None = None
@@ -254,6 +295,21 @@ def _parameter_of(output: str) -> tuple[str, str]:
     return signature, name
 
 
+def _bounds(least: float, greatest: float, dtype: str) -> Bounds:
+    """Bounds in a parameter's own type; what its dtype cannot be beyond is no bound."""
+    if dtype.startswith(("int", "uint")):
+        whole = np.iinfo(dtype)
+        low, high = int(least), int(greatest)
+        return (low if low > whole.min else None, high if high < whole.max else None)
+    limit = float(np.finfo(np.float32).max)
+
+    def real(value: float) -> float | None:
+        # float32's 0.15 is 0.15000000596 as a Python float.
+        return float(str(np.float32(value))) if abs(value) < limit else None
+
+    return real(least), real(greatest)
+
+
 def class_names(table: Array) -> tuple[str, ...]:
     """Names as text; bytes that are no UTF-8 become the replacement character."""
     return tuple(name.decode("utf-8", "replace") for name in table)
@@ -273,7 +329,12 @@ def parse_metadata(answer: bytes) -> Metadata:
         raise AnswerError("the answer is not a GetModelMetadataResponse") from error
     signatures = {name: _signature(name, map_.signature_def[name]) for name in sorted(map_.signature_def)}
     withheld = not any(signature.defaults for signature in signatures.values())
-    return Metadata(response.model_spec.version.value, signatures, withheld)
+    metadata = Metadata(response.model_spec.version.value, signatures, withheld)
+    told = metadata.bounds_table.defaults if metadata.bounds_table else {}
+    names, table = told.get("parameter"), told.get("bounds")
+    if names is None or table is None or names.dtype != object or table.shape != (*names.shape, 2):
+        return metadata
+    return metadata.with_bounds(class_names(names), table)
 
 
 def _signature(name: str, proto: tfs.SignatureDef) -> Signature:

@@ -26,7 +26,8 @@ from saliency_client._signatures import Signature
 from saliency_client._tensors import Array
 
 _LARGEST = 500
-"""Of a slice: below what an export allows in a call, and so many that a request costs nothing beside them."""
+"""Of a slice: as many as an export allows in a call, where that is known, and never more than these: so many
+that a request costs nothing beside them."""
 
 
 class Slices:
@@ -55,7 +56,10 @@ class Slices:
         of: str,
     ) -> None:
         self._map, self._count = _sampled(signature, signatures, of)
-        self._inputs = checked_inputs(signature, images, {**parameters, TARGET_ERROR: target_error})
+        given = {**parameters, TARGET_ERROR: target_error}
+        self._inputs = checked_inputs(signature, images, given, in_parts=self._count)
+        most = signature.bounds.get(self._count, (None, None))[1]
+        self._largest = _LARGEST if most is None else min(_LARGEST, int(most))
         self._images = self._inputs.pop("images")
         self._target = self._inputs[TARGET_ERROR]
         if not (self._target >= 0).all():
@@ -120,10 +124,11 @@ class Slices:
     def _sizes(self) -> Array:
         """How many samples each example is asked for next."""
         missing = samples_needed(self._error, self._samples, self._target) - self._samples
-        tens = np.ceil(np.where(np.isfinite(missing), missing, _LARGEST) / STOPS_AT) * STOPS_AT
+        largest = max(self._largest // STOPS_AT, 1) * STOPS_AT
+        tens = np.ceil(np.where(np.isfinite(missing), missing, largest) / STOPS_AT) * STOPS_AT
         doubled = self._samples // STOPS_AT * STOPS_AT
-        sizes = np.maximum(np.minimum(np.minimum(tens, doubled), _LARGEST), STOPS_AT)
-        within: Array = np.minimum(sizes, self._bound - self._samples)
+        sizes = np.maximum(np.minimum(np.minimum(tens, doubled), largest), STOPS_AT)
+        within: Array = np.minimum(np.minimum(sizes, self._largest), self._bound - self._samples)
         return within
 
     @property

@@ -187,9 +187,9 @@ class SaliencyClient(BaseClient[grpc.Channel]):
 
         Example:
             >>> for result in client.explain_many(images, batch_size=1, class_index=[0, 99]):
-            ...     print(result.index, result.error.code.name if result.error else result.explanation.label)
+            ...     print(result.index, result.error.message if result.error else result.explanation.label)
             0 ['class 0']
-            1 INVALID_ARGUMENT
+            1 class_index is 99; it must be in [0, 3], or -1 for the predicted class
         """
         checked_bounds(batch_size, max_in_flight)
         batcher = Batcher(batch_size, given(class_index, parameters))

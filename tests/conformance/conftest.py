@@ -136,6 +136,14 @@ class Server:
         mine = f"{signature}/"
         return {name.removeprefix(mine): value[0] for name, value in table.items() if name.startswith(mine)}
 
+    @staticmethod
+    def bounds_request(names: list[str]) -> dict[str, np.ndarray]:
+        """What the signature of bounds takes; its input `bounds` is there for its default alone."""
+        return {
+            "parameter": np.array([name.encode() for name in names], object),
+            "bounds": np.zeros((len(names), 2)),
+        }
+
     @property
     def explain_signatures(self) -> list[str]:
         return sorted(name for name in self.signatures if name.startswith("explain_"))

@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import tensorflow as tf
 from server_process import ServerProcess
 from test_answers import (  # noqa: F401
     METHODS,
@@ -26,7 +27,7 @@ from test_answers import (  # noqa: F401
     test_the_default_class_is_the_predicted_one_with_its_probability,
 )
 
-from saliency_client import SaliencyClient
+from saliency_client import InputError, SaliencyClient
 from saliency_exporter.serving.batching import BatchingParameters
 from saliency_exporter.serving.server import LocalServer
 
@@ -122,6 +123,71 @@ def test_the_table_of_defaults_has_them_all(server, rows):
     }
     assert set(table) == expected
     assert {value.shape for value in table.values()} == {(rows,)}
+
+
+def names_of_parameters(server) -> list[str]:
+    return [
+        f"{name}/{parameter}"
+        for name in server.explain_signatures
+        for parameter in sorted(set(server.signatures[name].inputs) - {"images"})
+    ]
+
+
+def told_bounds(server) -> dict[str, list[float]]:
+    """Of each parameter the least and the greatest value, asked for one by one."""
+    if "parameter_bounds" not in server.signatures:
+        pytest.skip("the model was exported by an earlier version")
+
+    def ask(name: str) -> list[float]:
+        """Alone, beside others, with whom a server may merge it."""
+        (bounds,) = server.predict("parameter_bounds", **server.bounds_request([name]))["bounds"]
+        return bounds.tolist()
+
+    names = names_of_parameters(server)
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip(names, pool.map(ask, names), strict=True))
+
+
+def test_bounds_come_with_the_metadata_and_by_a_call(server):
+    told = told_bounds(server)
+    if server.returns_defaults:
+        defaults = server.signatures["parameter_bounds"].defaults
+        names = [name.decode() for name in tf.make_ndarray(defaults["parameter"])]
+        assert dict(zip(names, tf.make_ndarray(defaults["bounds"]).tolist(), strict=True)) == told
+    for name in server.explain_signatures:
+        for parameter, default in server.defaults(name).items():
+            least, greatest = told[f"{name}/{parameter}"]
+            assert least <= default.item() <= greatest, (name, parameter)
+
+
+def test_what_lies_beyond_a_bound_is_what_the_server_refuses(server, method):  # noqa: F811
+    dtypes = {name: tf.as_dtype(info.dtype) for name, info in server.signatures[method].inputs.items()}
+    usual = {name: np.full(1, value) for name, value in server.defaults(method).items()}
+    usual |= {"num_samples": np.ones(1, np.int32)} if "num_samples" in usual else {}
+    for name, bounds in told_bounds(server).items():
+        signature, _, parameter = name.rpartition("/")
+        if signature != method:
+            continue
+        extremes = (dtypes[parameter].min, dtypes[parameter].max)
+        for bound, extreme, sign in zip(bounds, extremes, (-1, 1), strict=True):
+            if bound == extreme:
+                continue
+            beyond = bound + sign * (1 if dtypes[parameter].is_integer else 1e-3)
+            given = {**usual, parameter: np.array([beyond], dtypes[parameter].as_numpy_dtype)}
+            code, message = server.refused(method, images=server.images(1), outputs=("score",), **given)
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+            assert f"{parameter} is " in message
+
+
+def test_the_client_refuses_what_the_server_would_before_it_sends_an_image(server, client, method):  # noqa: F811
+    told = told_bounds(server)
+    known = client.signatures()[method].bounds
+    assert set(known) == {name.partition("/")[2] for name in told if name.startswith(f"{method}/")}
+    classes = classes_of(server)
+    assert known["class_index"] == (-1, classes - 1)
+    with pytest.raises(InputError, match=f"class_index is {classes}; it must be in") as caught:
+        client.explain(server.images(1), method=method.removeprefix("explain_"), class_index=classes)
+    assert caught.value.attempts == 0
 
 
 def test_the_client_explains_by_every_method_as_if_it_had_given_every_parameter(server, client, method):  # noqa: F811

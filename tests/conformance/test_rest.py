@@ -49,6 +49,8 @@ def inputs_of(server, signature: str, rows: int = ROWS) -> dict[str, np.ndarray]
     """Images and every parameter, as many as there are rows."""
     if signature in METHODS:
         return {"images": server.images(rows), **parameters(signature, rows)}
+    if signature == "parameter_bounds":
+        return server.bounds_request([f"{METHODS[0]}/class_index"] * rows)
     defaults = server.defaults(signature) if signature.startswith("explain_") else {}
     given = {}
     for name, info in server.signatures[signature].inputs.items():

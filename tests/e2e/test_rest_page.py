@@ -65,7 +65,7 @@ def line_with(*parts: str) -> str:
 
 
 def test_every_curl_line_is_run_here():
-    assert len([one for one in commands(PAGE) if one.startswith("curl")]) == 4
+    assert len([one for one in commands(PAGE) if one.startswith("curl")]) == 5
 
 
 def test_the_status_and_the_signatures(curl):
@@ -74,6 +74,14 @@ def test_the_status_and_the_signatures(curl):
     signatures = curl(line_with("/metadata"))["metadata"]["signature_def"]["signature_def"]
     assert "explain_smooth" in signatures
     assert "defaults" in signatures["explain_smooth"]
+
+
+def test_the_bounds_of_a_parameter_come_by_a_call_and_with_the_metadata(curl):
+    assert '`{"predictions": [[1.0, 1000.0]]}`' in SECTION
+    # This model has another --max-samples.
+    assert curl(line_with("parameter_bounds")) == {"predictions": [[1.0, 200.0]]}
+    signatures = curl(line_with("/metadata"))["metadata"]["signature_def"]["signature_def"]
+    assert set(signatures["parameter_bounds"]["defaults"]) == {"parameter", "bounds"}
 
 
 def test_the_request_in_rows_has_every_key_and_gives_the_map_of_grpc(curl, process, folder):

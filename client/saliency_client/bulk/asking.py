@@ -25,6 +25,7 @@ from saliency_client._errors import (
     UnknownMethod,
     UnknownParameter,
 )
+from saliency_client._requests import check_bounds
 from saliency_client._signatures import check_parameters
 
 if TYPE_CHECKING:
@@ -113,11 +114,15 @@ class Asking:
 
         Raises:
             UnknownMethod, UnknownParameter: the model does not offer what is asked.
+            InputError: a parameter is outside its bounds.
             SaliencyError: the model does not answer in time.
         """
         yield from self._wait_ready(calls)
         signature, metadata = yield from calls.method_signature(self.method)
         check_parameters(signature, self.parameters, metadata.signatures)
+        for name, value in self.parameters.items():
+            if value is not None:
+                check_bounds(signature, name, value)
         return signature
 
     def _wait_ready(self, calls: Calls) -> Conversation[None]:

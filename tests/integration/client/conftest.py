@@ -14,6 +14,7 @@ from saliency_client import AsyncSaliencyClient, SaliencyClient
 # What these files show, both clients do by the same code (`saliency_client._calls`): each test is quick with
 # one of them. Files about connections, threads and time are quick with both.
 SHARED = {
+    "test_client_bounds.py",
     "test_client_calls.py",
     "test_client_local_server.py",
     "test_client_until.py",

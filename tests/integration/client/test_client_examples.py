@@ -51,7 +51,7 @@ TARGET = "localhost:8500"
 
 @pytest.fixture(scope="module")
 def example_server():
-    with serving(LinearModel(224, 224, name="efficientnet-lite0")) as server:
+    with serving(LinearModel(224, 224, name="efficientnet-lite0", bounded=True)) as server:
         yield server
 
 
@@ -157,7 +157,7 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom(names, tmp_path, capsy
     written = {path.name for path in tmp_path.iterdir()}
     drawn = {"overlay.png", "regions.png", "xrai.png", "negative.png", "methods.png", "maps.npz"}
     assert drawn | {f"map-{index}.npy" for index in range(20)} <= written
-    assert "class_index 123456 is outside" in capsys.readouterr().out
+    assert "class_index is 123456; it must be in [0, 3]" in capsys.readouterr().out
 
 
 def test_the_python_of_the_pages_is_typed(tmp_path: Path) -> None:

@@ -192,12 +192,24 @@ def test_the_server_tells_everything_that_the_contract_promises(client):
         ({"method": "smooth", "noise_level": float("nan")}, "noise_level.*nan"),
     ],
 )
-def test_a_value_out_of_bounds_is_told_in_the_servers_words(client, images, arguments, words):
-    with pytest.raises(InvalidArgument, match=words) as caught:
+def test_a_value_out_of_bounds_is_refused_in_the_words_that_the_server_has_for_it(
+    client, images, arguments, words
+):
+    with pytest.raises(InputError, match=words) as caught:
         client.explain(images, **arguments)
+    assert caught.value.attempts == 0
 
-    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert caught.value.attempts == 1
+    signature = client.signatures()[f"explain_{arguments.get('method', 'gradients')}"]
+    given = {
+        name: np.broadcast_to(np.asarray(value), len(images)).astype(signature.inputs[name].dtype)
+        for name, value in arguments.items()
+        if name != "method"
+    }
+    with pytest.raises(InvalidArgument, match=words) as refused:
+        client.predict({"images": images, **given}, signature=signature.name)
+    assert caught.value.message in refused.value.details
+    assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.attempts == 1
 
 
 def test_nan_in_a_float_image_is_told_in_the_servers_words(connect, exported_float):

@@ -237,5 +237,9 @@ def test_a_real_export_has_its_names_defaults_and_predictions(local_client, pict
         "class_index": -1, "num_samples": 50, "noise_level": np.float32(0.15).item(), "seed": 0,
         "first_sample": 0, "target_error": 0,
     }  # fmt: skip
+    assert local_client.signatures()["explain_smooth"].bounds == {
+        "class_index": (-1, 4), "num_samples": (1, 1000), "noise_level": (0, 1), "seed": (None, None),
+        "first_sample": (0, 2**30), "target_error": (0, None),
+    }  # fmt: skip
     assert local_client.predict(pictures)["probabilities"].shape == (3, len(LABELS))
     assert local_client.methods() == ("gradients", "guided", "smooth")
