@@ -225,6 +225,34 @@ def test_parameters_are_those_of_the_server_and_a_refused_one_shows_its_bounds(o
     assert "20" in page.locator(".numbers .number", has_text="samples").inner_text()
 
 
+def test_a_field_has_the_default_the_step_and_the_bounds_that_the_model_tells(open_page, at, photo, server):
+    server.model.bounded = True
+    page = open_page(at)
+    give(page, photo)
+    page.get_by_label("Method").select_option("smooth")
+    drawn(page)
+    page.locator(".parameters summary").click()
+    wanted = {
+        "Num samples": ("50", "1", "1000", "1"),
+        "Noise level": ("0.15", "0", "0.9", "any"),
+        "Target error": ("0", "0", None, "any"),
+    }
+    for name, expected in wanted.items():
+        field = page.get_by_label(name)
+        found = [field.get_attribute(attribute) for attribute in ("min", "max", "step")]
+        assert (field.input_value(), *found) == expected, name
+    samples = page.get_by_label("Num samples")
+    said = page.locator(f"#{samples.get_attribute('aria-describedby')}").inner_text()
+    assert said.endswith("1 to 1,000.")
+    before = len(server.requests)
+    samples.fill("1001")
+    samples.press("Enter")
+    page.locator(".lens .notice.error").wait_for()
+    assert "Num samples is 1001; it must be in [1, 1000]" in page.locator(".lens .notice.error").inner_text()
+    assert samples.get_attribute("aria-invalid") == "true"
+    assert len(server.requests) == before, "the model gets no image"
+
+
 @pytest.mark.slow
 def test_two_methods_stand_beside_one_another_on_their_own_or_a_common_scale(open_page, at, photo):
     page = open_page(at)

@@ -49,12 +49,12 @@ def about(
     if error is not None and count is not None:
         used = _number(explanation, SAMPLES_USED) or _asked(count, signature, parameters)
         if used and (error > target > 0 or error > 1):
-            return [_unsettled(error, int(used), target, count, named)]
+            return [_unsettled(error, int(used), target, count, _option(count, signature, named))]
     if gap is not None and count is not None and gap > target > 0:
         used = _number(explanation, STEPS_USED) or _asked(count, signature, parameters)
         return [
             f"the completeness error is {gap:.2g} after {used:g} {COUNTS[count]}, and {target:g} was asked "
-            f"for; more of them bring it down: {_option(count, 2 * int(used), named)}"
+            f"for; more of them bring it down: {_option(count, signature, named)(2 * int(used))}"
         ]
     return []
 
@@ -88,12 +88,12 @@ def in_words(error: float) -> str:
     return f"{error:.2f} (mostly noise)" if error > 1 else f"{error:.2f}"
 
 
-def _unsettled(error: float, used: int, target: float, count: str, named: Callable[[str], str]) -> str:
+def _unsettled(error: float, used: int, target: float, count: str, option: Callable[[int], str]) -> str:
     what = COUNTS[count]
     if math.isinf(error):
         return (
             f"the map is noise: {used} {what} show no signal above it, so nobody can say how many would; "
-            f"try {_option(count, 10 * used, named)}, or another method"
+            f"try {option(10 * used)}, or another method"
         )
     wanted = target or SETTLED
     needed = int(samples_needed(error, used, wanted))
@@ -101,16 +101,23 @@ def _unsettled(error: float, used: int, target: float, count: str, named: Callab
     asked = f", and {target:g} was asked for" if target else ""
     return (
         f"{noise}its relative error is {error:.2f} after {used} {what}{asked}; "
-        f"about {needed} bring it to {wanted:g}: {_option(count, needed, named)}"
+        f"about {needed} bring it to {wanted:g}: {option(needed)}"
     )
 
 
-def _option(count: str, number: int, named: Callable[[str], str]) -> str:
-    """What to give, and what may stand against it."""
-    typed, usual = f"{named(count)} {number}", _USUAL_BOUNDS[count]
-    if number <= usual:
-        return typed
-    return f"{typed} (an export allows {usual} in a call, unless it was made with another --max-samples)"
+def _option(count: str, signature: Signature, named: Callable[[str], str]) -> Callable[[int], str]:
+    """What to give, and what stands or may stand against it, from a number."""
+    bound, usual = signature.bounds.get(count, (None, None))[1], _USUAL_BOUNDS[count]
+
+    def option(number: int) -> str:
+        typed = f"{named(count)} {number}"
+        if number <= (usual if bound is None else bound):
+            return typed
+        if bound is not None:
+            return f"{typed} (this model takes {bound} in a call, at most)"
+        return f"{typed} (an export allows {usual} in a call, unless it was made with another --max-samples)"
+
+    return option
 
 
 def _asked(count: str, signature: Signature, parameters: Mapping[str, Any]) -> float:

@@ -47,8 +47,8 @@ _HINTS = {
     "first request after a start may wait for XLA to compile",
     "NotReady": "give --wait more seconds, or look into the server's log",
     "InvalidArgument": "the server's words name the value and its bound; "
-    "`saliency-client signatures` lists inputs with their defaults, `saliency-exporter inspect VERSION_DIR` "
-    "all bounds",
+    "`saliency-client signatures` lists inputs with their defaults, and their bounds where the export tells "
+    "them; `saliency-exporter inspect VERSION_DIR` all bounds",
     "ResourceExhausted": "lower --concurrency, or ask for fewer passes over the model, as with --num-samples",
     "AccessDenied": "give --token-file or SALIENCY_TOKEN, or --cert and --key",
 }

@@ -25,6 +25,7 @@ from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.inputs import Input, read_photo
 from saliency_client.cli.methods import method_signature, parameters_of
 from saliency_client.cli.model_input import ModelInput, class_scores, model_input
+from saliency_client.cli.parameters import check
 from saliency_client.cli.printer import Printer
 from saliency_client.cli.version import release
 from saliency_client.images import DEFAULT_MAX_PIXELS, Photo, Resize
@@ -195,6 +196,8 @@ class Explainer:
                         hint="choose another --style, such as overlay or heatmap, or another --method",
                     )
         self._class_index = self._given_class()
+        if self._class_index is not None:
+            check({"class_index": self._class_index}, first, signatures)
         for signature in self.signatures:
             self.printer.detail(f"signature {signature.name} takes images {signature.inputs['images']}")
 

@@ -68,9 +68,10 @@ def check(
     """Hold parameters against what a method takes, as the server's metadata say.
 
     Raises:
-        UsageError: there is no such parameter, or it takes whole numbers.
+        UsageError: there is no such parameter, it takes whole numbers, or the value is outside its bounds.
     """
-    from saliency_client import UnknownParameter
+    from saliency_client import InputError, UnknownParameter
+    from saliency_client._requests import check_bounds
     from saliency_client._signatures import check_parameters
 
     try:
@@ -86,6 +87,12 @@ def check(
     for name, value in parameters.items():
         if isinstance(value, float) and "int" in signature.inputs[name].dtype:
             raise UsageError(f"{name} is {value}; it takes whole numbers", hint=f"as in {_typed(name)}1")
+        try:
+            check_bounds(signature, name, value)
+        except InputError as error:
+            raise UsageError(
+                error.message, hint="`saliency-client signatures` shows the bounds of all parameters"
+            ) from error
 
 
 def option_name(parameter: str) -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     help="Print a line for each input and output, with its type.",
 )
 def signatures(connection: Connection, in_full: bool, printer: Printer) -> None:
-    """Show what the model takes and returns: each signature's inputs, defaults and outputs.
+    """Show what the model takes and returns: each signature's inputs, defaults, bounds and outputs.
 
     \b
     saliency-client signatures
@@ -37,18 +37,24 @@ def signatures(connection: Connection, in_full: bool, printer: Printer) -> None:
 
     \b
     --json prints one line: model, methods, and signatures by name, each with inputs and outputs by name;
-    those have dtype, shape (null for a free size, and as a whole for a free rank) and default.
+    those have dtype, shape (null for a free size, and as a whole for a free rank), default, and least and
+    greatest, which are null where there is no bound, or the model does not tell it.
 
     \b
-    parameter_defaults is left out: clients call it if the server returns no defaults.
+    parameter_defaults and parameter_bounds are left out: what they tell is shown with each input.
     """
     from saliency_client._signatures import Metadata, is_internal
     from saliency_client.cli.connection import connect
 
     with connect(connection) as client:
         model, every = client.model, client.signatures()
-        table = Metadata(0, every).defaults_table
-        found = {name: one for name, one in every.items() if not is_internal(name) and one is not table}
+        metadata = Metadata(0, every)
+        tables = [metadata.defaults_table, metadata.bounds_table]
+        found = {
+            name: one
+            for name, one in every.items()
+            if not is_internal(name) and not any(one is table for table in tables)
+        }
         methods = [signature.method for signature in found.values() if signature.method]
     record = {
         "model": model,
@@ -64,7 +70,11 @@ def _record(signature: Signature) -> dict[str, Any]:
 
     return {
         "inputs": {
-            name: {**spec(one), "default": default_of(signature, name)}
+            name: {
+                **spec(one),
+                "default": default_of(signature, name),
+                **dict(zip(("least", "greatest"), signature.bounds.get(name, (None, None)), strict=True)),
+            }
             for name, one in signature.inputs.items()
         },
         "outputs": {name: spec(one) for name, one in signature.outputs.items()},
@@ -91,8 +101,20 @@ def _shown(default: Any) -> str:
     return "" if default is None else str(default)
 
 
+def _range(signature: Signature, name: str) -> str:
+    """A parameter's bounds in a cell of the table; nothing where there are none."""
+    known = [
+        None if bound is None else str(bound).removesuffix(".0")
+        for bound in signature.bounds.get(name, (None, None))
+    ]
+    least, greatest = known
+    if least is not None and greatest is not None:
+        return f"[{least}, {greatest}]"
+    return f"≥ {least}" if least is not None else f"≤ {greatest}" if greatest is not None else ""
+
+
 def _short(found: Mapping[str, Signature]) -> Table:
-    """Two lines for each signature: inputs with their default, or else their type; and names of outputs."""
+    """Two lines for each signature: inputs with default and bounds, or else their type; names of outputs."""
     from rich.table import Table
 
     from saliency_client.cli.text import printable
@@ -104,7 +126,8 @@ def _short(found: Mapping[str, Signature]) -> Table:
         # What has to be given comes first.
         inputs = sorted(signature.inputs.items(), key=lambda one: one[0] in signature.defaults)
         taken = [
-            f"{key}={_shown(default_of(signature, key))}" if key in signature.defaults else f"{key} {spec}"
+            (f"{key}={_shown(default_of(signature, key))}" if key in signature.defaults else f"{key} {spec}")
+            + (f" {bounds}" if (bounds := _range(signature, key)) else "")
             for key, spec in inputs
         ]
         table.add_row(printable(name), "in", printable(", ".join(taken)))
@@ -119,14 +142,15 @@ def _long(found: Mapping[str, Signature]) -> Table:
     from saliency_client.cli.text import printable
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for header in ("signature", "", "name", "type", "default"):
+    for header in ("signature", "", "name", "type", "default", "bounds"):
         table.add_column(header, overflow="fold", no_wrap=header == "type")
     for name, signature in found.items():
         shown = printable(name)
         for kind, specs in (("in", signature.inputs), ("out", signature.outputs)):
             for key, spec in specs.items():
                 default = default_of(signature, key) if kind == "in" else None
-                table.add_row(shown, kind, printable(key), str(spec), printable(_shown(default)))
+                bounds = _range(signature, key) if kind == "in" else ""
+                table.add_row(shown, kind, printable(key), str(spec), printable(_shown(default)), bounds)
                 shown = ""
         table.add_section()
     return table

@@ -123,12 +123,13 @@ def test_status_waits_for_a_server_that_is_not_up_yet(cli: Cli) -> None:
 def test_signatures_tell_inputs_outputs_and_defaults(cli: Cli) -> None:
     record = cli("signatures", "--json").record
     assert record["methods"] == ["gradients", "smooth"]
+    no_bounds = {"least": None, "greatest": None}  # this export tells none
     assert record["signatures"]["explain_smooth"]["inputs"] == {
-        "images": {"dtype": "uint8", "shape": [None, SIZE, SIZE, 3], "default": None},
-        "class_index": {"dtype": "int32", "shape": None, "default": -1},
-        "num_samples": {"dtype": "int32", "shape": None, "default": 50},
-        "noise_level": {"dtype": "float32", "shape": None, "default": 0.15},
-        "seed": {"dtype": "int32", "shape": None, "default": 0},
+        "images": {"dtype": "uint8", "shape": [None, SIZE, SIZE, 3], "default": None, **no_bounds},
+        "class_index": {"dtype": "int32", "shape": None, "default": -1, **no_bounds},
+        "num_samples": {"dtype": "int32", "shape": None, "default": 50, **no_bounds},
+        "noise_level": {"dtype": "float32", "shape": None, "default": 0.15, **no_bounds},
+        "seed": {"dtype": "int32", "shape": None, "default": 0, **no_bounds},
     }
     assert record["signatures"]["serving_default"]["outputs"] == {
         "logits": {"dtype": "float32", "shape": [None, 4]},

@@ -560,9 +560,50 @@ def test_after_a_value_out_of_bounds_the_hint_says_where_defaults_are_and_where_
     server.fail(grpc.StatusCode.INVALID_ARGUMENT, "num_samples is 5000; it must be in [1, 1000]")
     run = cli("explain", photo)
     assert run.err.endswith(
-        "`saliency-client signatures` lists inputs with their defaults, "
-        "`saliency-exporter inspect VERSION_DIR` all bounds\n"
+        "`saliency-client signatures` lists inputs with their defaults, and their bounds where the export "
+        "tells them; `saliency-exporter inspect VERSION_DIR` all bounds\n"
     )
     assert "num_samples=50" in cli("signatures").out
-    # The metadata of a server have no bounds.
+    # That of a release before bounds were told.
     assert "1000" not in cli("signatures", "--long").out
+
+
+def test_the_bounds_of_parameters_are_shown_with_their_defaults(cli: Cli, server: ScriptedServer) -> None:
+    server.model.bounded = True
+    short, full = cli("signatures").out, cli("signatures", "--long").out
+    assert "num_samples=50 [1, 1000]" in " ".join(short.split())
+    assert "noise_level=0.15 [0, 0.9]" in " ".join(short.split())
+    (line,) = [line for line in full.splitlines() if "num_samples" in line]
+    assert line.split()[-3:] == ["50", "[1,", "1000]"]
+    (line,) = [line for line in full.splitlines() if "seed" in line]
+    assert line.split()[-1] == "0", "a seed has no bounds"
+    assert "parameter_bounds" not in short + full
+    inputs = cli("signatures", "--json").record["signatures"]["explain_smooth"]["inputs"]
+    assert {name: (one["least"], one["greatest"]) for name, one in inputs.items()} == {
+        "class_index": (-1, 3),
+        "images": (None, None),
+        "noise_level": (0, 0.9),
+        "num_samples": (1, 1000),
+        "seed": (None, None),
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("-M", "smooth", "--num-samples", 1001), "num_samples is 1001; it must be in [1, 1000]"),
+        (("-M", "smooth", "--param", "noise_level=1.5"), "noise_level is 1.5; it must be in [0, 0.9]"),
+        (("--class-index", 4), "class_index is 4; it must be in [0, 3], or -1 for the predicted class"),
+        (("--class", 4), "class_index is 4; it must be in [0, 3], or -1 for the predicted class"),
+    ],
+)
+def test_a_value_outside_its_bounds_is_refused_before_a_file_is_read(
+    cli: Cli, photo: Path, server: ScriptedServer, options: tuple[object, ...], words: str
+) -> None:
+    server.model.bounded = True
+    photo.write_bytes(b"no picture, which nobody finds out")
+    run = cli("explain", photo, *options)
+    assert run.code == 2
+    assert words in " ".join(run.err.split())
+    assert "`saliency-client signatures` shows the bounds" in " ".join(run.err.split())
+    assert server.requests == []

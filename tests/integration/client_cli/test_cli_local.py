@@ -178,9 +178,11 @@ def test_a_real_server_answers_the_other_commands(real_cli: Cli, pixels: np.ndar
 
 def test_bounds_of_the_model_are_told_in_its_own_words(real_cli: Cli, pixels: np.ndarray) -> None:
     run = real_cli("explain", "noise.png", "--class-index", 5)
-    assert run.code == 64 + 3
+    assert run.code == 2
     assert "class_index is 5; it must be in [0, 4]" in run.err
     run = real_cli("explain", "noise.png", "-M", "smooth", "--num-samples", 201)
-    assert run.code == 64 + 3
+    assert run.code == 2
     assert "num_samples is 201; it must be in [1, 200]" in run.err
+    inputs = real_cli("signatures", "--json").record["signatures"]["explain_smooth"]["inputs"]
+    assert (inputs["num_samples"]["least"], inputs["num_samples"]["greatest"]) == (1, 200)
     assert os.listdir(real_cli.folder) == ["noise.png"]

@@ -158,6 +158,50 @@ def test_an_error_names_the_field_as_the_page_does_and_no_option(page, server):
     assert event["field"] == {"name": "num_samples", "least": 1, "most": 1000}
 
 
+def test_fields_have_the_bounds_that_the_model_tells():
+    with serving(model(bounded=True)) as server, serving_page(server.target, MODEL) as page:
+        methods = page.get("/api/model").json["choices"][0]["methods"]
+    fields = {field["name"]: field for one in methods for field in one["fields"]}
+    told = {name: (one["least"], one["most"], one["range"]) for name, one in fields.items()}
+    assert told["num_samples"] == (1, 1000, "1 to 1,000")
+    assert told["noise_level"] == (0, 0.9, "0 to 0.9")
+    assert told["target_error"] == (0, None, "at least 0")
+    assert told["seed"] == (None, None, None)
+    assert told["num_steps"] == (1, None, None), "of a method whose bounds are not told"
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "field"),
+    [
+        (
+            {"parameters": {"num_samples": 1001}},
+            "Num samples is 1001; it must be in [1, 1000]",
+            {"name": "num_samples", "least": 1, "most": 1000},
+        ),
+        (
+            {"parameters": {"noise_level": -1}},
+            "Noise level is -1; it must be in [0, 0.9]",
+            {"name": "noise_level", "least": 0, "most": 0.9},
+        ),
+        (
+            {"class": 4},
+            "Class index is 4; it must be in [0, 3], or -1 for the predicted class",
+            {"name": "class_index", "least": 0, "most": 3},
+        ),
+    ],
+)
+def test_a_value_outside_its_bounds_is_refused_before_the_model_gets_an_image(
+    page, server, given, words, field
+):
+    server.model.bounded = True
+    asked = {"photo": page.photo(png()), "choice": "", "method": "smooth", **given}
+    (event,) = page.post("/api/explain", asked).lines
+    assert (event["error"], event["field"]) == (words, field)
+    assert "--" not in (event["hint"] or "")
+    assert "signatures" not in (event["hint"] or "")
+    assert server.requests == []
+
+
 def test_a_note_on_a_map_that_is_noise_names_the_field_to_change(page):
     event = page.explain(page.photo(png()), "smooth", num_samples=2)[-2]
     (note,) = event["notes"]

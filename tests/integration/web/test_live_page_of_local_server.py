@@ -73,6 +73,31 @@ def test_a_refined_mean_is_what_one_call_gives(page, target, tmp_path):
     assert float(events[-2]["error"]) == pytest.approx(float(expected.relative_error[0]), abs=0.006)
 
 
+def test_what_slices_sum_up_to_is_what_one_call_may_take(page, target):
+    """The model's bound is 200 samples a call: as many are shown and made again, and no more."""
+    page.get("/api/model")
+    key = page.photo(photo())
+    events = page.explain(key, "smooth", num_samples=200, seed=3)
+    assert events[-2]["numbers"]["samples_used"] == 200
+    lines = page.get(f"/api/maps/{events[-2]['id']}/again").json
+    assert "--num-samples 200 " in lines["command"]
+    with SaliencyClient(target, model="classifier") as client:
+        image = load_image(photo(), client.signatures()["explain_smooth"].image_size).array
+        expected = client.explain(image, method="smooth", num_samples=200, seed=3)
+    found = np.load(io.BytesIO(page.get(f"/api/maps/{events[-2]['id']}/file.npy").body))
+    np.testing.assert_allclose(found, expected.saliency[0], rtol=1e-4, atol=1e-5 * expected.saliency.max())
+    (event,) = page.explain(key, "smooth", num_samples=201, seed=3)
+    assert event["error"] == "Num samples is 201; it must be in [1, 200]"
+    assert (event["code"], event["field"]) == (None, {"name": "num_samples", "least": 1, "most": 200})
+
+
+def test_the_fields_have_the_bounds_of_the_exported_signature(page):
+    methods = page.get("/api/model").json["choices"][0]["methods"]
+    fields = {field["name"]: field for one in methods for field in one["fields"]}
+    assert (fields["num_samples"]["least"], fields["num_samples"]["most"]) == (1, 200)
+    assert (fields["noise_level"]["least"], fields["noise_level"]["most"]) == (0, 1)
+
+
 def test_a_refused_value_brings_the_bounds_of_the_exported_signature(page):
     page.get("/api/model")
     (event,) = page.explain(page.photo(photo()), "smooth", noise_level=7.0)

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from saliency_client._errors import CallError, SaliencyError, Unavailable
+from saliency_client._errors import CallError, InputError, SaliencyError, Unavailable
 from saliency_client.cli.classes import ClassNames
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import CommandError, UsageError, describe
@@ -438,7 +438,8 @@ def _in_words(page: Page, error: Exception) -> dict[str, Any]:
     else:
         told = describe(error)
         told = told[0], words.hint(error) or told[1]
-    field = forms.learned(error.details) if isinstance(error, CallError) else None
+    refusal = error.details if isinstance(error, CallError) else str(error)
+    field = forms.learned(refusal) if isinstance(error, (CallError, InputError)) else None
     if field is not None:
         told = words.named(told[0], field["name"]), told[1]
     server = page.settings.connection.server or ""

@@ -87,11 +87,10 @@ async def explained(served: Served, wish: Wish, image: npt.NDArray[Any], turns: 
     signature = await served.signature(wish.choice, wish.method)
     names = await served.names(wish.choice) if _needs_names(signature, wish) else None
     given = forms.parameters(wish.parameters, signature)
-    arguments: dict[str, Any] = {
-        "method": wish.method,
-        "class_index": _class_index(wish.class_name, names),
-        **given,
-    }
+    class_index = _class_index(wish.class_name, names)
+    if class_index is not None:
+        forms.check(signature, forms.CLASS, class_index)
+    arguments: dict[str, Any] = {"method": wish.method, "class_index": class_index, **given}
     took = 0.0
 
     def found(explanation: Explanation, parameters: Mapping[str, int | float]) -> Map:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from saliency_client._contract import COUNTS, FIRST_SAMPLE, TARGET_ERROR
 from saliency_client._errors import InputError
+from saliency_client._requests import check_bounds
 from saliency_client._slices import takes_slices
 from saliency_client.cli.parameters import SHORTHANDS
 from saliency_client.cli.signatures import default_of
@@ -33,10 +34,10 @@ def fields(signature: Signature) -> list[dict[str, Any]]:
     """The fields of a method's form, in the order in which a person thinks of them.
 
     Each has `name`, `label` (what the page calls it), `kind` ("whole" or "real"), `default` (a number, or
-    None where it has to be given), `least` and `most` (numbers, or None where they are not known), and
-    `help`. The server's metadata tell
-    names, types and defaults; a bound that they do not tell is in its refusal, which `learned` reads.
-    Parameters that are no numbers are left to their defaults.
+    None where it has to be given), `least` and `most` (numbers; None: no bound), `range` (both in words,
+    or None) and `help`. The server's metadata tell names, types, defaults and bounds. An export of a release
+    that did not tell bounds names them in its refusals, which `learned` reads. Parameters that are no numbers
+    are left to their defaults.
     """
     known = list(SHORTHANDS)
     names = [name for name in signature.parameters if name != CLASS and _kind(signature, name)]
@@ -50,7 +51,7 @@ def parameters(given: Mapping[str, Any], signature: Signature) -> dict[str, int 
     """Numbers by name, as a browser sent them: whole ones for parameters that take whole numbers.
 
     Raises:
-        InputError: a value is no finite number, or no whole one where it has to be.
+        InputError: a value is no finite number, no whole one where it has to be, or outside its bounds.
     """
     numbers: dict[str, int | float] = {}
     for name, value in given.items():
@@ -63,11 +64,24 @@ def parameters(given: Mapping[str, Any], signature: Signature) -> dict[str, int 
                 f"{words.label(name)} is {value}; it takes whole numbers", signature=signature.name
             )
         numbers[name] = int(value) if _is_whole(signature, name) else value
+        check(signature, name, numbers[name])
     return numbers
 
 
+def check(signature: Signature, name: str, value: float) -> None:
+    """Hold a number against the bounds that the model tells.
+
+    Raises:
+        InputError: it is outside.
+    """
+    try:
+        check_bounds(signature, name, value)
+    except InputError as error:
+        raise InputError(error.message, signature=signature.name) from error  # the field shows the next step
+
+
 def learned(details: str | None) -> dict[str, Any] | None:
-    """The field that a server refused, with the bounds that its words name; None: they name none."""
+    """The field of a refusal, a server's or the client's, with the bounds that it names; None: none."""
     match = _REFUSED.search(details or "")
     if match is None:
         return None
@@ -80,15 +94,26 @@ def learned(details: str | None) -> dict[str, Any] | None:
 
 def _field(signature: Signature, name: str) -> dict[str, Any]:
     _, text = SHORTHANDS.get(name, ("", ""))
+    known = name in signature.bounds
+    least, most = signature.bounds[name] if known else (_LEAST.get(name), None)
     return {
         "name": name,
         "label": words.label(name),
         "kind": _kind(signature, name),
         "default": default_of(signature, name),
-        "least": _LEAST.get(name),
-        "most": None,
+        "least": least,
+        "most": most,
+        "range": _range(least, most) if known else None,
         "help": text or f"{signature.inputs[name].dtype}; the method's documentation says what it does.",
     }
+
+
+def _range(least: float | None, most: float | None) -> str | None:
+    """Bounds for a person."""
+    low, high = (None if bound is None else f"{bound:,}".removesuffix(".0") for bound in (least, most))
+    if low is not None and high is not None:
+        return f"{low} to {high}"
+    return f"at least {low}" if low is not None else f"at most {high}" if high is not None else None
 
 
 def _kind(signature: Signature, name: str) -> str | None:

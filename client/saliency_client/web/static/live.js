@@ -443,7 +443,7 @@
       input.value = lens.values[field.name] ?? field.default ?? "";
       input.dataset.name = field.name;
       return h("div", { class: "field" }, h("label", { class: "label", for: id, text: field.label }), input,
-        h("p", { class: "help", id: `${id}-help`, text: field.help }));
+        h("p", { class: "help", id: `${id}-help`, text: [sentence(field.help), field.range ? sentence(field.range) : ""].join(" ").trim() }));
     }
 
     lens.stop = () => {
