@@ -251,6 +251,63 @@ def test_filters_and_sorting(open_page: Callable[..., Any], page: Path) -> None:
     assert names(opened) == [f"photo-{number}.jpg" for number in range(6)]
 
 
+def test_a_search_takes_each_word_from_name_label_or_truth_however_it_is_written(
+    open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    files = ("İstanbul.jpg", "Straße 12.jpg", "two\nlines.jpg", "ODOS ΟΔΟΣ.png", "plain.jpg", "a b a b.jpg")
+    labels = ("tabby cat, gray", "TABBY", "Überbau\nof two", "plain", "dog", "straße")
+    opened = open_page(write_gallery(tmp_path / "page", entries(files, labels)))
+    texts = [
+        f"{name} {label} {truth or ''}".lower()
+        for name, label, truth in zip(files, labels, TRUTHS, strict=True)
+    ]
+    # So the browser writes a file's name on one line.
+    shown_as = {name: name.replace("\n", " ") for name in files}
+    for asked in (
+        "tabby",
+        "TaBBy 12",
+        "straße",
+        "lines two",
+        "ΟΔΟΣ",
+        "i̇stan",
+        "a b",
+        ".jpg",
+        "\tdog  ",
+        "b.jpg a",
+        "3",
+    ):
+        opened.get_by_role("searchbox").fill(asked)
+        words = asked.lower().split()
+        expected = [name for name, text in zip(files, texts, strict=True) if all(w in text for w in words)]
+        found = [" ".join(name.split()) for name in names(opened)]
+        assert found == [" ".join(shown_as[name].split()) for name in expected], asked
+
+
+def test_a_photo_that_is_still_found_keeps_its_element_in_its_new_place(
+    open_page: Callable[..., Any], page: Path
+) -> None:
+    opened = open_page(page)
+    opened.evaluate(
+        "document.querySelectorAll('.tile').forEach((one, place) => { one.dataset.was = place; })"
+    )
+    marks = "[...document.querySelectorAll('.tile')].map((one) => one.dataset.was ?? 'new')"
+    search = opened.get_by_role("searchbox")
+    search.fill("photo-4")
+    assert opened.evaluate(marks) == ["4"]
+    (tile,) = opened.locator(".tile").all()
+    assert [tile.get_attribute(f"aria-{name}") for name in ("setsize", "posinset")] == ["1", "1"]
+    assert tile.evaluate("(one) => [one.style.left, one.style.top]") == ["0px", "0px"]
+    search.fill("")
+    assert opened.evaluate(marks) == ["new", "new", "new", "new", "4", "new"]
+    opened.get_by_label("Sort by").select_option("Name")
+    opened.get_by_role("button", name="Rising order").click()
+    assert names(opened) == [f"photo-{number}.jpg" for number in reversed(range(6))]
+    assert opened.evaluate(marks) == ["new", "4", "new", "new", "new", "new"]
+    # Another method has another map: nothing of before is shown.
+    opened.get_by_label("Method", exact=True).select_option("mean")
+    assert opened.evaluate(marks) == ["new"] * 6
+
+
 def test_the_model_is_named_once_at_the_top(
     open_page: Callable[..., Any], page: Path, tmp_path: Path
 ) -> None:

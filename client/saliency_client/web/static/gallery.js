@@ -15,7 +15,7 @@
     const [first] = named;
     return {
       number, name, argument: argument || name, width, height, box: box || [0, 0, width, height], truth, isPng,
-      right: right === null ? null : Boolean(right), classes: named, words: null,
+      right: right === null ? null : Boolean(right), classes: named,
       title: first.label === null ? (first.index === null ? "no class" : `class ${first.index}`) : first.label,
     };
   });
@@ -38,11 +38,45 @@
     };
   }
 
-  /** What is searched in: made at the first search. */
-  function wordsOf(photo) {
-    photo.words ??= `${photo.name}\n${photo.classes.map((one) => one.label ?? "").join("\n")}\n${photo.truth ?? ""}`
-      .toLowerCase();
-    return photo.words;
+  /** Do something when nobody waits for the page. */
+  const whenIdle = (work) => (window.requestIdleCallback ? requestIdleCallback(work, { timeout: 500 }) : setTimeout(work, 50));
+
+  /** Texts to be searched in at once: in lower case, one a line, and where each begins. */
+  function lines(texts) {
+    const text = texts.map((one) => one.replaceAll("\n", " ")).join("\n").toLowerCase();
+    const starts = [0];
+    for (let end = text.indexOf("\n"); end >= 0; end = text.indexOf("\n", end + 1)) starts.push(end + 1);
+    return { text, starts };
+  }
+
+  /** The numbers of the texts that have a word, rising. */
+  function having({ text, starts }, word) {
+    const found = [];
+    let line = 0;
+    for (let at = text.indexOf(word); at >= 0; at = line < starts.length ? text.indexOf(word, starts[line]) : -1) {
+      while (line < starts.length && starts[line] <= at) line += 1;
+      found.push(line - 1);
+    }
+    return found;
+  }
+
+  let searched = null;
+
+  /** Of each photo whether its name, one of its labels or its truth has a word: one pass over each text. */
+  function photosHaving(word) {
+    if (!searched) {
+      const truths = [...new Set(photos.map((photo) => photo.truth ?? ""))];
+      searched = { names: lines(photos.map((photo) => photo.name)), labels: lines(data.labels), truths, truthLines: lines(truths) };
+    }
+    const has = new Uint8Array(photos.length);
+    for (const number of having(searched.names, word)) has[number] = 1;
+    const labels = new Set(having(searched.labels, word).map((number) => data.labels[number]));
+    const truths = new Set(having(searched.truthLines, word).map((number) => searched.truths[number]));
+    if (!labels.size && !truths.size) return has;
+    for (const photo of photos) {
+      if (truths.has(photo.truth) || photo.classes.some((one) => labels.has(one.label))) has[photo.number] = 1;
+    }
+    return has;
   }
 
   const source = (map) => ({ ...map, src: url(map.name) });
@@ -113,7 +147,7 @@
   }
 
   function find() {
-    const words = asked.words.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = asked.words.toLowerCase().split(/\s+/).filter(Boolean).map(photosHaving);
     const limits = Object.entries(asked.most).filter(([, most]) => most !== null)
       .map(([name, most]) => [numbers.indexOf(name), most]);
     shown = sorted(photos.filter((photo) => {
@@ -121,7 +155,7 @@
       return (!asked.label || photo.title === asked.label) &&
         (!asked.verdict || photo.right === (asked.verdict === "right")) &&
         inRange(first.probability, asked.probability) &&
-        (!words.length || words.every((word) => wordsOf(photo).includes(word))) &&
+        words.every((has) => has[photo.number]) &&
         (methods.length < 2 || first.maps.some(([method]) => method === asked.method)) &&
         limits.every(([number, most]) => inRange(value(photo, asked.method, number), [null, most]));
     }));
@@ -171,21 +205,36 @@
   const step = () => Number(grid.dataset.gap || GAP);
   const rowHeight = () => size + CAPTION + step();
 
+  /** What a tile shows beside its photo: one that shows the same is kept, and moved to its new place. */
+  const stamp = () => [JSON.stringify(look), asked.method, numbers.includes(asked.sort) ? asked.sort : ""].join();
+
   function fill(anew) {
-    const rows = Math.ceil(shown.length / columns);
-    grid.style.setProperty("height", `${Math.max(0, rows * rowHeight() - step())}px`);
+    const height = Math.max(0, Math.ceil(shown.length / columns) * rowHeight() - step());
+    // Measured before anything is changed, so that the browser lays the page out once; but where the page gets
+    // shorter while it is scrolled, where it then stands is known afterwards alone.
+    let { top } = grid.getBoundingClientRect();
+    const sight = innerHeight, moves = scrollY > 0 && height < parseFloat(grid.style.height || "0");
+    grid.style.setProperty("height", `${height}px`);
+    if (moves) ({ top } = grid.getBoundingClientRect());
     const focused = grid.contains(document.activeElement);
+    const now = stamp();
+    const spare = new Map();
     if (anew) {
-      for (const tile of tiles.values()) tile.element.remove();
+      for (const tile of tiles.values()) {
+        if (tile.stamp === now) spare.set(tile.photo, tile);
+        else tile.element.remove();
+      }
       tiles.clear();
     }
-    if (home.hidden) return;
-    const top = grid.getBoundingClientRect().top;
-    // What is in sight first; a row above and one below it in a later frame.
+    if (home.hidden) {
+      for (const tile of spare.values()) tile.element.remove();
+      return;
+    }
+    // What is in sight first; a row above and one below it when that is drawn.
     const beyond = anew ? 0 : 1;
-    if (anew) requestAnimationFrame(() => requestAnimationFrame(() => fill(false)));
+    if (anew) requestAnimationFrame(() => whenIdle(() => fill(false)));
     const first = Math.max(0, Math.floor(-top / rowHeight()) - beyond);
-    const last = Math.ceil((innerHeight - top) / rowHeight()) + beyond;
+    const last = Math.ceil((sight - top) / rowHeight()) + beyond;
     const wanted = new Set();
     for (let place = first * columns; place < Math.min(shown.length, last * columns); place += 1) wanted.add(place);
     // The one that has the focus stays, wherever it is.
@@ -195,18 +244,22 @@
       tile.element.remove();
       tiles.delete(place);
     }
-    const added = [];
-    for (const place of [...wanted].sort((one, other) => one - other)) {
+    const places = [...wanted].sort((one, other) => one - other);
+    for (const place of places) {
       if (tiles.has(place)) continue;
-      const tile = makeTile(shown[place], place);
+      const photo = shown[place];
+      const tile = spare.get(photo) || makeTile(photo, now);
+      spare.delete(photo);
+      putTile(tile, place);
       tiles.set(place, tile);
-      added.push([place, tile.element]);
     }
+    for (const tile of spare.values()) tile.element.remove();
     // In the order of the photos, for those who read along.
-    for (const [place, element] of added) {
-      const next = [...tiles].filter(([other]) => other > place && tiles.get(other).element.isConnected)
-        .sort(([one], [other]) => one - other)[0];
-      grid.insertBefore(element, next ? next[1].element : null);
+    let next = grid.firstChild;
+    for (const place of places) {
+      const { element } = tiles.get(place);
+      if (element === next) next = next.nextSibling;
+      else grid.insertBefore(element, next);
     }
     if (focused && anew) tiles.get(active)?.link.focus({ preventScroll: true });
   }
@@ -227,7 +280,7 @@
       box: [left - from[0], top - from[1], right - from[0], bottom - from[1]] };
   }
 
-  function makeTile(photo, place) {
+  function makeTile(photo, made) {
     const map = mapOf(photo, look.signed);
     const view = mapView({ photo: url(pictures(photo).small), ...seenPart(photo), lazy: true, look: { ...look, range: null },
       map: map ? source(map) : null, alt: `${photo.name}, map of ${methods[map ? map.method : asked.method]}` });
@@ -235,17 +288,26 @@
     const sortedBy = numbers.includes(asked.sort) ? asked.sort : null;
     const told = sortedBy ? Saliency.format(sortedBy, value(photo, asked.method, numbers.indexOf(sortedBy)))
       : Saliency.format("probability", first.probability);
-    const link = h("a", { href: `#photo=${photo.number}`, tabindex: place === active ? 0 : -1,
-      on: { focus: () => activate(place, false) } },
+    const tile = { photo, stamp: made, place: 0, view };
+    tile.link = h("a", { href: `#photo=${photo.number}`, on: { focus: () => activate(tile.place, false) } },
     h("div", { class: "frame" }, view.element, verdict(photo)),
     h("div", { class: "caption" },
       h("div", { class: "what" }, h("span", { class: "label", text: short(photo.title), title: photo.title }),
         h("span", { class: "told", text: told, title: sortedBy ? Saliency.meaning(sortedBy).title : "probability" })),
       h("div", { class: "file", text: photo.name, title: photo.name })));
-    const element = h("li", { class: "tile", "aria-setsize": shown.length, "aria-posinset": place + 1, style: {
-      left: `${(place % columns) * (size + step())}px`, top: `${Math.floor(place / columns) * rowHeight()}px`,
-      width: `${size}px`, "--size": `${size}px` } }, link);
-    return { element, link, view };
+    tile.element = h("li", { class: "tile" }, tile.link);
+    return tile;
+  }
+
+  function putTile(tile, place) {
+    const { element, link } = tile;
+    tile.place = place;
+    link.tabIndex = place === active ? 0 : -1;
+    element.setAttribute("aria-setsize", shown.length);
+    element.setAttribute("aria-posinset", place + 1);
+    const placed = { left: `${(place % columns) * (size + step())}px`, top: `${Math.floor(place / columns) * rowHeight()}px`,
+      width: `${size}px`, "--size": `${size}px` };
+    for (const [name, value] of Object.entries(placed)) element.style.setProperty(name, value);
   }
 
   function verdict(photo, withText = false) {
