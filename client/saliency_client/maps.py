@@ -181,6 +181,8 @@ def limits(
     magnitudes = np.abs(maps) if signed else maps
     if signed and clip_low == 0:
         low = np.zeros_like(maps[..., :1, :1])
+    elif clip_low == 0:
+        low = magnitudes.min(axis=(-2, -1), keepdims=True)
     else:
         low = np.percentile(magnitudes, clip_low, axis=(-2, -1), keepdims=True).astype(np.float32)
     high = np.percentile(magnitudes, clip, axis=(-2, -1), keepdims=True).astype(np.float32)
