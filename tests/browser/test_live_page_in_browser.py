@@ -243,7 +243,7 @@ def test_a_field_has_the_default_the_step_and_the_bounds_that_the_model_tells(op
         assert (field.input_value(), *found) == expected, name
     samples = page.get_by_label("Num samples")
     said = page.locator(f"#{samples.get_attribute('aria-describedby')}").inner_text()
-    assert said.endswith("1 to 1,000.")
+    assert said.endswith("at most. From 1 to 1,000.")
     before = len(server.requests)
     samples.fill("1001")
     samples.press("Enter")

@@ -163,8 +163,8 @@ def test_fields_have_the_bounds_that_the_model_tells():
         methods = page.get("/api/model").json["choices"][0]["methods"]
     fields = {field["name"]: field for one in methods for field in one["fields"]}
     told = {name: (one["least"], one["most"], one["range"]) for name, one in fields.items()}
-    assert told["num_samples"] == (1, 1000, "1 to 1,000")
-    assert told["noise_level"] == (0, 0.9, "0 to 0.9")
+    assert told["num_samples"] == (1, 1000, "from 1 to 1,000")
+    assert told["noise_level"] == (0, 0.9, "from 0 to 0.9")
     assert told["target_error"] == (0, None, "at least 0")
     assert told["seed"] == (None, None, None)
     assert told["num_steps"] == (1, None, None), "of a method whose bounds are not told"

@@ -112,7 +112,7 @@ def _range(least: float | None, most: float | None) -> str | None:
     """Bounds for a person."""
     low, high = (None if bound is None else f"{bound:,}".removesuffix(".0") for bound in (least, most))
     if low is not None and high is not None:
-        return f"{low} to {high}"
+        return f"from {low} to {high}"
     return f"at least {low}" if low is not None else f"at most {high}" if high is not None else None
 
 

@@ -131,9 +131,8 @@ const Saliency = (() => {
 
   const GRAYS = "0.299 0.587 0.114 0 0 ";
   const filters = svg("svg", { class: "filters", width: 0, height: 0, "aria-hidden": "true" },
-    // The photo in grays, and pale where the model saw nothing of it: as saliency_client/render.py draws it.
-    filter("photo-gray", matrix(GRAYS.repeat(3) + "0 0 0 1 0")),
-    filter("photo-pale", matrix("0.0897 0.1761 0.0342 0 0.6275 ".repeat(3) + "0 0 0 1 0")));
+    // The photo in grays, as saliency_client/render.py draws it.
+    filter("photo-gray", matrix(GRAYS.repeat(3) + "0 0 0 1 0")));
   const MOST_FILTERS = 60;
   const known = new Map();
 
