@@ -27,6 +27,7 @@ from saliency_exporter.graph.feature_layers import with_feature_layer
 from saliency_exporter.graph.folding import fold
 from saliency_exporter.graph.forward_graph import ForwardGraph
 from saliency_exporter.graph.head import is_mean_of_logits, two_classes
+from saliency_exporter.graph.input_scale import scaling_note
 from saliency_exporter.graph.loops import beyond_xla
 from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
@@ -165,6 +166,7 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
     graph = two_classes(graph) if len(job.settings.labels or ()) == 2 else graph
     _check_labels(job.settings, graph)
     graph = with_feature_layer(graph, job.source.name, job.cam_layer)
+    scaled = scaling_note(graph, job.preprocessing, job.source.name)
     kept = job.source.kept
     predictions = predictions_signature(kept.signatures if kept else ())
     progress("comparing the gradient with the model's own")
@@ -248,7 +250,7 @@ def write_version(job: Export, directory: Path, *, progress: Progress = lambda m
         },
         kept_signatures=describe_kept(kept.signatures) if kept else {},
         warmup_records=count,
-        notes=(*job.source.notes, *left_out, *zeros),
+        notes=(*job.source.notes, *([scaled] if scaled else []), *left_out, *zeros),
         gradient_agreement=None
         if agreement is None
         else GradientAgreement(agreement.difference, agreement.examples),

@@ -373,6 +373,27 @@ def test_export_says_where_it_takes_an_output_for_logits(tmp_path, monkeypatch, 
     assert f"probabilities are their {head}\n" in done.stderr
 
 
+@pytest.mark.parametrize(("preprocessing", "said"), [("tf", True), ("pixels", False)])
+def test_export_and_inspect_say_where_pixels_are_scaled_twice(tmp_path, monkeypatch, preprocessing, said):
+    (tmp_path / "scaling.py").write_text(
+        "import keras\n"
+        "def make():\n"
+        "    layers = keras.layers\n"
+        "    return keras.Sequential([keras.Input((4, 4, 3)), layers.Rescaling(1 / 255), layers.Flatten(),\n"
+        "                             layers.Dense(3, activation='softmax')])\n"
+    )
+    options = ["--preprocessing", preprocessing, "--compile", "none", "--batch-sizes", "1", "--no-verify"]
+    done = here(tmp_path, monkeypatch, "export", "scaling:make", "m", *options, "--methods", "gradients")
+    assert done.exit_code == 0, done.stderr
+    # 2 / 255 of -1..1 is all that is left.
+    sentence = (
+        "so that its network sees -0.00392..0.00392: maps and classes are probably of wrongly scaled pixels"
+    )
+    assert (sentence in done.stderr) is said
+    shown = here(tmp_path, monkeypatch, "inspect", "m/1")
+    assert ("wrongly scaled pixels" in " ".join(shown.stdout.split())) is said
+
+
 HEADS = """
 import keras
 
