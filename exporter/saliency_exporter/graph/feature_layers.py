@@ -190,7 +190,8 @@ class _Around:
     def layer_at(self, name: str) -> FeatureLayer | None:
         """The feature layer that a tensor is; None where it is none."""
         shape, node = self.shapes.get(name), node_name(name)
-        if shape is None or node not in self.behind_weights or any(size is None for size in shape):
+        # A number, as a mean over everything, has no sizes at all.
+        if not shape or node not in self.behind_weights or any(size is None for size in shape):
             return None
         batch, *rest = (int(size or 0) for size in shape)
         if batch != _BATCH:
@@ -276,7 +277,7 @@ class _Around:
         for node in self.path:
             name = f"{node.name}:0"
             shape = self.shapes.get(name)
-            if shape is None or None in shape or shape[0] != _BATCH or len(self.graph.sizes) != 2:
+            if not shape or None in shape or shape[0] != _BATCH or len(self.graph.sizes) != 2:
                 continue
             if len(shape) == 4 and name in passages and node.name in self.behind_weights:
                 sizes = shape[2:] if self.layouts[node.name] else shape[1:3]

@@ -196,6 +196,31 @@ def ensemble() -> keras.Model:
     return keras.Model(image, L.Average()(branches))
 
 
+def one_number(kind: str) -> ForwardGraph:
+    """A model in which one number of all images takes part."""
+    generator = np.random.default_rng(6)
+    kernel = tf.constant(generator.normal(size=(3, 3, 3, 4)), tf.float32)
+    last = tf.constant(generator.normal(size=(4, CLASSES)), tf.float32)
+
+    def model(x: tf.Tensor) -> tf.Tensor:
+        y = tf.nn.conv2d(x, kernel, 1, "VALID")
+        mean = tf.reduce_mean(y)
+        if kind == "a branch":
+            y = tf.cond(mean > 0, lambda: tf.tanh(y), lambda: tf.sin(y))
+        scores = tf.reduce_mean(y, [1, 2]) @ last
+        return {"a branch": scores, "a factor": scores * mean, "all": 0 * tf.stop_gradient(scores) + mean}[
+            kind
+        ]
+
+    return trace(source_of(model, (SIDE, SIDE, 3)))
+
+
+@pytest.mark.parametrize("kind", ["a branch", "a factor", "all"])
+def test_a_number_on_the_way_is_no_feature_layer_and_hides_none(kind: str) -> None:
+    layers = feature_layers(one_number(kind))
+    assert layers[-1].sizes == (SIDE - 2, SIDE - 2)
+
+
 def test_none_where_branches_meet_behind_the_places_but_one_can_be_named() -> None:
     graph = traced(ensemble())
     assert feature_layers(graph) == []
