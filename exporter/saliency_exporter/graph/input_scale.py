@@ -9,6 +9,7 @@ scale and shift by constants.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +18,7 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 from saliency_exporter.graph.evaluate import imported
 from saliency_exporter.graph.forward_graph import ForwardGraph, node_name, prune, tensor_name
 from saliency_exporter.graph.nodes import attribute
-from saliency_exporter.sources.preprocessing import BUILTIN, Preprocessing, from_steps
+from saliency_exporter.sources.preprocessing import Preprocessing, builtin
 
 _SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})
 _MOVES = frozenset(
@@ -193,24 +194,23 @@ def _known_unit(zero: np.ndarray, full: np.ndarray, *, learned: bool) -> float |
     """
     for unit in (255.0, 1.0):
         low, high = zero, zero + (full - zero) * (unit / 255)
-        for ends in _KNOWN:
+        for name, ends in _known().items():
             # Of 0..1 the first is no scaling at all.
-            if unit == 1.0 and (ends is _UNIT or (learned and ends is _CENTRED)):
+            if unit == 1.0 and (name == "unit" or (learned and name == "tf")):
                 continue
             if all(_near(v, e) for v, e in zip((low, high), ends, strict=True)):
                 return unit
     return None
 
 
-def _ends(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """What a built-in preprocessing makes of 0 and 255, of each channel."""
-    scale = from_steps(name, BUILTIN[name]).function
-    return scale(tf.zeros([1, 3])).numpy()[0], scale(tf.fill([1, 3], 255.0)).numpy()[0]
-
-
-_UNIT = (np.zeros(1), np.ones(1))
-_CENTRED = _ends("tf")
-_KNOWN = (_UNIT, _CENTRED, _ends("torch"), _ends("caffe"))
+@cache
+def _known() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What known scalings make of black and white, of each channel."""
+    ends = {"unit": (np.zeros(1), np.ones(1))}
+    for name in ("tf", "torch", "caffe"):
+        scale = builtin(name).function
+        ends[name] = scale(tf.zeros([1, 3])).numpy()[0], scale(tf.fill([1, 3], 255.0)).numpy()[0]
+    return ends
 
 
 def _near(values: np.ndarray, ends: np.ndarray) -> bool:
