@@ -15,9 +15,17 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from random_kinds import KINDS, PRECISIONS, Hooks, Net, Original, margin, nets, original
 
+from saliency_exporter.graph.channels import with_channels_found
+from saliency_exporter.graph.feature_layers import with_feature_layer
 from saliency_exporter.graph.folding import fold
+from saliency_exporter.graph.input_scale import scaling_note
+from saliency_exporter.graph.replay import Forward
 from saliency_exporter.graph.trace import trace
+from saliency_exporter.sources.preprocessing import builtin
 from saliency_exporter.sources.source import Source
+from saliency_exporter.version.agreement import hold_to_model
+from saliency_exporter.version.describe import describe_rounding
+from saliency_exporter.version.tolerances import tolerances
 
 READY = KINDS
 """Kinds that are drawn; a kind in work is left out here."""
@@ -35,7 +43,11 @@ def answers(net: Net, x: np.ndarray, **options: Any) -> dict[str, dict[str, np.n
     def call(x: tf.Tensor) -> tf.Tensor:
         return net.ending.run(scores_of(x, Hooks()))
 
-    graph = trace(Source("net", "drawn", call, net.shape, tuple(variables)))
+    source = Source("net", "drawn", call, net.shape, tuple(variables), channels="last")
+    # What an export does with the graph before it builds its signatures.
+    graph = with_feature_layer(with_channels_found(trace(source), source), "net", None)
+    scaling_note(graph, builtin("tf"), "net")
+    hold_to_model(source, Forward(graph), tf.constant(x), tolerances(describe_rounding(graph)))
     graph = fold(graph) if options.get("lowering", True) else graph
     built = Signatures(graph, methods=("gradients", "guided", "smooth"), batch_sizes=(len(x),), **options)
     none = {"num_samples": 2, "noise_level": 0.0}
