@@ -51,6 +51,7 @@ _MIXES = _SUMS | _PRODUCTS | _QUOTIENTS | _POWERS | _CHOICES | _ROUNDINGS
 _HIDES = frozenset({"TensorListStack", "XlaCallModule"})
 _MAY_NORMALIZE = _HIDES | _QUOTIENTS | _POWERS | _CHOICES | _SUMS | (_PRODUCTS - {"MatMul"})
 """Ops whose output may be probabilities in a way that only its values show."""
+_REDUCTIONS = frozenset({"Max", "Mean", "Min", "Prod", "Sum"})
 _BATCH = 3
 _SHARE_ROUNDING = 1e-4
 _SUM_ROUNDING = {"float16": 2e-2, "bfloat16": 5e-2}
@@ -84,6 +85,7 @@ def find_head(graph: ForwardGraph) -> ForwardGraph:
     Args:
         graph: with the model's output as the scores, float [B, classes].
     """
+    graph = _without_reductions_of_one(graph)
     squashings = Squashings(graph)
     path = _path_to(graph.scores, graph, squashings)
     ends = {end: squashings.of(end) for end in path.ends}
@@ -143,6 +145,41 @@ def _is_one_probability(graph: ForwardGraph) -> bool:
         return False
     output = _at_any_input(graph)
     return output is not None and bool(((output >= 0) & (output <= 1)).all())
+
+
+def _without_reductions_of_one(graph: ForwardGraph) -> ForwardGraph:
+    """The graph where what reduces axes of size 1 behind the head drops these axes, which is the same.
+
+    A pooling over the whole of a map that is one pixel large is one.
+    """
+    while True:
+        nodes = graph.node_map()
+        ends = _path_to(graph.scores, graph, Squashings(graph)).ends
+        reducing = [nodes[n] for n in map(node_name, ends) if n in nodes and nodes[n].op in _REDUCTIONS]
+        moves = {node.name: move for node in reducing if (move := _as_a_move(graph, nodes, node)) is not None}
+        if not moves:
+            return graph
+        graph = replace(graph, nodes=tuple(moves.get(node.name, node) for node in graph.nodes))
+
+
+def _as_a_move(graph: ForwardGraph, nodes: Mapping[str, NodeDef], node: NodeDef) -> NodeDef | None:
+    """The node that drops the axes of size 1 that a reduction goes over; None where one of them is larger."""
+    given = constant_value(graph, nodes, node.input[1])
+    read = tensor_name(node.input[0])
+    if given is None or _is_mean_of_positions(node):
+        return None
+    shape = specs_of(graph, [read], _BATCH)[read].shape
+    if shape.rank is None:
+        return None
+    axes = sorted({int(axis) % shape.rank for axis in given.ravel()})
+    if 0 in axes or any(shape[axis] != 1 for axis in axes):
+        return None
+    keeps = attribute(node, "keep_dims").b or not axes
+    move = NodeDef(name=node.name, op="Identity" if keeps else "Squeeze", input=[read])
+    move.attr["T"].CopyFrom(node.attr["T"])
+    if not keeps:
+        move.attr["squeeze_dims"].list.i.extend(axes)
+    return move
 
 
 def _path_to(tensor: str, graph: ForwardGraph, squashings: Squashings) -> _Path:

@@ -127,6 +127,11 @@ SOFTMAXES = {
     "first axis": lambda x: tf.squeeze(tf.nn.softmax(logits(x)[:, :, None, None], axis=1), [2, 3]),
     "keras 2, 4 axes": lambda x: tf.reshape(keras_softmax(on_4_axes(x), -1), [-1, CLASSES]),
     "keras 2, first axis": lambda x: keras_softmax(logits(x)[:, :, None, None], 1)[:, :, 0, 0],
+    "pooled pixel": lambda x: layers.GlobalAveragePooling2D()(layers.Softmax()(on_4_axes(x))),
+    "largest of one": lambda x: tf.reduce_max(tf.nn.softmax(on_4_axes(x)), [-3, -2]),
+    "sums of one": lambda x: tf.reduce_sum(
+        tf.reduce_mean(tf.nn.softmax(on_4_axes(x)), 1, keepdims=True), [1, 2]
+    ),
     "without the largest": lambda x: normalized(tf.exp(logits(x))),
     "shifted by the largest": lambda x: tf.nn.softmax(shifted(logits(x))),
     "clipped": lambda x: tf.clip_by_value(tf.nn.softmax(logits(x)), 1e-7, 1 - 1e-7),
