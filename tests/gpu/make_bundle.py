@@ -254,7 +254,7 @@ def references(
     """
     spec = next(iter(cores.values())).input_signature[0]
     shared = reference_inputs(spec, graph.classes)
-    own = {method.signature: parameter_examples(method) for method in methods}
+    own = {method.signature: parameter_examples(method, spec) for method in methods}
     arrays = {f"input/{name}": value for name, value in shared.items()}
     distances: dict[str, dict[str, list[float]]] = {}
     for signature, core in cores.items():

@@ -98,7 +98,7 @@ def choose(
         spec = function.input_signature[0]
         examples = reference_inputs(spec, forward.graph.classes)
         if signature in methods:
-            examples |= parameter_examples(methods[signature])
+            examples |= parameter_examples(methods[signature], spec)
         for size in settings.batch_sizes:
             passes = min(settings.max_samples, STEPS * samples_of_a_step(size))
             for name in examples:

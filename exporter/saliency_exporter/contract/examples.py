@@ -14,9 +14,29 @@ EXAMPLES = 2
 _CLASS_OF_FIRST = -1
 
 
-def parameter_examples(method: Method) -> dict[str, np.ndarray]:
-    """Two values of each parameter of a method."""
-    return {parameter.name: np.array(parameter.examples, parameter.dtype) for parameter in method.parameters}
+def parameter_examples(method: Method, images: tf.TensorSpec) -> dict[str, np.ndarray]:
+    """Two values of each parameter of a method.
+
+    Gray levels are declared as those of pixels. For images -1..1 they are what these are there: far outside
+    of them a network's rectifiers are all shut, or all open, and its maps show nothing.
+
+    Args:
+        method: the method.
+        images: of its signature.
+    """
+    return {
+        parameter.name: np.array(
+            [_of_model_input(value) for value in parameter.examples]
+            if parameter.pixel and images.dtype != tf.uint8
+            else parameter.examples,
+            parameter.dtype,
+        )
+        for parameter in method.parameters
+    }
+
+
+def _of_model_input(level: float) -> float:
+    return level / 127.5 - 1
 
 
 def reference_inputs(spec: tf.TensorSpec, classes: int) -> dict[str, np.ndarray]:

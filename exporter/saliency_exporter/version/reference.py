@@ -74,7 +74,7 @@ def started_reference(
     arrays = {f"input/{name}": value for name, value in reference_inputs(spec, classes).items()}
     kept: dict[str, set[str]] = {}
     for method in methods:
-        own = parameter_examples(method).items()
+        own = parameter_examples(method, spec).items()
         arrays |= {f"{method.signature}/input/{name}": value for name, value in own}
         verified = {output.name for output in method.outputs if output.verified}
         kept[method.signature] = {method.map_kind.output, *verified, *COMPARED}

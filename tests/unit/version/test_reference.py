@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from saliency_exporter.contract.examples import EXAMPLES
+from saliency_exporter.contract.examples import EXAMPLES, parameter_examples
+from saliency_exporter.methods.registry import find_methods
 from saliency_exporter.version.reference import started_reference
 
 SPEC = tf.TensorSpec((None, 6, 6, 3), tf.float32, name="images")
@@ -33,6 +34,18 @@ def test_the_reference_is_what_the_signatures_answer_to_its_inputs() -> None:
     np.testing.assert_allclose(arrays["total/logits"], images.sum(axis=(1, 2)), rtol=1e-5)
     np.testing.assert_allclose(arrays["mean/score"], images.mean(axis=(1, 2, 3)), rtol=1e-5)
     assert {name for name in arrays if not name.startswith("input/")} == {"total/logits", "mean/score"}
+
+
+@pytest.mark.parametrize("name", ["integrated_gradients", "occlusion"])
+def test_gray_levels_are_among_the_images_values(name: str) -> None:
+    """Far beyond them a network may be shut, and its map zero."""
+    (method,) = find_methods((name,))
+    pixels = tf.TensorSpec((None, 6, 6, 3), tf.uint8, name="images")
+    of_pixels = parameter_examples(method, pixels)["baseline"]
+    of_floats = parameter_examples(method, SPEC)["baseline"]
+    assert of_pixels.tolist() == [4, 16]
+    # As pixels become -1..1: 0 is -1 and 255 is 1.
+    np.testing.assert_allclose(of_floats, [-1 + 8 / 255, -1 + 32 / 255], rtol=1e-6)
 
 
 def test_the_signatures_run_beside_the_block() -> None:
