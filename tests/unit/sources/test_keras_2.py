@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -578,3 +579,56 @@ def test_a_name_that_is_no_activation_is_no_difference(version: str) -> None:
     assert other_meaning(FileConfig(version, "tensorflow", layer)) is None
     assert FileConfig(version, None, layer).keras_2
     assert not FileConfig("3.4.1", None, layer).keras_2
+
+
+def _everyday() -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """A layer of Keras 2 of each kind that Keras 3 loads without a word, and the shape of its input."""
+    picture, series = (9, 8, 4), (12, 3)
+    names = "softplus selu elu gelu swish relu6 exponential mish softsign tanh sigmoid leaky_relu log_softmax"
+    found = {name: (layers.Conv2D(4, 3, activation=name), picture) for name in names.split()}
+    given = {"mean": [1.0, 2.0, 3.0, 4.0], "variance": [1.0, 2.0, 3.0, 4.0]}
+    more = [
+        layers.ReLU(max_value=1.0, negative_slope=0.1, threshold=0.2),
+        layers.LeakyReLU(),
+        layers.PReLU(shared_axes=[1, 2]),
+        layers.ELU(alpha=0.5),
+        layers.Softmax(axis=1),
+        *(layers.UpSampling2D(2, interpolation=kind) for kind in ("nearest", "bilinear", "bicubic", "area")),
+        layers.AveragePooling2D(3, 2, padding="same"),
+        layers.SeparableConv2D(3, 3, depth_multiplier=2, padding="same"),
+        layers.Conv2D(4, 3, groups=2),
+        layers.LayerNormalization(),
+        layers.BatchNormalization(axis=1),
+        layers.GroupNormalization(2),
+        layers.UnitNormalization(),
+        layers.Normalization(**given),
+        layers.Normalization(invert=True, **given),
+        *(layers.Resizing(5, 7, interpolation=kind) for kind in ("bilinear", "nearest", "bicubic", "area")),
+        layers.Resizing(5, 7, crop_to_aspect_ratio=True),
+        layers.CenterCrop(4, 5),
+        layers.ZeroPadding2D(((1, 0), (2, 1))),
+        layers.GlobalAveragePooling2D(keepdims=True),
+        layers.EinsumDense("abcd,de->abce", output_shape=(None, None, 5), bias_axes="e"),
+    ]
+    found |= {f"{type(layer).__name__} {n}": (layer, picture) for n, layer in enumerate(more)}
+    found["causal"] = (layers.Conv1D(3, 3, padding="causal", dilation_rate=2), series)
+    found["at each step"] = (layers.TimeDistributed(layers.Dense(3)), series)
+    return found
+
+
+@pytest.mark.slow
+def test_no_other_layer_that_keras_3_loads_without_a_word_means_something_else(tmp_path: Path) -> None:
+    """That activations named hard_sigmoid do is known; a layer that does would show here."""
+    generator = np.random.default_rng(4)
+    for name, (layer, shape) in _everyday().items():
+        model = tf_keras.Sequential([tf_keras.Input(shape), layer])
+        model.set_weights([generator.uniform(0.2, 1.0, w.shape) for w in model.get_weights()])
+        path = tmp_path / "model.h5"
+        model.save(path)
+        x = generator.normal(size=(2, *shape)).astype(np.float32)
+        try:
+            loaded = keras.models.load_model(path, compile=False)
+        except (TypeError, ValueError):
+            continue  # said by Keras 3
+        want = model(x, training=False).numpy()
+        np.testing.assert_allclose(loaded(x, training=False), want, rtol=1e-4, atol=1e-5, err_msg=name)
