@@ -23,11 +23,15 @@ from saliency_exporter.sources.preprocessing import Preprocessing, builtin
 _SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})
 _MOVES = frozenset(
     {
+        "BroadcastTo",
         "Cast",
+        "CheckNumerics",
         "ConcatV2",
+        "EnsureShape",
         "ExpandDims",
         "GatherV2",
         "Identity",
+        "MirrorPad",
         "Neg",
         "Pack",
         "Reshape",
@@ -36,10 +40,12 @@ _MOVES = frozenset(
         "ResizeNearestNeighbor",
         "ReverseV2",
         "Slice",
+        "Snapshot",
         "Split",
         "SplitV",
         "Squeeze",
         "StridedSlice",
+        "Tile",
         "Transpose",
         "Unpack",
     }
@@ -47,9 +53,24 @@ _MOVES = frozenset(
 """Ops that give values of their inputs, or means of them; but for `Neg`, in the same unit."""
 
 _FACTORS = frozenset(
-    {"Add", "AddV2", "BiasAdd", "Div", "DivNoNan", "FusedBatchNormV3", "Mul", "RealDiv", "Sub"}
+    {
+        "Add",
+        "AddV2",
+        "BiasAdd",
+        "ClipByValue",
+        "Div",
+        "DivNoNan",
+        "FusedBatchNormV3",
+        "Maximum",
+        "Minimum",
+        "Mul",
+        "RealDiv",
+        "Sub",
+    }
 )
-_DIVISIONS = frozenset({"Div", "DivNoNan", "RealDiv", "FusedBatchNormV3", "BiasAdd"})
+"""Ops that scale, shift or bound one of their inputs by the others."""
+
+_OF_THE_FIRST = frozenset({"BiasAdd", "ClipByValue", "Div", "DivNoNan", "FusedBatchNormV3", "RealDiv"})
 
 _NEXT_TO_NOTHING = 0.1
 """A network behind a scaling of its own is given numbers some 1 to 6 apart. Pixels that were scaled twice are
@@ -107,11 +128,17 @@ def scaling_note(graph: ForwardGraph, preprocessing: Preprocessing, name: str) -
     front = front_of(graph)
     if front is None:
         return None
-    raw, got = _values(graph, front, pixels), _values(graph, front, images)
+    try:
+        raw, got = _values(graph, front, pixels), _values(graph, front, images)
+    except tf.errors.OpError:  # this processor has no kernel for an op, as for channels first
+        return None
     own, received = _range_of(raw), _range_of(got)
-    zero, full = raw[0], raw[1]
+    zero, full, half = raw[:3]
+    # Where it is bounded on the way, black and white show nothing.
+    straight = np.allclose(half, (zero + full) / 2, rtol=0.01, atol=0.01)
     factor = np.abs(full - zero).min() / 255, np.abs(full - zero).max() / 255
-    if (unit := _known_unit(zero, full, learned=_reads_weights(graph, front))) is not None:
+    unit = _known_unit(zero, full, learned=_reads_weights(graph, front)) if straight else None
+    if unit is not None:
         if not fits(given, unit):
             return _sentence(name, preprocessing, given, own, received, pixels=unit == 255.0)
     elif factor[1] < _SHRINKS and received.most < _NEXT_TO_NOTHING:
@@ -155,14 +182,16 @@ def _is_affine(node: NodeDef, data: list[str], affine: set[str]) -> bool:
         return True
     if node.op not in _FACTORS or len(data) != 1 or attribute(node, "is_training").b:
         return False
-    return node.op not in _DIVISIONS or tensor_name(node.input[0]) == data[0]
+    return node.op not in _OF_THE_FIRST or tensor_name(node.input[0]) == data[0]
 
 
 def _pixels(shape: tuple[int, ...]) -> np.ndarray:
-    """Black, white, and all grays one way and the other, float32 [4, *shape]."""
+    """Black, white, the gray between, and all grays one way and the other, float32 [5, *shape]."""
     grays = np.linspace(0, 255, max(1, int(np.prod(shape[:-1]))), dtype=np.float32)
     picture = np.broadcast_to(grays.reshape(*shape[:-1], 1), shape) if len(shape) > 1 else np.full(shape, 127)
-    return np.stack([np.zeros(shape), np.full(shape, 255), picture, 255 - picture]).astype(np.float32)
+    return np.stack([*(np.full(shape, gray) for gray in (0, 255, 127.5)), picture, 255 - picture]).astype(
+        np.float32
+    )
 
 
 def _values(graph: ForwardGraph, front: str, images: np.ndarray) -> np.ndarray:

@@ -94,6 +94,16 @@ WRONG = {
     "x / 255 in a function, tf": (lambda: behind(lambda x: x / 255.0), builtin("tf"), "-0.00392..0.00392"),
     "x * 1/255 in half precision, tf": (lambda: behind(half), builtin("tf"), "-0.00392..0.00392"),
     "resized first, tf": (lambda: behind(resized), builtin("tf"), "-1.01..-0.992"),
+    "gray repeated, tf": (
+        lambda: behind(lambda x: tf.repeat(x[..., :1], 3, axis=-1) / 255.0),
+        builtin("tf"),
+        "-0.00392..0.00392",
+    ),
+    "bounded first, tf": (
+        lambda: behind(lambda x: tf.clip_by_value(x, 0.0, 255.0) / 255.0),
+        builtin("tf"),
+        "0..0.00392",
+    ),
     "1 - x / 255, tf": (lambda: behind(lambda x: 1.0 - x / 255.0), builtin("tf"), "0.996..1"),
     "Caffe's means inside, caffe": (lambda: behind(slim_vgg), builtin("caffe"), "-234..27.4"),
     "Caffe's means inside, tf": (lambda: behind(slim_vgg), builtin("tf"), "-125..-103"),
@@ -130,6 +140,8 @@ RIGHT = {
     "Rescaling, own function about the mean": (lambda: net(L.Rescaling(1 / 255)), CENTRED),
     "Rescaling, own function of fewer grays": (lambda: net(L.Rescaling(1 / 255)), DIM),
     "a factor behind Caffe's means": (lambda: behind(lambda x: 0.017 * x), builtin("caffe")),
+    "bounded to -1..1, tf": (lambda: behind(lambda x: tf.clip_by_value(x, -1.0, 1.0)), builtin("tf")),
+    "a rectifier first, tf": (lambda: behind(tf.nn.relu), builtin("tf")),
     "nothing of its own, tf": (net, builtin("tf")),
     "nothing of its own, torch": (net, builtin("torch")),
     "nothing of its own, caffe": (net, builtin("caffe")),
@@ -183,3 +195,15 @@ def test_series_and_features_have_a_front_too() -> None:
     assert front_of(graph) is not None
     assert scaling_note(graph, builtin("pixels"), "mine") is None
     assert "sees -0.00392..0.00392" in scaling_note(graph, builtin("tf"), "mine")
+
+
+def test_where_this_processor_cannot_run_the_first_ops_nothing_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise tf.errors.UnimplementedError(None, None, "no kernel for NCHW")
+
+    graph = trace(source_of(net(L.Rescaling(1 / 255)), SHAPE))
+    assert scaling_note(graph, builtin("tf"), "mine") is not None
+    monkeypatch.setattr("saliency_exporter.graph.input_scale._values", refuse)
+    assert scaling_note(graph, builtin("tf"), "mine") is None
