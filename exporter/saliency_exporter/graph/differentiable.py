@@ -24,15 +24,23 @@ class NoGradient(ExportError):
 
 
 def refuse_unsaved_gradients(graph: ForwardGraph, name: str) -> None:
-    """Refuses a model of which the gradient of an op was not saved.
+    """Refuses a model of which the gradient that its author gave an op was not saved, or cannot be kept.
 
     Args:
         graph: the forward pass.
         name: the model, for messages.
 
     Raises:
-        NoGradient: the author gave an op on the way from input to scores a gradient that is not at hand.
+        NoGradient: the author gave an op on the way from input to scores a gradient that is not at hand, or
+            one inside a loop or a branch.
     """
+    if graph.lost_gradients:
+        raise NoGradient(
+            f"{graph.lost_gradients[0]} of {name} has a gradient of its own (tf.custom_gradient) inside a "
+            "loop or a branch, where an export loses it",
+            hint="unroll the loop (unroll=True of a recurrent layer), or write the op without a gradient of "
+            "its own; --methods occlusion,rise need no gradient",
+        )
     unsaved = [node for node in path_of(graph) if is_gate(node) and not key_of(node)]
     if unsaved:
         raise NoGradient(

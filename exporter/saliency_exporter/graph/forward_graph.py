@@ -134,6 +134,8 @@ class ForwardGraph:
         input_dtype: the integers that the model makes of its input, where the graph takes it as it is; or "".
         assigns: whether the model itself changes variables while it runs, as the graph does not.
         own_gradients: by key, the gradients that the model's author gave some ops, see `own_gradients`.
+        lost_gradients: the ops inside loops and branches that have a gradient of their author's, which is not
+            in `own_gradients`.
         channels: "last" where the last axis of the input holds channels, over which saliency is reduced, else
             "none".
         features: the layer that methods of the CAM family look at; None where there is none.
@@ -154,6 +156,7 @@ class ForwardGraph:
     input_dtype: str = ""
     assigns: bool = False
     own_gradients: Mapping[str, OwnGradient] = field(default_factory=dict)
+    lost_gradients: tuple[str, ...] = ()
     is_probability: bool = False
     both_of_one: bool = False
     channels: Literal["last", "none"] = "last"

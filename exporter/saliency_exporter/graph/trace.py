@@ -87,9 +87,15 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
     nodes = without_gates_of_tensorflow(nodes, own.gradients)
     nodes, aliases = _without_transparent(nodes)
     output_name = aliases.get(function.outputs[0].name, function.outputs[0].name)
+    # Of what loops and branches run; that of a swish is TensorFlow's own, and is dropped there.
+    lost = tuple(
+        f"{node.name} ({node.op})"
+        for inner in graph_def.library.function
+        for node in own_gradients_inside(inner)
+    )
     graph = ForwardGraph(
         nodes=tuple(nodes),
-        library=_library_of(graph_def, source.name),
+        library=with_calls_inlined(graph_def),
         producer=graph_def.versions.producer,
         weights=weights,
         input=node_name(function.inputs[0].name),
@@ -100,6 +106,7 @@ def trace(source: Source, *, score: str = "auto") -> ForwardGraph:
         classes=int(output.shape[-1]),
         variables=_variables_of(source, unchanged),
         own_gradients=own.gradients,
+        lost_gradients=lost,
         assigns=bool(changed),
     )
     graph = with_known_lengths(without_cast_to_integers(without_decided_branches(prune(graph))))
@@ -204,23 +211,6 @@ def _without_transparent(nodes: Sequence[NodeDef]) -> tuple[list[NodeDef], dict[
         else:
             kept.append(node)
     return kept, aliases
-
-
-def _library_of(graph_def: GraphDef, name: str) -> GraphDef:
-    """The functions that loops and branches run.
-
-    Raises:
-        ExportError: an op in one of them has a gradient that the model's author gave it.
-    """
-    for function in graph_def.library.function:
-        for node in own_gradients_inside(function):
-            raise ExportError(
-                f"{node.name} ({node.op}) of {name} has a gradient of its own (tf.custom_gradient) inside a "
-                "loop or a branch, where an export loses it",
-                hint="unroll the loop (unroll=True of a recurrent layer), or write the op without a gradient "
-                "of its own",
-            )
-    return with_calls_inlined(graph_def)
 
 
 def _with_gates(function: Any, own: OwnGradients, spec: tf.TensorSpec) -> Any:

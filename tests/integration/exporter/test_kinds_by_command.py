@@ -79,6 +79,12 @@ def test_what_it_exports_by_the_command(tmp_path: Path, monkeypatch: pytest.Monk
         assert not manifest.score.head_assumed
 
 
+def test_a_gradient_of_its_own_in_a_loop_leaves_methods_that_need_none(tmp_path, monkeypatch) -> None:
+    done = export(tmp_path, monkeypatch, "in_a_loop", "--methods", "occlusion,rise")
+    assert done.exit_code == 0, done.stderr
+    assert set(read_manifest(tmp_path / "m" / "1").methods) == {"occlusion", "rise"}
+
+
 REFUSED = {
     "votes": ((), "(ArgMax)", "differentiable"),
     "contrast": ((), "(AdjustContrastv2)", "--preprocessing module:function"),

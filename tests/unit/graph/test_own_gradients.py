@@ -16,7 +16,7 @@ from tensorflow.python.framework import ops
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.graph.activations.find import find_activations
-from saliency_exporter.graph.differentiable import refuse_unsaved_gradients
+from saliency_exporter.graph.differentiable import NoGradient, refuse_unsaved_gradients
 from saliency_exporter.graph.folding import fold
 from saliency_exporter.graph.gates import is_gate
 from saliency_exporter.graph.replay import Forward
@@ -284,14 +284,23 @@ def test_a_gradient_that_was_not_saved_is_refused_by_the_name_of_its_op(tmp_path
     assert "experimental_custom_gradients=True" in (raised.value.hint or "")
 
 
-def test_a_gradient_of_its_own_inside_a_loop_is_refused() -> None:
-    def call(x):
-        return tf.while_loop(
-            lambda i, v: i < 3, lambda i, v: (i + 1, straight_through(v) + x), (0, x), maximum_iterations=3
-        )[1]
+def in_a_loop(x):
+    turn = lambda i, v: (i + 1, straight_through(v) + x)  # noqa: E731
+    return tf.while_loop(lambda i, v: i < 3, turn, (0, x), maximum_iterations=3)[1]
 
-    with pytest.raises(ExportError, match="inside a loop"):
-        trace(source_of(call, (12,)))
+
+def in_a_branch(x):
+    return tf.cond(tf.reduce_mean(x) > 0, lambda: straight_through(x), lambda: tf.sin(x))
+
+
+@pytest.mark.parametrize("call", [in_a_loop, in_a_branch])
+def test_a_gradient_of_its_own_inside_a_loop_is_refused_where_one_is_needed(call: Callable) -> None:
+    graph = trace(source_of(lambda x: call(x) @ W, (12,)))
+    with pytest.raises(NoGradient, match=r"IdentityN .IdentityN. of model has .* inside a loop or a branch"):
+        refuse_unsaved_gradients(graph, "model")
+    # The scores alone need none.
+    scores = tf.function(Forward(graph).scores, autograph=False)(tf.constant(X))
+    np.testing.assert_allclose(scores, call(tf.constant(X)) @ W, rtol=1e-5, atol=1e-5)
 
 
 def test_a_swish_inside_a_loop_is_differentiated_as_outside() -> None:
