@@ -132,6 +132,8 @@ def scaling_note(graph: ForwardGraph, preprocessing: Preprocessing, name: str) -
         raw, got = _values(graph, front, pixels), _values(graph, front, images)
     except tf.errors.OpError:  # this processor has no kernel for an op, as for channels first
         return None
+    if raw is None or got is None:
+        return None
     own, received = _range_of(raw), _range_of(got)
     zero, full, half = raw[:3]
     # Where it is bounded on the way, black and white show nothing.
@@ -194,12 +196,14 @@ def _pixels(shape: tuple[int, ...]) -> np.ndarray:
     )
 
 
-def _values(graph: ForwardGraph, front: str, images: np.ndarray) -> np.ndarray:
+def _values(graph: ForwardGraph, front: str, images: np.ndarray) -> np.ndarray | None:
+    """The values of a tensor, an example in each row; None where its first axis has something else."""
     part = prune(replace(graph, scores=front, features=None))
     with imported(part) as tensors, tf.compat.v1.Session() as session:
         given = {tensors[f"{name}:0"]: weight for name, weight in part.weights.items()}
+        of_examples = tensors[front].shape.rank and tensors[front].shape[0] is None
         values: np.ndarray = session.run(tensors[front], {**given, tensors[f"{graph.input}:0"]: images})
-    return values.astype(np.float64)
+    return values.astype(np.float64) if of_examples and len(values) == len(images) else None
 
 
 def _range_of(values: np.ndarray) -> _Range:

@@ -207,3 +207,24 @@ def test_where_this_processor_cannot_run_the_first_ops_nothing_is_said(
     assert scaling_note(graph, builtin("tf"), "mine") is not None
     monkeypatch.setattr("saliency_exporter.graph.input_scale._values", refuse)
     assert scaling_note(graph, builtin("tf"), "mine") is None
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_what_has_the_time_first_has_no_examples_to_look_at(steps: int) -> None:
+    """As a recurrent layer takes it; there may be as many steps as there are examples."""
+    kernel = tf.constant(np.random.default_rng(1).normal(size=(3, 4)), tf.float32)
+
+    def model(x: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.tanh(tf.transpose(x, [1, 0, 2]) / 255.0 @ kernel), 0)
+
+    graph = trace(source_of(model, (steps, 3)))
+    assert scaling_note(graph, builtin("tf"), "mine") is None
+
+
+def test_frames_that_were_put_into_one_batch_are_none_either() -> None:
+    def model(x: tf.Tensor) -> tf.Tensor:
+        frames = tf.reshape(x, [-1, 6, 6, 3]) / 255.0
+        return tf.reshape(tf.reduce_mean(frames**2, [1, 2]), [-1, 4 * 3])
+
+    graph = trace(source_of(model, (4, 6, 6, 3)))
+    assert scaling_note(graph, builtin("tf"), "mine") is None
