@@ -2,10 +2,13 @@
 
     python tests/benchmarks/gallery.py            # the browser: 10,000 photos through the real writer
     python tests/benchmarks/gallery.py --writing --photos 1000
+    python tests/benchmarks/gallery.py --writing --photos 100 --server localhost:8500 \\
+        --model efficientnet-lite0 --methods gradients,smooth,grad_cam
 
 The second compares `saliency-client gallery` with the same requests sent by `SaliencyClient.explain_many`,
 which draws and writes nothing: what the server gives. The server is one that waits in place of computing, as
-one on another machine would. Both run three times in turn; the medians are compared.
+one on another machine would, or one that runs already. Both run three times in turn, and the medians are
+compared.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from multiprocessing import Pipe, Process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -176,17 +180,30 @@ def serve(milliseconds: float, port: Connection) -> None:
         port.recv()
 
 
-def writing(milliseconds: float, count: int, repeats: int, batch: int) -> dict[str, Any]:
+@contextmanager
+def waiting_server(milliseconds: float) -> Iterator[str]:
+    """The target of a server in a process of its own."""
+    here, there = Pipe()
+    process = Process(target=serve, args=(milliseconds, there))
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        here.send(None)
+        process.join(30)
+
+
+def writing(given: argparse.Namespace) -> dict[str, Any]:
     """Photos per second: of the server alone, and of a gallery of its answers."""
     from saliency_client import SaliencyClient
     from saliency_client.cli import main
 
-    here, there = Pipe()
-    process = Process(target=serve, args=(milliseconds, there))
-    process.start()
-    target = here.recv()
+    count, batch, methods = given.photos, given.batch_size, given.methods.split(",")
     rates: dict[str, list[float]] = {"server": [], "gallery": []}
-    with tempfile.TemporaryDirectory() as folder, SaliencyClient(target, model="linear") as client:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        target = given.server or stack.enter_context(waiting_server(given.milliseconds))
+        client = stack.enter_context(SaliencyClient(target, model=given.model, timeout=600))
         photos = Path(folder) / "photos"
         photos.mkdir()
         rng = np.random.default_rng(0)
@@ -194,25 +211,25 @@ def writing(milliseconds: float, count: int, repeats: int, batch: int) -> dict[s
             small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
             small.resize((640, 480), Image.Resampling.BICUBIC).save(photos / f"{number:05d}.jpg", quality=90)
         page = str(Path(folder) / "page")
-        words = ["gallery", str(photos), "--methods", "gradients", "--overwrite", "-o", page]
-        words += ["--server", target, "--model", "linear", "--batch-size", str(batch), "--quiet"]
+        words = ["gallery", str(photos), "--methods", given.methods, "--overwrite", "-o", page]
+        words += ["--server", target, "--model", given.model, "--batch-size", str(batch), "--quiet"]
         array = np.zeros((224, 224, 3), np.uint8)
         asked: dict[str, Any] = {"outputs": "all", "batch_size": batch, "max_in_flight": 4}
-        for _ in range(repeats):
+        for _ in range(given.repeats):
             begun = time.perf_counter()
-            results = client.explain_many((array for _ in range(count)), **asked)
-            assert all(one.error is None for one in results)
+            for method in methods:
+                results = client.explain_many((array for _ in range(count)), method=method, **asked)
+                assert all(one.error is None for one in results)
             rates["server"].append(count / (time.perf_counter() - begun))
             begun, worked = time.perf_counter(), time.process_time()
             assert not main.main(words, standalone_mode=False)
             rates["gallery"].append(count / (time.perf_counter() - begun))
             worked = time.process_time() - worked
-    here.send(None)
-    process.join(30)
     medians = {name: statistics.median(each) for name, each in rates.items()}
     return {
         "photos": count,
-        "milliseconds of the server for an image": milliseconds,
+        "methods": methods,
+        "milliseconds of the server for an image": None if given.server else given.milliseconds,
         "photos/s": {name: [round(one, 2) for one in each] for name, each in rates.items()},
         "gallery over server": round(medians["gallery"] / medians["server"], 3),
         "processor milliseconds of the client for a photo": round(1000 * worked / count, 1),
@@ -228,11 +245,11 @@ def main() -> None:
     parser.add_argument("--writing", action="store_true")
     parser.add_argument("--milliseconds", type=float, default=40.0)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--methods", default="gradients")
+    parser.add_argument("--server", help="one that runs already, in place of one that waits")
+    parser.add_argument("--model", default="linear")
     given = parser.parse_args()
-    if given.writing:
-        found = writing(given.milliseconds, given.photos, given.repeats, given.batch_size)
-    else:
-        found = in_browser(given.photos, given.repeats)
+    found = writing(given) if given.writing else in_browser(given.photos, given.repeats)
     print(json.dumps(found, indent=2))
 
 
