@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
+from tensorflow.python.lib.io.tf_record import tf_record_random_reader
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from saliency_client._files import write_whole
@@ -185,8 +186,15 @@ def _prediction_log(model_name: str, record: WarmupRecord) -> bytes:
 
 
 def _records(path: Path) -> Iterator[bytes]:
+    # Not by tf.data, whose iterators now and then wait for ten seconds at their end.
+    offset = 0
     try:
-        yield from tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+        reader = tf_record_random_reader(str(path))
+        while True:
+            record, offset = reader.read(offset)
+            yield record
+    except IndexError:  # there is no further record
+        return
     except tf.errors.DataLossError as error:
         raise ServableError(
             tf.errors.DATA_LOSS,
