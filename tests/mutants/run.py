@@ -715,6 +715,41 @@ MUTANTS = (
         "return parameter.default",
         "test_rise.py::test_there_may_be_four_times_as_many_masks_as_samples_and_the_default_is_within_the_bound",
     ),
+    Mutant(
+        "REST lets an input be missing",
+        "serving/rest_json.py",
+        "        if name not in inputs:\n            raise invalid",
+        "        if name not in inputs:\n            continue\n            raise invalid",
+        "test_rest_json.py::test_every_input_has_to_be_there",
+    ),
+    Mutant(
+        "REST takes rows and columns at once",
+        "serving/rest_json.py",
+        'if "instances" in document and "inputs" in document:',
+        "if False:",
+        "test_rest_json.py::test_the_words_of_a_refusal_are_those_of_json_tensor",
+    ),
+    Mutant(
+        "REST names a single output",
+        "serving/rest_json.py",
+        'text = _rows(by_name) if format_ == "row" else _columns(by_name)',
+        "text = _columns(by_name)",
+        "test_rest_json.py::test_one_output_goes_without_its_name",
+    ),
+    Mutant(
+        "REST refuses what follows an object",
+        "serving/rest_json.py",
+        "document, _ = json.JSONDecoder().raw_decode(text)",
+        "document = json.loads(text)",
+        "test_rest_json.py::test_what_follows_the_object_is_not_looked_at",
+    ),
+    Mutant(
+        "REST quotes all of a large value",
+        "serving/rest_json.py",
+        "_DEBUG_BYTES = 256",
+        "_DEBUG_BYTES = 1 << 20",
+        "test_rest_json.py::test_a_refusal_quotes_256_bytes_of_a_large_value",
+    ),
     *of_the_job.MUTANTS,
 )
 
