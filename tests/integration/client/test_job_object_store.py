@@ -299,9 +299,8 @@ def failed_rows(store: Store, bucket: str, folder: Path) -> list[str]:
     ]
 
 
-def test_the_command_ends_with_3_where_credentials_end(server: StandIn, store: Store) -> None:
-    bucket = store.new_bucket()
-    store.put(bucket, pictures("folder"))
+def resuming(server: StandIn, bucket: str) -> list[str]:
+    """The command of a job on S3 that goes on where it was."""
     command = [
         sys.executable,
         "-m",
@@ -312,7 +311,13 @@ def test_the_command_ends_with_3_where_credentials_end(server: StandIn, store: S
         f"s3://{bucket}/maps",
     ]
     command += ["--server", ",".join(server.targets), "--model", MODEL, "--shard-rows", str(SHARD_ROWS)]
-    command += ["--decoders", "0", "--resume"]
+    return [*command, "--decoders", "0", "--resume"]
+
+
+def test_the_command_ends_with_3_where_credentials_end(server: StandIn, store: Store) -> None:
+    bucket = store.new_bucket()
+    store.put(bucket, pictures("folder"))
+    command = resuming(server, bucket)
     whole = requests_of(store, explaining(server, f"s3://{bucket}/in", f"s3://{bucket}/other"))
     store.door.denies, store.door.after = False, whole // 2
     try:
@@ -335,17 +340,7 @@ def test_a_job_that_is_killed_leaves_no_temporary_file_behind_the_one_that_goes_
 ) -> None:
     bucket = store.new_bucket()
     store.put(bucket, pictures("tar"))
-    command = [
-        sys.executable,
-        "-m",
-        "saliency_client",
-        "job",
-        f"s3://{bucket}/in",
-        "-o",
-        f"s3://{bucket}/maps",
-    ]
-    command += ["--server", ",".join(server.targets), "--model", MODEL, "--shard-rows", str(SHARD_ROWS)]
-    command += ["--decoders", "0", "--resume"]
+    command = resuming(server, bucket)
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as killed:
         until(lambda: list(tmp_path.glob("*.part")))
