@@ -157,9 +157,15 @@ def check_bounds(signature: Signature, name: str, value: ArrayLike, *, in_parts:
     array = _array(value, name)
     if array.dtype.kind not in "fiu":
         return
-    whole = signature.inputs[name].dtype.startswith(("int", "uint"))
+    dtype, words = signature.inputs[name].dtype, bounds_in_words(signature, name)
+    whole = dtype.startswith(("int", "uint"))
     if not whole:
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    elif low is None and high is None:
+        limits = np.iinfo(dtype)
+        low, high = int(limits.min), int(limits.max)
+        words = f"in [{low}, {high}]"
     inside = np.isfinite(array)
     if low is not None:
         inside &= array >= (low if whole else np.float32(low))
@@ -168,7 +174,7 @@ def check_bounds(signature: Signature, name: str, value: ArrayLike, *, in_parts:
     if not inside.all():
         first = array[~inside].ravel()[0] if array.ndim else array[()]
         raise InputError(
-            f"{name} is {str(first).removesuffix('.0')}; it must be {bounds_in_words(signature, name)}",
+            f"{name} is {str(first).removesuffix('.0')}; it must be {words}",
             hint="signatures() has the bounds of all parameters",
             signature=signature.name,
         )

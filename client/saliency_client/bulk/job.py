@@ -458,7 +458,9 @@ class _Run:
         for text in job.lists:
             content, beside = _read_list(text)
             try:
-                lines = content.decode("utf-8-sig").splitlines()
+                # As find -print0 ends names, or as lines.
+                listed = content.decode("utf-8-sig")
+                lines = listed.split("\0") if "\0" in listed else listed.splitlines()
             except UnicodeDecodeError as error:
                 raise OptionError(
                     f"{text} is no list of names: it is not UTF-8 ({error.reason} at byte {error.start})",

@@ -131,7 +131,10 @@ def find_entries(
             for path in matches:
                 yield from _entries(path, kind or _named_kind(path), shard_rows)
         else:
-            raise OptionError(f"{text} does not exist", hint="a typed input is a folder, a file or a pattern")
+            piped = "; --list - takes names that are piped in" if text == "-" else ""
+            raise OptionError(
+                f"{text} does not exist", hint=f"a typed input is a folder, a file or a pattern{piped}"
+            )
 
 
 def listed_entries(

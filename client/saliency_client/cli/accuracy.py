@@ -114,7 +114,7 @@ def _option(count: str, signature: Signature, named: Callable[[str], str]) -> Ca
         if number <= (usual if bound is None else bound):
             return typed
         if bound is not None:
-            return f"{typed} (this model takes {bound} in a call, at most)"
+            return f"an export with a larger --max-samples, as this model takes {bound} in a call, at most"
         return f"{typed} (an export allows {usual} in a call, unless it was made with another --max-samples)"
 
     return option

@@ -74,7 +74,11 @@ def run(options: JobOptions, printer: Printer) -> int:
     with ExitStack() as stack:
         stack.enter_context(_ended_by_signals())
         stack.enter_context(allow_pixels(options.max_pixels))
-        job = _job(options, stack)
+        try:
+            job = _job(options, stack)
+        except CommandError as error:
+            printer.error(error)
+            return USAGE
         if options.metrics is not None:
             address = stack.enter_context(served(progress, *options.metrics))
             printer.note(f"metrics: {address}")

@@ -48,6 +48,8 @@ def test_bounds_come_with_the_metadata_and_cost_no_call(bounded, client) -> None
         ({"num_samples": np.uint8(201)}, "num_samples is 201; it must be in [1, 200]"),
         ({"noise_level": -0.25}, "noise_level is -0.25; it must be in [0, 0.9]"),
         ({"noise_level": float("nan")}, "noise_level is nan; it must be in [0, 0.9]"),
+        ({"noise_level": 1e39}, "noise_level is inf; it must be in [0, 0.9]"),
+        ({"seed": 99999999999}, "seed is 99999999999; it must be in [-2147483648, 2147483647]"),
         ({"noise_level": 2}, "noise_level is 2; it must be in [0, 0.9]"),
         ({"class_index": CLASSES}, "class_index is 4; it must be in [0, 3], or -1 for the predicted class"),
         ({"class_index": [0, -2, 1]}, "class_index is -2; it must be in [0, 3], or -1 for the predicted"),

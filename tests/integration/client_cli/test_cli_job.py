@@ -299,6 +299,16 @@ def test_a_list_is_piped_in_and_the_job_that_goes_on_needs_it_no_more(cli, photo
     assert "2 were done before" in cli("job", "--list", "-", *JOB, "--resume").out
 
 
+def test_names_that_end_in_nul_are_a_list_and_a_lonely_dash_is_none(cli, photos):
+    names = b"photos/1/7.png\0photos/0/2.png\0"
+
+    assert cli("job", "--list", "-", *JOB, stdin=names).code == 0
+    assert paths_of(cli.folder / "maps") == ["photos/1/7.png", "photos/0/2.png"]
+    lonely = cli("job", "-", "-o", "others", stdin=names)
+    assert lonely.code == 2
+    assert "--list - takes names that are piped in" in lonely.err
+
+
 def test_a_named_pipe_is_a_list_whose_paths_count_from_here(cli, photos):
     pipe = cli.folder / "names" / "pipe"
     pipe.parent.mkdir()
@@ -554,6 +564,16 @@ def test_a_job_is_not_complete_while_another_workers_file_is_gone(cli, photos):
     assert paths_of(out) == all_photos()
 
 
+def test_a_value_that_no_image_can_take_is_wrong_usage(cli, photos, server):
+    server.model.bounded = True
+
+    run = cli("job", "photos", *JOB, "--method", "smooth", "--seed", "99999999999")
+
+    assert run.code == 2
+    assert "seed is 99999999999; it must be in [-2147483648, 2147483647]" in run.err
+    assert (server.requests, (cli.folder / "maps").exists()) == ([], False)
+
+
 def test_a_list_that_is_none_is_refused(cli, photos):
     run = cli("job", "--list", "photos/0/0.png", *JOB)
 
@@ -623,7 +643,8 @@ def test_a_class_is_named_as_in_explain(cli, photos):
     asked = json.loads((cli.folder / "maps" / "_job" / "job.json").read_text())
     assert asked["parameters"] == {"class_index": 3}
     unknown = cli("job", "photos", "-o", "other", "--class", "a dog")
-    assert unknown.code == 1
+    assert unknown.code == 2
+    assert not (cli.folder / "other").exists()
     assert "no class is named 'a dog'" in unknown.err
 
 
