@@ -278,16 +278,19 @@ def test_servers_for_data_sets_start_when_workers_run_and_as_many_as_they_keep_b
             -(-total // int(triggers[name]["metadata"]["threshold"])) for name, total in totals.items()
         )
 
-    assert set(triggers) == {"workers", "requests"}
+    assert set(triggers) == {"workers", "requests", "queue"}
     # AverageValue counts from the total alone, so that replicas that still start ask for no more of them.
     assert {one["metricType"] for one in triggers.values()} == {"AverageValue"}
     assert replicas(0, 0) == 0
     assert replicas(4, 0) == 1
     assert replicas(500, 0) == 1
     assert replicas(4, 32) == 8
-    (online,) = rendered("overlays/gpu")["ScaledObject"]["spec"]["triggers"]
-    assert triggers["requests"]["metadata"]["threshold"] == online["metadata"]["threshold"]
-    assert triggers["requests"]["metadata"]["serverAddress"] == online["metadata"]["serverAddress"]
+    online = {one["name"]: one for one in rendered("overlays/gpu")["ScaledObject"]["spec"]["triggers"]}
+    assert triggers["requests"]["metadata"]["threshold"] == online["requests"]["metadata"]["threshold"]
+    assert (
+        triggers["requests"]["metadata"]["serverAddress"] == online["requests"]["metadata"]["serverAddress"]
+    )
+    assert triggers["queue"] == online["queue"]
 
 
 def test_workers_are_counted_by_a_metric_that_they_have_before_a_server_answers():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 import grafana_dashboard
+import numpy as np
+import pytest
 import yaml
 from docker_files import DOCKER
 from grafana_dashboard import labels_in, metrics_in, panels
@@ -17,6 +19,7 @@ LABELS = {
     ":tensorflow:serving:request_latency_sum": {"model_name", "API", "entrypoint"},
     ":tensorflow:serving:runtime_latency_bucket": {"model_name", "API", "runtime", "le"},
     ":tensorflow:serving:batching_session:queuing_latency_bucket": {"thread_pool_name", "le"},
+    ":tensorflow:serving:batching_session:queuing_latency_sum": {"thread_pool_name"},
     ":tensorflow:serving:batching_session:processed_batch_size_sum": set(),
     ":tensorflow:serving:batching_session:processed_batch_size_count": set(),
     ":tensorflow:serving:batching_session:input_batch_size_sum": set(),
@@ -116,3 +119,30 @@ def test_prometheus_finds_envoy_at_the_port_that_shows_its_metrics_and_nothing_e
     (admin,) = [one for one in envoy["static_resources"]["clusters"] if one["name"] == "admin"]
     ((endpoint,),) = [one["lb_endpoints"] for one in admin["load_assignment"]["endpoints"]]
     assert endpoint["endpoint"]["address"] == envoy["admin"]["address"]
+
+
+def test_kedas_queue_is_the_mean_number_of_requests_that_wait():
+    """Two scrapes of servers whose queues are played through, against the depth counted at many moments."""
+    (page,) = (DOCKER / "kubernetes" / "base").glob("scaled-object.yaml")
+    (queue,) = [one for one in yaml.safe_load(page.read_text())["spec"]["triggers"] if one["name"] == "queue"]
+    asked = re.fullmatch(r"sum\(rate\((\S+)\[2m\]\)\) / (\S+)", queue["metadata"]["query"])
+    assert asked[1] == ":tensorflow:serving:batching_session:queuing_latency_sum"
+    rng = np.random.default_rng(5)
+    counted = queried = 0.0
+    for replica in range(3):
+        # One batch of four at a time, 30 ms; a request every 10, 8 and 7.9 ms, so some wait.
+        arrivals = np.cumsum(rng.exponential((10e-3, 8e-3, 7.9e-3)[replica], size=40_000))
+        leaves, free = np.empty_like(arrivals), 0.0
+        for first in range(0, len(arrivals), 4):
+            free = max(free, arrivals[min(first + 3, len(arrivals) - 1)])
+            leaves[first : first + 4] = free
+            free += 30e-3
+        # As batching_session.cc: a request's wait in microseconds, when it leaves its queue.
+        scrapes = arrivals[-1] * 0.5, arrivals[-1] * 0.5 + 120
+        before, after = (np.sum((leaves - arrivals)[leaves <= scrape]) * 1e6 for scrape in scrapes)
+        queried += (after - before) / 120 / float(asked[2])
+        moments = np.linspace(*scrapes, 50_000)
+        counted += np.mean(np.searchsorted(arrivals, moments) - np.searchsorted(leaves, moments))
+    assert counted > 5
+    # Requests on the edges of the two minutes count whole: their waits are no more than a second of 120.
+    assert queried == pytest.approx(counted, rel=0.02)
