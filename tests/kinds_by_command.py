@@ -123,6 +123,10 @@ def reshaped():
     return net(L.Conv2D(4, 16), L.Softmax(), L.Reshape((4,)))
 
 
+def enlarged():
+    return net(L.UpSampling2D(3, interpolation="bilinear"), L.Conv2D(6, 5, 3, activation="relu"), *head())
+
+
 def pooled():
     return net(L.Conv2D(4, 16), L.Softmax(), L.GlobalMaxPooling2D())
 

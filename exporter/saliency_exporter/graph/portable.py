@@ -1,9 +1,9 @@
 """Rules for ops that one of TensorFlow's two sets of CPU kernels lacks, for what is not compiled.
 
 Where the processor has AVX-512 VNNI, or an operator says so, TensorFlow runs oneDNN's kernels, elsewhere
-Eigen's; an export does not know which it will meet. What one of them has no kernel for becomes an equal
-function of ops that both have. An op that both take is left as it is: these rules cost nothing there. What is
-lacking, in TensorFlow 2.18 to 2.21:
+Eigen's; an export does not know which it will meet. What one of them has no kernel for, or a wrong one,
+becomes an equal function of ops that both have. An op that both take is left as it is: these rules cost
+nothing there. What is lacking, in TensorFlow 2.18 to 2.21:
 
 | op | Eigen's kernels | oneDNN's kernels |
 |---|---|---|
@@ -13,7 +13,10 @@ lacking, in TensorFlow 2.18 to 2.21:
 | Conv3D with groups | none | none |
 | channels first: convolutions, pooling | none | float32, bfloat16, float16 |
 | channels first: DepthToSpace, SpaceToDepth | none | none |
+| Conv2D, Conv3D: one channel, one column, strides 1 and more | right | reads beyond the picture |
+| Conv3D with SAME, two places or more left unread | right | begins there |
 
+The last two were found in TensorFlow 2.20.
 Values and gradients stay equal to rounding. What the remapper makes of several ops is `fusions`' part.
 """
 
@@ -126,9 +129,12 @@ def _convolution(node: NodeDef, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tens
     if channels is None or of_group is None or not kernel.shape[:spatial].is_fully_defined():
         return None
     grouped = node.op != "DepthwiseConv2dNative" and channels != of_group
+    known = x.shape[1:].is_fully_defined()
+    if known and not grouped and (cut := _cut_to_windows(node, x, kernel)) is not None:
+        node, x = cut
+        return _convolution(node, [x, kernel]) or [_as_it_is(node, x, kernel)]
     if not grouped and not dilated:
         return None
-    known = x.shape[1:].is_fully_defined()
     if node.op == "Conv2D" and known and kernel.shape.is_fully_defined() and is_weight(kernel):
         return [_with_own_gradient(node, x, kernel)]
     convolve = _undilated if dilated and known else _as_it_is
@@ -137,6 +143,33 @@ def _convolution(node: NodeDef, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tens
     groups = channels // of_group
     parts = zip(tf.split(x, groups, axis=-1), tf.split(kernel, groups, axis=-1), strict=True)
     return [tf.concat([convolve(node, *part) for part in parts], axis=-1)]
+
+
+def _cut_to_windows(node: NodeDef, x: tf.Tensor, kernel: tf.Tensor) -> tuple[NodeDef, tf.Tensor] | None:
+    """The convolution without padding, and the places of the picture that its windows read, padded.
+
+    None where oneDNN's kernels are right about the picture as it is.
+    """
+    spatial = _SPATIAL[node.op]
+    windows = _windows(node, x.shape[1 : 1 + spatial], kernel.shape[:spatial])
+    rows, columns = windows[-2:]
+    lone = kernel.shape[spatial] == columns.outputs == rows.stride == 1 < columns.stride
+    lone = lone and node.op != "DepthwiseConv2dNative"
+    same = attribute(node, "padding").s == b"SAME"
+    if not lone and not (node.op == "Conv3D" and same and any(window.after < -1 for window in windows)):
+        return None
+    plain = NodeDef()
+    plain.CopyFrom(node)
+    plain.attr["padding"].s = b"VALID"
+    if "explicit_paddings" in plain.attr:
+        del plain.attr["explicit_paddings"]
+    if lone:  # of one column, where the next would begin is the same
+        plain.attr["strides"].list.i[spatial] = 1
+    kept = (slice(None), *(slice(0, window.size + min(window.after, 0)) for window in windows))
+    paddings = [[0, 0], *([window.before, max(window.after, 0)] for window in windows), [0, 0]]
+    # PadV2: the remapper makes one op of Pad and a Conv3D, which is wrong (`fusions`).
+    zero = tf.zeros([], x.dtype)
+    return plain, tf.raw_ops.PadV2(input=x[kept], paddings=paddings, constant_values=zero)
 
 
 def _with_own_gradient(node: NodeDef, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

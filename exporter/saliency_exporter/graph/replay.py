@@ -27,6 +27,7 @@ from saliency_exporter.graph.fusions import portable_graph
 from saliency_exporter.graph.gates import differentiated, is_gate, key_of
 from saliency_exporter.graph.library import with_own_functions
 from saliency_exporter.graph.portable import portable_rules
+from saliency_exporter.graph.resizing import resizing_rules
 
 
 @dataclass
@@ -93,15 +94,16 @@ class Forward:
             names: of the tensors that are wanted; none may be inside of a group that is replaced.
             rules: op type to rule.
             replacements: groups of nodes to run through one rule each.
-            compiled: whether XLA compiles that function. If not, what one of TensorFlow's two sets of CPU
-                kernels lacks is written in ops that both have (`fusions`, `rules.portable`).
+            compiled: whether XLA compiles that function. If so, what XLA resizes wrongly, or not at all, is
+                written as products (`resizing`). If not, what one of TensorFlow's two sets of CPU kernels
+                lacks is written in ops that both have (`fusions`, `portable`).
             given: tensors that are not computed again, by name, such as what does not depend on `x`.
 
         Returns:
             The tensors, in the order of their names.
         """
         graph = self.graph if compiled else self.portable
-        fallbacks = {} if compiled else portable_rules(graph.producer)
+        fallbacks = (resizing_rules if compiled else portable_rules)(graph.producer)
         replay = _Replay(self, graph, x, rules or {}, fallbacks, replacements)
         replay.tensors.update({name: _here(tensor) for name, tensor in (given or {}).items()})
         return replay.run(names)

@@ -16,6 +16,7 @@ from saliency_exporter.graph.differentiable import refuse_unsaved_gradients, wit
 from saliency_exporter.graph.forward_graph import ForwardGraph
 from saliency_exporter.graph.head import is_mean_of_logits
 from saliency_exporter.graph.replay import Forward
+from saliency_exporter.runtime.kernels import running_kernels
 from saliency_exporter.sources.class_scores import MEAN_OF_POSITIONS
 from saliency_exporter.sources.source import Source
 from saliency_exporter.version.tolerances import Tolerances
@@ -98,6 +99,12 @@ def hold_to_model(
     return Agreement(max(differences, default=0.0), len(compared))
 
 
+def _next_step() -> str:
+    if running_kernels() == "eigen":
+        return _PARTS
+    return f"{_PARTS}. Some of oneDNN's kernels are wrong: with TF_ENABLE_ONEDNN_OPTS=0 the model may agree"
+
+
 def _hold_scores(name: str, seen: _Seen, output: np.ndarray, number: np.ndarray, bounds: Tolerances) -> None:
     """Holds what the traced graph says of the scores, [B], against what the model's output does."""
     own_number = seen.of_output(tf.constant(output)).numpy()[seen.exact]
@@ -105,7 +112,7 @@ def _hold_scores(name: str, seen: _Seen, output: np.ndarray, number: np.ndarray,
     if not apart <= bounds.score * max(1.0, float(np.abs(own_number).max(initial=0.0))):
         raise ExportError(
             f"the scores of {name} as a graph are not the model's own: they differ by {apart:.2g}",
-            hint=_PARTS,
+            hint=_next_step(),
         )
 
 
@@ -279,5 +286,5 @@ def _disagreement(name: str, traced: np.ndarray, own: np.ndarray, bound: float) 
         f"the gradient of {name} as a graph is not the model's own: it differs by {difference:.2g} of its "
         f"norm (bound {bound:g}); the norms are {norms[0]:.4g} and {norms[1]:.4g}, "
         f"their cosine is {cosine:.4f}",
-        hint=_PARTS,
+        hint=_next_step(),
     )

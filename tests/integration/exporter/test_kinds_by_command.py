@@ -42,6 +42,8 @@ EXPORTED = {
     "keras_gradient": (),
     "reshaped": (),
     "pooled": (),
+    # The last of an option counts: compiled, and verified.
+    "enlarged": ("--compile", "xla", "--verify"),
     "average": (),
     "batch_of_one": (),
     "stateful": (),

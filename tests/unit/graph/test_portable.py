@@ -125,3 +125,54 @@ class _Fed:
 
     def read_value(self) -> tf.Tensor:
         return tf.constant(self.value)
+
+
+ONE_COLUMN = [
+    # Size, taps, strides and padding.
+    ((6, 4), (2, 3), (1, 2), "VALID"),
+    ((5, 5), (3, 2), (1, 4), "VALID"),
+    ((9, 1), (4, 4), (1, 2), "SAME"),
+    ((7, 3), (2, 2), (1, 3), "SAME"),
+    ((7, 2), (1, 4), (1, 3), "EXPLICIT"),
+]
+
+
+@pytest.mark.parametrize(("size", "taps", "strides", "padding"), ONE_COLUMN)
+@pytest.mark.parametrize("op", ["Conv2D", "Conv3D"])
+def test_a_convolution_of_one_channel_to_one_column_reads_the_picture_alone(op, size, taps, strides, padding):
+    """oneDNN's kernel reads on behind it: what is there is another number every time, 1e20 now and then."""
+    if op == "Conv3D" and padding == "EXPLICIT":
+        return
+    rng = np.random.default_rng(0)
+    more = () if op == "Conv2D" else (2,)
+    kernel = tf.constant(rng.normal(size=(*more, *taps, 1, 6)), tf.float32)
+    options = {"strides": [1, *((1,) if more else ()), *strides, 1], "padding": padding}
+    if padding == "EXPLICIT":
+        options["explicit_paddings"] = [0, 0, 2, 1, 1, 1, 0, 0]
+    x = rng.normal(size=(2, *((3,) if more else ()), *size, 1)).astype("f")
+    replaced_is_compiled(op, x, kernel, options)
+
+
+@pytest.mark.parametrize(
+    ("size", "taps", "strides"),
+    [((3, 7, 6), (1, 1, 1), (1, 3, 3)), ((4, 9, 3), (2, 1, 2), (1, 3, 1)), ((5, 8, 8), (1, 4, 2), (4, 3, 4))],
+)
+def test_a_volume_whose_last_places_no_window_reads_is_read_from_its_first(size, taps, strides):
+    rng = np.random.default_rng(1)
+    kernel = tf.constant(rng.normal(size=(*taps, 3, 4)), tf.float32)
+    x = rng.normal(size=(2, *size, 3)).astype("f")
+    replaced_is_compiled("Conv3D", x, kernel, {"strides": [1, *strides, 1], "padding": "SAME"})
+
+
+def replaced_is_compiled(op: str, x: np.ndarray, kernel: tf.Tensor, options: dict) -> None:
+    """Holds the rule's value and gradient, as kernels compute them, to the op's own compiled by XLA."""
+
+    def replaced(x: tf.Tensor) -> tf.Tensor:
+        (y,) = RULES[op](node(op, **options), [x, kernel])
+        return y
+
+    def plain(x: tf.Tensor) -> tf.Tensor:
+        return getattr(tf.raw_ops, op)(input=x, filter=kernel, **options)
+
+    for got, expected in zip(both(replaced, x, False), both(plain, x, True), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())

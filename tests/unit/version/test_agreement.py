@@ -51,6 +51,16 @@ def test_a_graph_of_another_function_is_refused_with_both_norms_and_the_cosine(h
         hold_to_model(source, Forward(trace(other)), X, BOUNDS)
 
 
+@pytest.mark.parametrize("kernels", ["onednn", "eigen"])
+def test_the_switch_of_the_kernels_is_named_where_those_run_that_are_sometimes_wrong(monkeypatch, kernels):
+    monkeypatch.setattr("saliency_exporter.version.agreement.running_kernels", lambda: kernels)
+    source = source_of(HEADS["logits"], (12,))
+    other = replace(source, call=lambda x: HEADS["logits"](2 * x))
+    with pytest.raises(ExportError) as refused:
+        hold_to_model(source, Forward(trace(other)), X, BOUNDS)
+    assert ("TF_ENABLE_ONEDNN_OPTS=0" in refused.value.hint) is (kernels == "onednn")
+
+
 def test_what_tracing_alone_loses_is_seen() -> None:
     """The model that runs has a gradient; the one that is traced ends in a cast to whole numbers and back."""
 
