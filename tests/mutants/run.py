@@ -16,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import of_the_input
 import of_the_job
 from mutant import Mutant
 
@@ -750,6 +751,7 @@ MUTANTS = (
         "_DEBUG_BYTES = 1 << 20",
         "test_rest_json.py::test_a_refusal_quotes_256_bytes_of_a_large_value",
     ),
+    *of_the_input.MUTANTS,
     *of_the_job.MUTANTS,
 )
 
