@@ -63,6 +63,12 @@ def for_any_batch(name: str, call: Call, batch: int | None, input_shape: tuple[i
             f"{name} cannot be traced into a TensorFlow graph: {brief(error)}",
             hint="it must be made of TensorFlow operations",
         ) from error
+    returned = function.outputs[0].shape.as_list()
+    if returned[0] not in (None, batch):
+        raise ExportError(
+            f"{name} takes {[batch, *input_shape]} and returns {returned}: its first axis is no batch",
+            hint="export a function that takes a batch, as module:callable: tf.map_fn of the model",
+        )
     graph = inlined(function)
     classes, dtype = function.outputs[0].shape[-1], function.outputs[0].dtype
     before_head, head = _head(graph)

@@ -18,6 +18,7 @@ from saliency_exporter.sources.held_inputs import describe, explained_input, for
 from saliency_exporter.sources.input_shape import shape_of_spec
 from saliency_exporter.sources.keras_2 import is_keras_2_model
 from saliency_exporter.sources.keras_model import source_from_keras
+from saliency_exporter.sources.one_example import with_batch_of_one
 from saliency_exporter.sources.python_object import load_reference
 from saliency_exporter.sources.source import Source
 
@@ -141,17 +142,21 @@ def _source_from_callable(model: Callable[..., Any], name: str, origin: str, cho
         }
     explained = explained_input(name, specs, choices)
     held = held_inputs(name, specs, choices)
-    input_shape = shape_of_spec(name, specs[explained], choices)
     options = {"training": False} if _takes_training(model) else {}
     keywords = _keywords(model)
 
-    def forward(x: tf.Tensor) -> Any:
+    def run(x: tf.Tensor) -> Any:
         values = {key: for_batch_of(x, value, specs[key]) for key, value in held.items()}
         values[explained] = tf.cast(x, specs[explained].dtype)
         positional = [values[key] for key in specs if key not in keywords]
         return model(*positional, **{key: values[key] for key in keywords}, **options)
 
-    batch = fixed_batch(specs[explained])
+    spec = specs[explained]
+    # What is held has no batch to be repeated for.
+    declared = () if held or _specs(model) is None else _declared_outputs(run, spec)
+    spec, forward = with_batch_of_one(spec, run, declared)
+    input_shape = shape_of_spec(name, spec, choices)
+    batch = fixed_batch(spec)
     probed = probe(name, forward, input_shape, batch=batch or 1)
     scores = choose_scores(name, of_any_batch(named_outputs(probed), batch or 1), choices.output)
     # Whoever traces a source leaves AutoGraph out; a user's own function may need it for its ifs and loops.
@@ -165,6 +170,16 @@ def _source_from_callable(model: Callable[..., Any], name: str, origin: str, cho
         input_shape=input_shape,
         variables=_variables(name, model, graph, [batch, *input_shape]),
     )
+
+
+def _declared_outputs(forward: Callable[[tf.Tensor], Any], spec: tf.TensorSpec) -> Sequence[tf.Tensor]:
+    """What a function returns of the input that it declares; nothing where it cannot be traced."""
+    try:
+        function = tf.function(forward).get_concrete_function(tf.TensorSpec(spec.shape, tf.float32))
+    except Exception:
+        return ()  # The probe says why.
+    outputs: Sequence[tf.Tensor] = function.outputs
+    return outputs
 
 
 def _dtype_of(value: np.ndarray) -> np.dtype:

@@ -27,6 +27,7 @@ from saliency_exporter.sources.class_scores import choose_scores, named_outputs,
 from saliency_exporter.sources.cut_graph import cut
 from saliency_exporter.sources.held_inputs import describe, explained_input, for_batch_of, held_inputs
 from saliency_exporter.sources.input_shape import shape_of_spec
+from saliency_exporter.sources.one_example import with_batch_of_one
 from saliency_exporter.sources.other_files import SAVED_MODEL_FILES
 from saliency_exporter.sources.shared_constants import with_shared_constants
 from saliency_exporter.sources.source import Kept, Source
@@ -94,15 +95,18 @@ def load(path: Path, choices: Choices = NO_CHOICES) -> Source:
         return _cut_source(path, key, loaded, choices)
     explained = explained_input(name, specs, choices)
     held = held_inputs(name, specs, choices)
-    input_shape = shape_of_spec(name, specs[explained], choices)
-    batch = fixed_batch(specs[explained])
 
     def run(x: tf.Tensor) -> Mapping[str, tf.Tensor]:
         values = {alias: for_batch_of(x, value, specs[alias]) for alias, value in held.items()}
         # By way of what is loaded: it owns the tables and variables that the function reads.
         return loaded.signatures[key](**values, **{explained: tf.cast(x, specs[explained].dtype)})
 
-    outputs = dict(sorted(named_outputs(probe(name, run, input_shape, batch=batch or 1)).items()))
+    # What is held has no batch to be repeated for.
+    declared = () if held else function.structured_outputs.values()
+    spec, forward = with_batch_of_one(specs[explained], run, declared)
+    input_shape = shape_of_spec(name, spec, choices)
+    batch = fixed_batch(spec)
+    outputs = dict(sorted(named_outputs(probe(name, forward, input_shape, batch=batch or 1)).items()))
     scores = choose_scores(name, of_any_batch(outputs, batch or 1), choices.output)
     classes = int(scores.of(outputs).shape[-1])
     return Source(
@@ -111,7 +115,7 @@ def load(path: Path, choices: Choices = NO_CHOICES) -> Source:
         + describe(choices, explained),
         # A graph of TensorFlow 1 often does not know the number of its classes.
         call=for_any_batch(
-            name, lambda x: tf.ensure_shape(scores.of(run(x)), [None, classes]), batch, input_shape
+            name, lambda x: tf.ensure_shape(scores.of(forward(x)), [None, classes]), batch, input_shape
         ),
         input_shape=input_shape,
         variables=loaded.variables,
