@@ -44,7 +44,7 @@ def refuse_unsaved_gradients(graph: ForwardGraph, name: str) -> None:
     unsaved = [node for node in path_of(graph) if is_gate(node) and not key_of(node)]
     if unsaved:
         raise NoGradient(
-            f"{name} was saved without the gradient that its author gave to {_named(unsaved)}",
+            f"{name} was saved without the gradient that its author gave to {named(unsaved)}",
             hint="export the .keras file or the Python function that makes the model, or save the SavedModel "
             "again with tf.saved_model.SaveOptions(experimental_custom_gradients=True)",
         )
@@ -67,13 +67,13 @@ def without_gradient(graph: ForwardGraph, name: str) -> NoGradient:
     ends = [] if missing else _ends(graph, path)
     if missing:
         return NoGradient(
-            f"TensorFlow has no gradient for {_named(missing)} of {name}",
+            f"TensorFlow has no gradient for {named(missing)} of {name}",
             hint="export the network without that op; what stands in front of the network can be its "
             "preprocessing (--preprocessing module:function), since gradients are taken behind it",
         )
     return NoGradient(
         f"the class scores of {name} have no gradient with respect to its input"
-        + (f": it ends at {_named(ends)}" if ends else ""),
+        + (f": it ends at {named(ends)}" if ends else ""),
         hint="export the network without what is not differentiable; the scores have to be computed from "
         "the input by ops on floats",
     )
@@ -138,6 +138,7 @@ def _ends(graph: ForwardGraph, path: Sequence[NodeDef]) -> list[NodeDef]:
     return [node for node in path if node.name in ends]
 
 
-def _named(nodes: Sequence[NodeDef]) -> str:
+def named(nodes: Sequence[NodeDef]) -> str:
+    """Nodes by name and op, for messages: the first three, and how many more."""
     names = [f"{node.name} ({node.op})" for node in nodes[:_MOST_NAMED]]
     return ", ".join(names) + (f" and {len(nodes) - _MOST_NAMED} more" if len(nodes) > _MOST_NAMED else "")

@@ -56,6 +56,7 @@ from saliency_exporter.version.describe import (
     describe_preprocessing,
     describe_rounding,
 )
+from saliency_exporter.version.independence import hold_examples_apart
 from saliency_exporter.version.kept import KeptCalls, describe_kept, kept_arrays, kept_references
 from saliency_exporter.version.manifest import (
     GradientAgreement,
@@ -325,18 +326,22 @@ def _held_to_model(
     """How the traced graph agrees with the model; of one without a gradient, that of the scores, and why.
 
     Raises:
-        ExportError: it does not, or there is no gradient and a method needs one.
+        ExportError: it does not, there is no gradient and a method needs one, or the answer for an example
+            depends on the others of its batch.
     """
     x = _example(job, graph)
     no_gradient = None
     if any(method.needs_gradients for method in job.settings.methods):
         try:
-            return hold_to_model(job.source, held, x, bounds), None
+            agreement = hold_to_model(job.source, held, x, bounds)
+            hold_examples_apart(job.source.name, held, x, bounds)
+            return agreement, None
         except NoGradient as error:
             if not job.leave_out:
                 raise
             no_gradient = error
     hold_to_model(job.source, held, x, bounds, gradients=False)
+    hold_examples_apart(job.source.name, held, x, bounds, gradients=False)
     return None, no_gradient
 
 

@@ -46,6 +46,7 @@ EXPORTED = {
     "enlarged": ("--compile", "xla", "--verify"),
     "average": (),
     "batch_of_one": (),
+    "one_picture": (),
     "stateful": (),
     "counts": (),
     "uint8": ("--preprocessing", "pixels"),
@@ -59,7 +60,7 @@ EXPORTED = {
     "series_first": ("--channels", "first"),
     "frames": ("--output", "[-1]"),
 }
-_QUICK = ("cond", "int8", "pooled")
+_QUICK = ("cond", "int8", "one_picture", "pooled")
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
@@ -95,6 +96,7 @@ REFUSED = {
     "first": ((), "channels first", "--channels first"),
     "einsum": ((), "channels first", "--channels first"),
     "series_first": ((), "channels first", "--channels first"),
+    "as_it_trains": ((), "of_the_batch/mean (Mean)", "training=False"),
     "dropped": (("--image-size", "8", "8"), "are random", "training=False"),
     "keras_error": ((), "input_shape=(8, 8, 3), target_shape=(5,)", "must return the model"),
     "frames": ((), "[B, 7, 3]", "--output"),
