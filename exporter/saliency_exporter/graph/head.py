@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.node_def_pb2 import NodeDef
-from tensorflow.core.framework.types_pb2 import DT_BFLOAT16, DT_DOUBLE, DT_FLOAT, DT_HALF
+from tensorflow.core.framework.types_pb2 import DT_BFLOAT16, DT_BOOL, DT_DOUBLE, DT_FLOAT, DT_HALF
 from tensorflow.python.framework import op_def_registry
 
 from saliency_exporter.graph.forward_graph import (
@@ -44,12 +44,39 @@ _SUMS = frozenset({"AccumulateNV2", "Add", "AddN", "AddV2", "Cumsum", "Mean", "N
 _PRODUCTS = frozenset({"BatchMatMulV2", "Cumprod", "Einsum", "MatMul", "Mul", "Prod"})
 _QUOTIENTS = frozenset({"Div", "DivNoNan", "RealDiv", "Reciprocal"})
 _POWERS = frozenset({"Exp", "Log", "Pow", "Sqrt", "Square"})
-_CHOICES = frozenset({"Max", "Maximum", "Min", "Minimum", "Select", "SelectV2"})
-_ROUNDINGS = frozenset({"ClipByValue", "FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars", "Pad", "PadV2"})
-_MIXES = _SUMS | _PRODUCTS | _QUOTIENTS | _POWERS | _CHOICES | _ROUNDINGS
+_CHOICES = frozenset({"Max", "Maximum", "Min", "Minimum", "Select", "SelectV2", "TopKV2"})
+_ROUNDINGS = frozenset(
+    {
+        *(
+            "Ceil",
+            "ClipByValue",
+            "FakeQuantWithMinMaxArgs",
+            "FakeQuantWithMinMaxVars",
+            "Floor",
+            "Pad",
+            "PadV2",
+        ),
+        *("Rint", "Round", "StopGradient"),
+    }
+)
+_GROUPS = frozenset(
+    f"{kind}{of}{version}"
+    for kind in ("Segment", "UnsortedSegment", "SparseSegment")
+    for of in ("Max", "Mean", "Min", "Prod", "Sum")
+    for version in ("", "V2")
+)
+"""Ops that take several classes as one."""
+_CONDITIONS = frozenset(
+    {
+        *("Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "NotEqual"),
+        *("LogicalAnd", "LogicalNot", "LogicalOr", "OnesLike", "ZerosLike"),
+    }
+)
+"""Ops that a threshold on probabilities is written with."""
+_MIXES = _SUMS | _PRODUCTS | _QUOTIENTS | _POWERS | _CHOICES | _ROUNDINGS | _GROUPS | _CONDITIONS
 """Ops that mix probabilities, if all that they read are probabilities and constants."""
 _HIDES = frozenset({"TensorListStack", "XlaCallModule"})
-_MAY_NORMALIZE = _HIDES | _QUOTIENTS | _POWERS | _CHOICES | _SUMS | (_PRODUCTS - {"MatMul"})
+_MAY_NORMALIZE = _HIDES | _QUOTIENTS | _POWERS | _CHOICES | _SUMS | _GROUPS | (_PRODUCTS - {"MatMul"})
 """Ops whose output may be probabilities in a way that only its values show."""
 _REDUCTIONS = frozenset({"Max", "Mean", "Min", "Prod", "Sum"})
 _BATCH = 3
@@ -361,10 +388,14 @@ def _is_mixture(graph: ForwardGraph, squashings: Squashings) -> bool:
             squashed = True
             continue
         moved = moved_inputs(node)
-        if not moved and node.op not in _MIXES:
+        if not moved and node.op not in _MIXES and not _is_of_truth_values(node):
             return False
         stack.extend(moved or map(tensor_name, node.input))
     return squashed
+
+
+def _is_of_truth_values(node: NodeDef) -> bool:
+    return node.op == "Cast" and attribute(node, "SrcT").type == DT_BOOL
 
 
 def _is_share(graph: ForwardGraph, squashings: Squashings, name: str) -> bool:

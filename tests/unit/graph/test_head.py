@@ -243,6 +243,34 @@ PROBABILITIES = {
     "two softmaxes": lambda x: tf.concat([tf.nn.softmax(logits(x)), tf.nn.softmax(other_logits(x))], 1),
     "without the background": lambda x: tf.nn.softmax(logits(x))[:, 1:],
     "groups of classes": lambda x: tf.nn.softmax(logits(x)) @ tf.one_hot([0, 0, 1, 1, 2], 3),
+    "groups of classes by segments": lambda x: tf.transpose(
+        tf.math.unsorted_segment_sum(tf.transpose(tf.nn.softmax(logits(x))), [0, 0, 1, 1, 2], 3)
+    ),
+    "groups of classes in their order": lambda x: tf.ensure_shape(
+        tf.transpose(tf.math.segment_max(tf.transpose(tf.nn.softmax(logits(x))), [0, 0, 1, 1, 2])), [None, 3]
+    ),
+    "groups of classes that are selected": lambda x: tf.stack(
+        [tf.reduce_sum(tf.gather(tf.nn.softmax(logits(x)), c, axis=1), 1) for c in ([0, 3], [1, 2, 4])], 1
+    ),
+    "groups by tensordot": lambda x: tf.tensordot(
+        tf.nn.softmax(logits(x)), tf.one_hot([0, 0, 1, 1, 2], 3), 1
+    ),
+    "the largest three": lambda x: tf.math.top_k(tf.nn.softmax(logits(x)), 3).values,
+    "sorted": lambda x: tf.sort(tf.sigmoid(logits(x))),
+    "those above a threshold": lambda x: (lambda p: p * tf.cast(p > 0.3, p.dtype))(tf.sigmoid(logits(x))),
+    "those above a threshold, selected": lambda x: (lambda p: tf.where(p > 0.3, p, tf.zeros_like(p)))(
+        tf.sigmoid(logits(x))
+    ),
+    "rounded to 8 bits": lambda x: tf.quantization.fake_quant_with_min_max_args(
+        tf.nn.softmax(logits(x)), 0.0, 1.0
+    ),
+    "rounded to percents": lambda x: (lambda p: p + tf.stop_gradient(tf.round(p * 100) / 100 - p))(
+        tf.nn.softmax(logits(x))
+    ),
+    "scaled to 0..1": lambda x: (lambda p: p / tf.reduce_max(p, -1, keepdims=True))(tf.nn.softmax(logits(x))),
+    "the class that wins, straight through": lambda x: (
+        lambda p: p + tf.stop_gradient(tf.one_hot(tf.argmax(p, -1), CLASSES) - p)
+    )(tf.nn.softmax(logits(x))),
     "1 - p of a softmax": lambda x: 1 - tf.nn.softmax(logits(x)),
     "smoothed": lambda x: 0.9 * tf.nn.softmax(logits(x)) + 0.1 / CLASSES,
     "clipped far": lambda x: tf.clip_by_value(tf.nn.softmax(logits(x)), 0.05, 0.95),
@@ -274,6 +302,11 @@ LOGITS = {
     ),
     "attention": lambda x: tf.reduce_sum(tf.nn.softmax(maps(x)) * maps(x), [1, 2]),
     "swish": lambda x: tf.nn.silu(logits(x)),
+    "logits above a threshold": lambda x: (lambda z: z * tf.cast(z > 0.3, z.dtype))(logits(x)),
+    "the largest logits": lambda x: tf.math.top_k(logits(x), 3).values,
+    "logits of groups": lambda x: tf.transpose(
+        tf.math.unsorted_segment_max(tf.transpose(logits(x)), [0, 0, 1, 1, 2], 3)
+    ),
     "positive": lambda x: tf.exp(logits(x)),
 }
 
