@@ -69,7 +69,8 @@ def _reason(kind: str, message: str) -> tuple[str, list[str]]:
     if "Exception encountered: " in message:
         return _reason(kind, message.rpartition("Exception encountered: ")[2])
     # Of Keras: the layer first, the reason next.
-    if first.startswith(("Exception encountered when calling", "A total of ")) and len(lines) > 1:
+    told_next = first.startswith(("Exception encountered when calling", "A total of "))
+    if (told_next or first.endswith("Error encountered:")) and len(lines) > 1:
         return _reason(kind, "\n".join(lines[1:]))
     if first.startswith("Graph execution error"):
         return kind, [line for line in lines[1:] if not _PLACES.match(line)]

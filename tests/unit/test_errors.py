@@ -82,6 +82,14 @@ _SAID = {
         "layer 'm' (type M):\n      • x=tf.Tensor(shape=(None, 3), dtype=float32)\n",
         "my own reason",
     ),
+    "a shape that cannot be told": (
+        "Could not automatically infer the output shape / dtype of 'kw' (of type Kw). Either the `Kw.call()` "
+        "method is incorrect, or you need to implement the `Kw.compute_output_spec() / "
+        "compute_output_shape()` method. Error encountered:\n\nThe custom_gradient decorator currently "
+        "supports keywords arguments only when eager execution is enabled.",
+        "The custom_gradient decorator currently supports keywords arguments only when eager execution is "
+        "enabled.",
+    ),
     "a configuration": (
         "<class 'keras.src.models.sequential.Sequential'> could not be deserialized properly. "
         "Please ensure that "

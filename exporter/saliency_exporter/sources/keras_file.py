@@ -25,7 +25,7 @@ from saliency_exporter.sources.keras_2 import (
     unknown_code,
 )
 from saliency_exporter.sources.keras_config import FileConfig, class_names, is_hdf5, read_config
-from saliency_exporter.sources.keras_lambda import provide_names, refuse_lost_code
+from saliency_exporter.sources.keras_lambda import defaults_of_code, provide_names, refuse_lost_code
 from saliency_exporter.sources.keras_model import require_tensorflow_backend, source_from_keras, whole_weights
 from saliency_exporter.sources.source import Source
 
@@ -129,7 +129,7 @@ def _try_keras_3(path: Path, objects: Mapping[str, Any], unsafe: bool) -> Any | 
 
 def _load_keras_3(path: Path, objects: Mapping[str, Any], unsafe: bool) -> Any:
     options = {"custom_objects": dict(objects), "compile": False, "safe_mode": not unsafe}
-    with whole_weights():
+    with whole_weights(), defaults_of_code():
         model = keras.saving.load_model(path, **options)
         if _leaves_weights_random() and path.suffix.lower() == ".keras":
             _check_nothing_is_random(model, keras.saving.load_model(path, **options))

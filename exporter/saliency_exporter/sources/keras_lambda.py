@@ -10,6 +10,7 @@ import marshal
 import math
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import CodeType
@@ -18,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.utils import python_utils
 
 from saliency_exporter.errors import ExportError
 from saliency_exporter.sources.keras_2 import import_tf_keras
@@ -70,6 +72,24 @@ def provide_names(path: Path, config: FileConfig, objects: Mapping[str, Any]) ->
             for space in missing:
                 space[name] = value
     return tuple(notes.values())
+
+
+@contextmanager
+def defaults_of_code() -> Iterator[None]:
+    """Lets Keras 3 load code whose parameters have defaults, as in ``lambda x, i=i: x[:, i]``.
+
+    It saves them as a list, and a Python function takes a tuple.
+    """
+    load = python_utils.func_load
+
+    def func_load(code: Any, defaults: Any = None, closure: Any = None, globs: Any = None) -> Any:
+        return load(code, tuple(defaults) if isinstance(defaults, list) else defaults, closure, globs)
+
+    python_utils.func_load = func_load
+    try:
+        yield
+    finally:
+        python_utils.func_load = load
 
 
 def _usual_names(config: FileConfig) -> dict[str, Any]:

@@ -76,6 +76,17 @@ def test_another_name_is_asked_for_and_taken_from_an_import(of_keras, suffix: st
     assert loaded.notes == ()
 
 
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_code_has_the_defaults_that_it_was_saved_with(of_keras, suffix: str, tmp_path: Path) -> None:
+    """As people keep a loop's variable in a lambda. Keras 3 saves the defaults and cannot load them."""
+    path = tmp_path / f"my{suffix}"
+    saved(of_keras, "lambda x, i=2, factor=3.0: x[:, i:] * factor", path, {}, output_shape=(4,))
+    load = python_utils.func_load
+    loaded = load_source(str(path), unsafe=True)
+    np.testing.assert_allclose(loaded.call(X), X[:, 2:] * 3, rtol=1e-6)
+    assert python_utils.func_load is load
+
+
 def test_code_that_needs_no_name_runs(of_keras, tmp_path: Path) -> None:
     half = 0.5
     function = lambda x: abs(x) * half  # noqa: E731 - a name of the function around it is saved
