@@ -12,8 +12,10 @@ from saliency_exporter.errors import ExportError
 from saliency_exporter.graph.evaluate import imported
 from saliency_exporter.graph.forward_graph import ForwardGraph, node_name, tensor_name
 from saliency_exporter.graph.gates import is_gate, key_of
+from saliency_exporter.graph.nodes import attribute
 
 _MOST_NAMED = 3
+_WHOLE = frozenset(dtype.as_datatype_enum for dtype in (tf.int32, tf.int64, tf.int16, tf.int8, tf.uint8))
 _SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})
 # Registered, to refuse.
 _PREVENTING = frozenset({"PreventGradient"})
@@ -71,12 +73,29 @@ def without_gradient(graph: ForwardGraph, name: str) -> NoGradient:
             hint="export the network without that op; what stands in front of the network can be its "
             "preprocessing (--preprocessing module:function), since gradients are taken behind it",
         )
+    message = f"the class scores of {name} have no gradient with respect to its input"
+    if looked_up := _look_ups(path, ends):
+        return NoGradient(
+            f"{message}: it ends at {named(ends)}, whose whole numbers {named(looked_up)} looks up",
+            hint="whole numbers have no gradient: export the network behind the look-up, as module:function; "
+            "of a Keras model with an embedding that is keras.Model(layer.output, model.outputs)",
+        )
     return NoGradient(
-        f"the class scores of {name} have no gradient with respect to its input"
-        + (f": it ends at {named(ends)}" if ends else ""),
+        message + (f": it ends at {named(ends)}" if ends else ""),
         hint="export the network without what is not differentiable; the scores have to be computed from "
         "the input by ops on floats",
     )
+
+
+def _look_ups(path: Sequence[NodeDef], ends: Sequence[NodeDef]) -> list[NodeDef]:
+    """The first look-up in a table of weights, where a gradient ends at casts to whole numbers alone.
+
+    For a model of an input of whole numbers the cast is the export's own, and nothing that its author knows.
+    """
+    if not all(end.op == "Cast" and attribute(end, "DstT").type in _WHOLE for end in ends):
+        return []
+    on_path = {node.name for node in path}
+    return [node for node in path if "Gather" in node.op and node_name(node.input[0]) not in on_path][:1]
 
 
 def path_of(graph: ForwardGraph) -> list[NodeDef]:

@@ -14,6 +14,12 @@ from saliency_exporter.runtime.inlined import read_only
 
 _NOT_OF_A_GRAPH = (AttributeError, NotImplementedError, TypeError)
 
+_SIZE = "is the size right? See --image-size and --input-shape"
+_TENSOR = (
+    "it is called with one tensor; if it takes a mapping or several, export a function of the one that is "
+    'explained, as module:function, such as def f(x): return model({"image": x})'
+)
+
 MEAN_OF_POSITIONS = "mean_of_positions"
 """Name of the op for the mean that `--output NAME[mean]` asks for. Where it is a mean of probabilities,
 `graph.head` makes it one of class scores."""
@@ -70,7 +76,7 @@ def probe(
         told = error if isinstance(failure, _NOT_OF_A_GRAPH) else failure
         raise ExportError(
             f"{name} failed on one example of shape {shape}: {brief(told)}",
-            hint="is the size right? See --image-size and --input-shape",
+            hint=_TENSOR if isinstance(told, TypeError) else _SIZE,
         ) from error
     raise ExportError(
         f"{name} cannot be traced into a TensorFlow graph: {brief(failure)}",
@@ -85,8 +91,10 @@ def named_outputs(outputs: Any, names: Sequence[str] | None = None) -> dict[str,
     Args:
         outputs: what the model returned.
         names: the outputs' own names in their flat order, where the model has such; else the keys of a
-            mapping, and the positions of the rest.
+            mapping, the fields of a named tuple, and the positions of the rest.
     """
+    if names is None and isinstance(outputs, tuple) and hasattr(outputs, "_asdict"):
+        outputs = outputs._asdict()
     if isinstance(outputs, Mapping):
         return {str(key): outputs[key] for key in outputs}
     leaves = tf.nest.flatten(outputs)

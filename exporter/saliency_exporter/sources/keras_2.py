@@ -262,6 +262,11 @@ def unknown_code(path: Path, config: FileConfig | None, name: str) -> ExportErro
         )
     elif isinstance(module, str) and module not in ("__main__", "builtins"):
         hint = f"pass --import {module}:{name}"
+    elif callable(getattr(tf.nn, name, None)):
+        return ExportError(
+            f"{path} needs {name}{where}, which is neither in the file nor part of Keras",
+            hint=f"pass --import tensorflow.nn:{name}, if it is tf.nn.{name}",
+        )
     else:
         hint = f"pass --import module:{name}, of the module that has it"
     if config is not None and config.keras_2:

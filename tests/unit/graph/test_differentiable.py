@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
+import keras
 import pytest
 import tensorflow as tf
 from callables import source_of
 
 from saliency_exporter.graph.differentiable import without_gradient
 from saliency_exporter.graph.trace import trace
+from saliency_exporter.sources.keras_model import source_from_keras
 
 KERNEL = tf.random.stateless_normal([12, 4], [1, 2])
 
@@ -38,7 +41,28 @@ def test_an_input_that_is_used_as_whole_numbers_ends_the_gradient() -> None:
     def call(x):
         return tf.gather(KERNEL, tf.cast(x[:, 0], tf.int32))
 
-    assert "it ends at Cast (Cast)" in message(call)
+    assert "it ends at Cast (Cast), whose whole numbers GatherV2 (GatherV2) looks up" in message(call)
+
+
+def test_an_embedding_is_named_with_the_way_to_the_network_behind_it() -> None:
+    model = keras.Sequential(
+        [
+            keras.Input((6,), dtype="int32"),
+            keras.layers.Embedding(10, 4, name="words"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3),
+        ]
+    )
+    error = without_gradient(trace(source_of(lambda x: model(tf.cast(x, tf.int32)), (6,))), "net")
+    assert re.search(
+        r"it ends at Cast \(Cast\), whose whole numbers \S*words\S* \(\w+\) looks up", str(error)
+    )
+    assert "keras.Model(layer.output, model.outputs)" in str(error.hint)
+    # What the hint says is taken: the network behind the embedding, of floats.
+    behind = source_from_keras(
+        keras.Model(model.get_layer("words").output, model.outputs), name="behind", origin="test"
+    )
+    assert behind.input_shape == (6, 4)
 
 
 def test_stopped_gradients_are_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import re
 import shlex
 
@@ -43,6 +44,14 @@ ONE = tf.constant(RNG.normal(size=(1, 1, 1, 4)), tf.float32)
 def test_scores_are_one_position_or_the_mean(output, wanted, expected):
     outputs = {"frames": output}
     np.testing.assert_array_equal(choose_scores("net", outputs, wanted).of(outputs), expected)
+
+
+def test_the_fields_of_a_named_tuple_are_names():
+    kind = collections.namedtuple("Answer", ["logits", "features"])
+    outputs = named_outputs(kind(FRAMES[:, 0], FRAMES[:, 1]))
+    assert choose_scores("net", outputs, "logits").of(outputs) is outputs["logits"]
+    with pytest.raises(ExportError, match="several outputs: logits, features"):
+        choose_scores("net", outputs, None)
 
 
 def test_a_name_with_brackets_is_a_name_first():

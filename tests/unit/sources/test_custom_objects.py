@@ -82,6 +82,19 @@ def test_a_function_is_imported(of_keras, suffix, module, tmp_path: Path) -> Non
     np.testing.assert_allclose(loaded.call(X), model(X), rtol=1e-6)
 
 
+def test_a_function_of_tensorflow_is_named_by_its_module(of_keras, suffix, tmp_path: Path) -> None:
+    """tf.nn.l2_normalize stands in a file as its name alone, as tf.nn.swish does for Keras 3."""
+    path = str(tmp_path / f"my{suffix}")
+    model = of_keras.Sequential(
+        [of_keras.layers.Input(X.shape[1:]), of_keras.layers.Dense(3, activation=tf.nn.l2_normalize)]
+    )
+    model.save(path)
+    with pytest.raises(ExportError) as error:
+        load_source(path)
+    (option,) = re.findall(r"--import (\S+),", error.value.hint)
+    np.testing.assert_allclose(load_source(path, imports=[option]).call(X), model(X), rtol=1e-6)
+
+
 def test_a_module_registers_its_classes(of_keras, suffix, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     name = f"registering_{of_keras.__name__}_{suffix[1:]}"

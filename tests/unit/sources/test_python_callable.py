@@ -185,6 +185,39 @@ def test_the_wrong_size_for_a_function_of_a_graph_is_told_as_tensorflow_says_it(
     assert "Graph execution" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["of_two", "of_a_mapping"])
+def test_a_model_that_takes_more_than_one_tensor_is_told_to_be_wrapped(module, images, name: str) -> None:
+    """The hint is a way that works, and says nothing of sizes."""
+    name_of_module = module(
+        """
+        import keras
+        import tensorflow as tf
+
+        class OfTwo(keras.Model):
+            def call(self, image, other):
+                return tf.reduce_max(image, [1, 2]) + other
+
+        class OfAMapping(keras.Model):
+            def call(self, inputs):
+                return tf.reduce_max(inputs["image"], [1, 2])
+
+        of_two, of_a_mapping = OfTwo(), OfAMapping()
+
+        def of_two_wrapped(x):
+            return of_two(x, tf.zeros([tf.shape(x)[0], 3]))
+
+        def of_a_mapping_wrapped(x):
+            return of_a_mapping({"image": x})
+        """
+    )
+    with pytest.raises(ExportError, match=f"{name} failed on one example") as error:
+        load_source(f"{name_of_module}:{name}", image_size=(8, 8))
+    assert 'return model({"image": x})' in error.value.hint
+    assert "--image-size" not in error.value.hint
+    wrapped = load_source(f"{name_of_module}:{name}_wrapped", image_size=(8, 8))
+    np.testing.assert_allclose(wrapped.call(tf.constant(images)), images.max((1, 2)), rtol=1e-6)
+
+
 def test_loading_a_model_that_counts_its_calls_counts_none(module, images) -> None:
     name = module(
         """
