@@ -12,6 +12,7 @@ from saliency_exporter.errors import ExportError
 from saliency_exporter.graph.evaluate import imported
 from saliency_exporter.graph.forward_graph import ForwardGraph, node_name, tensor_name
 from saliency_exporter.graph.gates import is_gate, key_of
+from saliency_exporter.graph.integer_input import MOVES
 from saliency_exporter.graph.nodes import attribute
 
 _MOST_NAMED = 3
@@ -80,6 +81,12 @@ def without_gradient(graph: ForwardGraph, name: str) -> NoGradient:
             hint="whole numbers have no gradient: export the network behind the look-up, as module:function; "
             "of a Keras model with an embedding that is keras.Model(layer.output, model.outputs)",
         )
+    if arithmetic := _on_whole_numbers(graph, path, ends):
+        return NoGradient(
+            f"{message}: it ends at {named(ends)}, whose whole numbers {named(arithmetic)} computes with",
+            hint="whole numbers have no gradient: make floats of the input before anything is computed, "
+            "tf.cast(x, tf.float32), or export the network behind that op, as module:function",
+        )
     return NoGradient(
         message + (f": it ends at {named(ends)}" if ends else ""),
         hint="export the network without what is not differentiable; the scores have to be computed from "
@@ -96,6 +103,23 @@ def _look_ups(path: Sequence[NodeDef], ends: Sequence[NodeDef]) -> list[NodeDef]
         return []
     on_path = {node.name for node in path}
     return [node for node in path if "Gather" in node.op and node_name(node.input[0]) not in on_path][:1]
+
+
+def _on_whole_numbers(graph: ForwardGraph, path: Sequence[NodeDef], ends: Sequence[NodeDef]) -> list[NodeDef]:
+    """The first op that computes with the input as whole numbers, where all of it is cast to such at once."""
+    if not all(end.op == "Cast" and node_name(end.input[0]) == graph.input for end in ends):
+        return []
+    whole = {end.name for end in ends}
+    for node in path:
+        if node.name in whole or not any(node_name(i) in whole for i in node.input):
+            continue
+        if node.op in MOVES:
+            whole.add(node.name)
+        elif node.op != "Cast":
+            return [node]
+        elif attribute(node, "DstT").type in _WHOLE:
+            whole.add(node.name)
+    return []
 
 
 def path_of(graph: ForwardGraph) -> list[NodeDef]:

@@ -15,7 +15,7 @@ _MOVES_ONE = (
     "EnsureShape ExpandDims Gather GatherV2 MirrorPad Pad Reshape ResizeBicubic ResizeBilinear "
     "ResizeNearestNeighbor ReverseV2 Slice SplitV Squeeze StridedSlice Tile Transpose Unpack"
 )
-_MOVES = {
+MOVES = {
     **{op: slice(1) for op in _MOVES_ONE.split()},
     "ConcatV2": slice(None, -1),
     "Pack": slice(None),
@@ -46,7 +46,7 @@ def without_cast_to_integers(graph: ForwardGraph) -> ForwardGraph:
     outputs = [*graph.consumers(), graph.scores]
     for node in (with_inputs(node, aliases) for node in graph.nodes):
         inputs = [tensor_name(name) for name in node.input]
-        moved = inputs[_MOVES[node.op]] if node.op in _MOVES else []
+        moved = inputs[MOVES[node.op]] if node.op in MOVES else []
         own = [name for name in outputs if node_name(name) == node.name]
         if node.op == "Cast" and inputs[0] == f"{graph.input}:0" and _target(node).is_integer:
             rounded = _target(node).name

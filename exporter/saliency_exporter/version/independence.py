@@ -39,7 +39,8 @@ def hold_examples_apart(
         ExportError: an example's scores or gradient depend on the others.
     """
 
-    @tf.function(autograph=False)
+    # One trace for both sizes of a batch.
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, *x.shape[1:]], x.dtype)])
     def answer(x: tf.Tensor) -> list[tf.Tensor]:
         scores = forward.scores(x)
         if not gradients:

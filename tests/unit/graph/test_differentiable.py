@@ -65,6 +65,21 @@ def test_an_embedding_is_named_with_the_way_to_the_network_behind_it() -> None:
     assert behind.input_shape == (6, 4)
 
 
+def test_arithmetic_on_whole_numbers_is_named_with_the_cast_that_is_missing() -> None:
+    def net(pixels):
+        return tf.tanh(tf.cast(255 - pixels[:, ::-1], tf.float32) / 255) @ KERNEL
+
+    error = without_gradient(trace(source_of(lambda x: net(tf.cast(x, tf.uint8)), (12,))), "net")
+    assert "it ends at Cast (Cast), whose whole numbers sub (Sub) computes with" in str(error)
+    assert "tf.cast(x, tf.float32)" in str(error.hint)
+    # What the hint says has a gradient.
+    x = tf.constant([[7.0] * 12])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        scores = net(tf.cast(x, tf.float32))
+    assert tape.gradient(scores, x) is not None
+
+
 def test_stopped_gradients_are_named() -> None:
     assert "it ends at StopGradient (StopGradient)" in message(lambda x: tf.stop_gradient(x) @ KERNEL)
 
