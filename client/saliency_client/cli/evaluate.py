@@ -88,7 +88,7 @@ def evaluate(
     deletion                  area under the class probability while the best pixels are removed:
                               lower is better
     insertion                 the same while they are added: higher is better
-    road                      probability after the best pixels are imputed from their neighbours: lower
+    road                      probability after the best pixels are imputed from their neighbors: lower
                               is better; needs saliency-serving[evaluation]
     faithfulness_correlation  of what the map gives to random pixels with what the score loses: higher
     max_sensitivity           largest relative change of the map near the image: lower

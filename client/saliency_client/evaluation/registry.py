@@ -81,7 +81,7 @@ MEASURES = {
             road.RoadSettings,
             "saliency",
             "lower",
-            "class probability after the most salient pixels are imputed from their neighbours",
+            "class probability after the most salient pixels are imputed from their neighbors",
             "Rong et al. 2022, arXiv 2202.00449",
             (RANDOM, EDGES),
         ),

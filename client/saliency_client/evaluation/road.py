@@ -1,4 +1,4 @@
-"""ROAD (Rong et al. 2022, arXiv 2202.00449): deletion with pixels imputed from their neighbours."""
+"""ROAD (Rong et al. 2022, arXiv 2202.00449): deletion with pixels imputed from their neighbors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NEIGHBOURS = tuple(
     for column in (-1, 0, 1)
     if row or column
 )
-"""Offset and weight of each neighbour: 1/6 of those at a side, 1/12 of those at a corner."""
+"""Offset and weight of each neighbor: 1/6 of those at a side, 1/12 of those at a corner."""
 
 
 class RoadUnavailable(SaliencyError, ImportError):
@@ -94,9 +94,9 @@ def check_installed() -> None:
 
 
 def imputed(image: Array, removed: Array) -> FloatArray:
-    """The image with its removed pixels solved for from their neighbours, float64.
+    """The image with its removed pixels solved for from their neighbors, float64.
 
-    Each removed pixel is the weighted mean of its neighbours inside the image (1/6 at a side, 1/12 at a
+    Each removed pixel is the weighted mean of its neighbors inside the image (1/6 at a side, 1/12 at a
     corner, made to sum to 1), removed ones included: a sparse linear system (eq. 8 of the paper).
 
     Args:
@@ -154,7 +154,7 @@ def road(
 ) -> Result:
     """The mean class probability after the most salient p percent are imputed, over all p; lower is better.
 
-    With x_p the image whose most salient p percent of pixels are replaced by what their neighbours give,
+    With x_p the image whose most salient p percent of pixels are replaced by what their neighbors give,
     plus noise: ROAD = mean over p of P(c | x_p). Imputed pixels are hard to tell from others, so that a drop
     is not due to a visible mask.
 

@@ -1,6 +1,6 @@
 """Whether a model answers for each example by itself, whatever else is in its batch.
 
-A server pads and cuts batches, so an answer that depends on its neighbours is another one for every request.
+A server pads and cuts batches, so an answer that depends on its neighbors is another one for every request.
 """
 
 from __future__ import annotations
