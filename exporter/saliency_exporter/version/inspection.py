@@ -18,6 +18,12 @@ from saliency_exporter.version.manifest import (
 )
 from saliency_exporter.version.server_needs import describe_server
 
+_COMPILED = {
+    "xla": "by XLA",
+    "auto": "by XLA where that is faster",
+    "none": "not by XLA: the server runs the graph op by op",
+}
+_SERVERS = {"gpu": "servers with a GPU", "cpu": "servers without a GPU"}
 _KERNELS = {"onednn": "oneDNN's kernels", "eigen": "Eigen's kernels"}
 _WORDS = {"divide": "/", "subtract": "−"}
 _WITHOUT_STEPS = {
@@ -50,7 +56,7 @@ def summary(version_dir: Path, manifest: Manifest) -> list[tuple[str, str]]:
         ("preprocessing", preprocessing_in_words(manifest.preprocessing)),
         ("classes", f"{manifest.classes}" + (f", from {labels[0]} to {labels[-1]}" if labels else "")),
         ("score", f"{score.tensor.removesuffix(':0').rpartition('Call/')[2]}, {score_in_words(score)}"),
-        ("compile", f"{manifest.compile} for {target_in_words(manifest)}, batch sizes {batch_sizes}"),
+        ("compile", f"{compilation_in_words(manifest)}; batch sizes {batch_sizes}"),
         *(("without XLA", line) for line in _describe_choices(manifest.compile_choices)),
         ("foldings", ", ".join(manifest.foldings) or "none"),
         ("lowered ops", ", ".join(manifest.lowering) or "none"),
@@ -110,11 +116,12 @@ def score_in_words(score: Score) -> str:
     return words
 
 
-def target_in_words(manifest: Manifest) -> str:
-    """The device; of a CPU with the kernels of what is not compiled, where something is not."""
+def compilation_in_words(manifest: Manifest) -> str:
+    """Whether XLA compiles, and for which servers; with the kernels of what it does not compile on a CPU."""
+    words = f"{_COMPILED[manifest.compile]}, for {_SERVERS[manifest.target]}"
     if manifest.target == "gpu" or manifest.compile == "xla":
-        return manifest.target
-    return f"{manifest.target} ({_KERNELS[manifest.kernels]})"
+        return words
+    return f"{words}, with {_KERNELS[manifest.kernels]}"
 
 
 def preprocessing_in_words(preprocessing: PreprocessingSteps) -> str:

@@ -119,7 +119,7 @@ def test_inspect_shows_what_a_version_holds(exported_version):
         "1 × relu, guided: passes x > 0",
         "1 × relu6, guided: passes 0 < x < 6",
         "1 × swish, guided: passes x > 0",
-        "xla for cpu, batch sizes 1, 4",
+        "by XLA, for servers without a GPU; batch sizes 1, 4",
         "num_samples 50 (1 to 200)",
         "12 calls within tolerance",
     ):

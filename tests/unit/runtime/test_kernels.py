@@ -16,7 +16,7 @@ from saliency_exporter.methods import smooth
 from saliency_exporter.methods.registry import find_methods
 from saliency_exporter.runtime.kernels import resolve_kernels, running_kernels
 from saliency_exporter.sources.preprocessing import builtin
-from saliency_exporter.version.inspection import target_in_words
+from saliency_exporter.version.inspection import compilation_in_words
 
 
 def test_auto_is_what_runs_here_and_what_is_asked_for_is_kept_where_nothing_is_measured():
@@ -48,13 +48,16 @@ def test_settings_choose_the_rules_of_their_kernels():
     assert "IdentityN" not in pictures_first_layer("eigen")
 
 
-def test_inspect_names_the_kernels_where_they_run_something():
+def test_inspect_says_in_a_sentence_who_compiles_for_which_servers():
     def shown(target: str, compile: str, kernels: str) -> str:
-        return target_in_words(replace(EXPORT, target=target, compile=compile, kernels=kernels))
+        return compilation_in_words(replace(EXPORT, target=target, compile=compile, kernels=kernels))
 
-    assert shown("gpu", "none", "onednn") == "gpu"
-    assert shown("cpu", "xla", "eigen") == "cpu"
-    assert shown("cpu", "auto", "eigen") == "cpu (Eigen's kernels)"
+    not_compiled = "not by XLA: the server runs the graph op by op"
+    assert shown("gpu", "none", "onednn") == f"{not_compiled}, for servers with a GPU"
+    assert shown("cpu", "xla", "eigen") == "by XLA, for servers without a GPU"
+    with_eigen = "for servers without a GPU, with Eigen's kernels"
+    assert shown("cpu", "auto", "eigen") == f"by XLA where that is faster, {with_eigen}"
+    assert shown("cpu", "none", "eigen") == f"{not_compiled}, {with_eigen}"
 
 
 def depthwise(x: tf.Tensor) -> tf.Tensor:
