@@ -333,7 +333,7 @@ class Calls:
                 met = met if met is not None and less else error
                 remaining = deadline.remaining()
                 if remaining is not None and remaining <= pause:
-                    raise self._not_ready(timeout, met) from error
+                    raise self.not_ready(timeout, met) from met
             yield Wait(pause)
             pause = min(pause * 1.5, 1.0)
 
@@ -357,7 +357,8 @@ class Calls:
         # Settles labels too, which the status call does not know, and warms the cache.
         yield from self._learn(poll, once)
 
-    def _not_ready(self, timeout: float | None, error: CallError) -> NotReady:
+    def not_ready(self, timeout: float | None, error: CallError) -> NotReady:
+        """The error of a wait that ended without the model, by what was met."""
         failure = NotReady(
             f"model {self.model.name!r} was not ready after {timeout:g} s: {error.message}",
             hint=error.hint,

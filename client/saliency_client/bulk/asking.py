@@ -13,6 +13,7 @@ from saliency_client._bulk import Item, ItemResult
 from saliency_client._calls import Calls, Conversation, Wait
 from saliency_client._errors import (
     AnswerTooLarge,
+    CallError,
     DeadlineExceeded,
     InputError,
     InvalidArgument,
@@ -36,7 +37,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0
 _REFUSED_FROM_THE_START = 32
 """So many images that a server refuses, before it has taken one, are not to blame: the request is."""
 _ATTEMPTS_OF_A_FAULT = 3
-_SECONDS_FOR_A_NAME = 20.0
+_SECONDS_FOR_A_NAME = 2.0
+"""For a model that a server does not know, and may come to know when it next looks at its folders."""
 
 _PASSES = (Unavailable, DeadlineExceeded, ModelNotFound, ResourceExhausted)
 """What a server says while it starts, is replaced or has too much to do."""
@@ -117,26 +119,13 @@ class Asking:
             InputError: a parameter is outside its bounds.
             SaliencyError: the model does not answer in time.
         """
-        yield from self._wait_ready(calls)
+        yield from until_served(calls, self.patience)
         signature, metadata = yield from calls.method_signature(self.method)
         check_parameters(signature, self.parameters, metadata.signatures)
         for name, value in self.parameters.items():
             if value is not None:
                 check_bounds(signature, name, value)
         return signature
-
-    def _wait_ready(self, calls: Calls) -> Conversation[None]:
-        """Wait for the model; not long for one that a server does not know, as where its name is wrong."""
-        soon = min(self.patience, _SECONDS_FOR_A_NAME)
-        try:
-            yield from calls.wait_ready(soon)
-        except NotReady as error:
-            cause = error.__cause__
-            # A server's own words: of a model that it loads they say nothing.
-            unknown = isinstance(cause, ModelNotFound) and cause.details
-            if unknown or soon == self.patience:
-                raise
-            yield from calls.wait_ready(self.patience - soon)
 
     def _batch(self, calls: Calls, items: list[Item]) -> Conversation[list[ItemResult]]:
         known: dict[int, ItemResult] = {}
@@ -212,6 +201,29 @@ class Asking:
                 self._refused += 1
                 if not self._taken and self._refused >= _REFUSED_FROM_THE_START:
                     raise result.error
+
+
+def until_served(calls: Calls, patience: float) -> Conversation[None]:
+    """Wait for the model; not long for one that a server does not know, as where its name is wrong.
+
+    Raises:
+        ModelNotFound: a server does not know it.
+        NotReady: no server answers, or it still loads the model, after `patience` seconds.
+    """
+    end = time.monotonic() + patience
+    while True:
+        soon = min(_SECONDS_FOR_A_NAME, max(0.0, end - time.monotonic()))
+        try:
+            yield from calls.wait_ready(soon)
+            return
+        except NotReady as error:
+            cause = error.__cause__
+            # A server's own words: of a model that it loads they say nothing.
+            if isinstance(cause, ModelNotFound) and cause.details:
+                raise cause from None
+            if time.monotonic() >= end:
+                assert isinstance(cause, CallError)
+                raise calls.not_ready(patience, cause) from cause
 
 
 def _passes(error: SaliencyError | None) -> bool:

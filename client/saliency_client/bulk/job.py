@@ -29,6 +29,7 @@ from saliency_client.bulk.plan import (
     JOB_FOLDER,
     LeftOut,
     Plan,
+    check_inputs,
     find_entries,
     listed_entries,
     write_plan,
@@ -46,7 +47,7 @@ from saliency_client.bulk.shards import (
 )
 from saliency_client.bulk.sources.records import Fields, Kind
 from saliency_client.bulk.step import ExplainBatch, asking_of
-from saliency_client.bulk.storage import Place, StorageError, remove_temporary_parts
+from saliency_client.bulk.storage import Place, StorageError, is_address, remove_temporary_parts
 
 _ASKED, _PLAN, _MANIFEST = "job.json", "plan.parquet", "manifest.json"
 _OF_THE_PLAN = ("inputs", "lists", "input_format", "shard_rows")
@@ -242,12 +243,23 @@ def run_job(job: Job, progress: Progress | None = None) -> Summary:
     progress = Progress() if progress is None else progress
     out = Place(job.out)
     _check_out(out, job)
+    if not (out / JOB_FOLDER / _ASKED).exists():
+        check_inputs(job.inputs, job.fields, kind=job.kind)
+        for text in job.lists:
+            if not is_address(text):
+                _check_list(text)
     folders = (out, out / JOB_FOLDER, out / JOB_FOLDER / DONE_FOLDER)
     for folder in folders:
         folder.make_folder()
     try:
         with _alone(out, job.worker):
-            return asyncio.run(_Run(job, out, progress).run())
+            run = _Run(job, out, progress)
+            try:
+                return asyncio.run(run.run())
+            # Of TFRecords it is seen in the middle that they hold no such feature.
+            except OptionError:
+                run.forget_what_did_not_begin()
+                raise
     finally:
         # Of a job that could not begin nothing is left.
         if not (folders[1] / _ASKED).exists():
@@ -277,7 +289,7 @@ class _Run:
             numbers=all_numbers(signature) if job.step.numbers is None else job.step.numbers,
         )
         step.columns.check(signature)
-        await asyncio.to_thread(self._forget_what_did_not_begin)
+        await asyncio.to_thread(self.forget_what_did_not_begin)
         asked = await asyncio.to_thread(self._agreed, self._asked(step, signature, metadata.version))
         plan = Plan(self.out / JOB_FOLDER / _PLAN, job.shard_rows)
         self.progress.extent = Extent(*await asyncio.to_thread(plan.size), job.worker[1])
@@ -370,8 +382,7 @@ class _Run:
         if error is not None:
             progress.failed += 1
             if len(progress.errors) < _ERRORS_TOLD:
-                name = row["path"] if row["key"] is None else f"{row['path']}, {row['key']}"
-                progress.errors.append(f"{name}: {error}")
+                progress.errors.append(_about(row["path"], row["key"], error))
         reached = row.get(RELATIVE_ERROR)
         if self._target is not None and reached is not None and not reached <= self._target * _ROUNDED:
             progress.above_target += 1
@@ -437,8 +448,8 @@ class _Run:
             )
         return before
 
-    def _forget_what_did_not_begin(self) -> None:
-        """A job on this machine of which nothing is done is begun anew, whatever it was to be."""
+    def forget_what_did_not_begin(self) -> None:
+        """Forget a job on this machine of which nothing is done: it is begun anew, whatever it was to be."""
         folder = self.out / JOB_FOLDER
         if self.job.worker[1] == 1 and self.out.is_local and not done_shards(self.out):
             for name in (_ASKED, _PLAN):
@@ -454,7 +465,8 @@ class _Run:
 
     def _entries(self, left_out: LeftOut) -> Iterator[Any]:
         job = self.job
-        yield from find_entries(job.inputs, left_out, kind=job.kind, shard_rows=job.shard_rows)
+        how: dict[str, Any] = {"kind": job.kind, "shard_rows": job.shard_rows, "fields": job.fields}
+        yield from find_entries(job.inputs, left_out, **how)
         for text in job.lists:
             content, beside = _read_list(text)
             try:
@@ -466,7 +478,7 @@ class _Run:
                     f"{text} is no list of names: it is not UTF-8 ({error.reason} at byte {error.start})",
                     hint="--list takes a file with one path or address on each line",
                 ) from error
-            yield from listed_entries(lines, beside=beside, kind=job.kind, shard_rows=job.shard_rows)
+            yield from listed_entries(lines, beside=beside, **how)
 
     def _shards(self, step: ExplainBatch, asked: Mapping[str, Any], digest: str) -> Shards:
         kinds = {**OF_THE_INPUT, **step.columns.kinds}
@@ -537,12 +549,33 @@ class _Run:
         )
 
 
+def _about(path: str, key: str | None, error: str) -> str:
+    """An image's error with its name, which the error may say itself."""
+    names = [name for name in (path, key) if name is not None and name not in error]
+    return f"{', '.join(names)}: {error}" if names else error
+
+
 def _read_list(text: str) -> tuple[bytes, str]:
     """The bytes of a list, and the folder that its paths count from: its own, or this one of a pipe."""
     if text == STDIN:
         return sys.stdin.buffer.read(), ""
+    _check_list(text)
     place = Place(text)
     return place.read(pipes=True), "" if place.is_pipe else text.rpartition("/")[0]
+
+
+def _check_list(text: str) -> None:
+    """Raise OptionError for a list that is not there, or is a folder."""
+    if text == STDIN:
+        return
+    place = Place(text)
+    if place.is_folder():
+        raise OptionError(
+            f"--list takes a file of names, and {text} is a folder",
+            hint="a folder is an input without --list",
+        )
+    if not place.exists():
+        raise OptionError(f"{text} does not exist", hint="--list takes a file with one path on each line")
 
 
 def _differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -34,7 +34,7 @@ class PictureReader:
             return ItemError(str(error))
         with self._lock:
             self._last_read = place
-        return content if content else ItemError(f"{path} is empty")
+        return content if content else ItemError("the file is empty")
 
     def _check_others(self, error: StorageError) -> None:
         with self._lock:

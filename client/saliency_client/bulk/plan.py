@@ -11,7 +11,7 @@ from typing import Any
 from saliency_client._errors import OptionError
 from saliency_client.bulk.arrow import parquet, schema
 from saliency_client.bulk.sources.parquet import row_groups
-from saliency_client.bulk.sources.records import Damaged, Kind, kind_of
+from saliency_client.bulk.sources.records import Damaged, Fields, Kind, Unnamed, kind_of
 from saliency_client.bulk.storage import Place, StorageError, is_address
 
 _COLUMNS = {
@@ -89,8 +89,42 @@ class LeftOut:
         ]
 
 
+def check_inputs(inputs: Iterable[str], fields: Fields, *, kind: Kind | None = None) -> None:
+    """Check what was typed, as far as that takes neither reading folders nor a network.
+
+    Args:
+        inputs: as typed.
+        fields: names of columns.
+        kind: of every file; None: by its name.
+
+    Raises:
+        OptionError: one is not there, a file's name does not say what it holds, or it has no such columns.
+    """
+    for text in inputs:
+        place = Place(text)
+        if not place.is_local or place.is_folder():
+            continue
+        if place.exists():
+            for _ in _entries(place.address, kind or _named_kind(text), 1, fields):
+                pass
+        elif not any(sign in text for sign in _MAGIC):
+            raise _not_there(text)
+
+
+def _not_there(text: str) -> OptionError:
+    piped = "; --list - takes names that are piped in" if text == "-" else ""
+    return OptionError(
+        f"{text} does not exist", hint=f"a typed input is a folder, a file or a pattern{piped}"
+    )
+
+
 def find_entries(
-    inputs: Iterable[str], left_out: LeftOut, *, kind: Kind | None = None, shard_rows: int
+    inputs: Iterable[str],
+    left_out: LeftOut,
+    *,
+    kind: Kind | None = None,
+    shard_rows: int,
+    fields: Fields | None = None,
 ) -> Iterator[Entry]:
     """The input files that folders (with all below, sorted by name), files, patterns and addresses mean.
 
@@ -99,11 +133,14 @@ def find_entries(
         left_out: gets the files of folders that are no inputs.
         kind: of every file; None: by its name.
         shard_rows: row groups of Parquet go together up to about as many rows.
+        fields: names of columns of Parquet.
 
     Raises:
-        OptionError: one is not there, a file's name does not say what it holds, or a pattern matches nothing.
+        OptionError: one is not there, a file's name does not say what it holds, a pattern matches nothing, or
+            Parquet has no such columns.
         StorageError: a folder cannot be read.
     """
+    fields = fields or Fields()
     for text in inputs:
         place = Place(text)
         if not _is_text(text):
@@ -119,9 +156,12 @@ def find_entries(
                 elif found is None:
                     left_out.add("it is not named as a picture, Parquet, TFRecord or tar", path)
                 else:
-                    yield from _entries(path, found, shard_rows)
+                    try:
+                        yield from _entries(path, found, shard_rows, fields)
+                    except Unnamed:
+                        left_out.add("no column of it is called like one of images", path)
         elif place.exists():
-            yield from _entries(place.address, kind or _named_kind(text), shard_rows)
+            yield from _entries(place.address, kind or _named_kind(text), shard_rows, fields)
         elif any(sign in text for sign in _MAGIC):
             matches = place.matches()
             if not matches:
@@ -129,16 +169,18 @@ def find_entries(
                     f"{text} matches no file", hint="quote a pattern, so that the shell leaves it"
                 )
             for path in matches:
-                yield from _entries(path, kind or _named_kind(path), shard_rows)
+                yield from _entries(path, kind or _named_kind(path), shard_rows, fields)
         else:
-            piped = "; --list - takes names that are piped in" if text == "-" else ""
-            raise OptionError(
-                f"{text} does not exist", hint=f"a typed input is a folder, a file or a pattern{piped}"
-            )
+            raise _not_there(text)
 
 
 def listed_entries(
-    lines: Iterable[str], *, beside: str, kind: Kind | None = None, shard_rows: int
+    lines: Iterable[str],
+    *,
+    beside: str,
+    kind: Kind | None = None,
+    shard_rows: int,
+    fields: Fields | None = None,
 ) -> Iterator[Entry]:
     """The input files of a list: one path or address on each line; they are opened when their turn comes.
 
@@ -147,9 +189,10 @@ def listed_entries(
         beside: the folder that paths count from.
         kind: as above.
         shard_rows: as above.
+        fields: as above.
 
     Raises:
-        OptionError: a name does not say what the file holds.
+        OptionError: Parquet has no such columns.
     """
     for line in lines:
         text = line.rstrip()
@@ -158,7 +201,7 @@ def listed_entries(
         relative = not (is_address(text) or text.startswith("/")) and beside
         path = f"{beside}/{text}" if relative else text
         # A list names images, whatever their suffix, unless it names a file of many.
-        yield from _entries(path, kind or kind_of(path) or "picture", shard_rows)
+        yield from _entries(path, kind or kind_of(path) or "picture", shard_rows, fields or Fields())
 
 
 def _size(path: str) -> int | None:
@@ -187,7 +230,7 @@ def _named_kind(text: str) -> Kind:
     return kind
 
 
-def _entries(path: str, kind: Kind, shard_rows: int) -> Iterator[Entry]:
+def _entries(path: str, kind: Kind, shard_rows: int, fields: Fields) -> Iterator[Entry]:
     if kind == "picture":
         yield Entry(path, kind, rows=1)
         return
@@ -197,7 +240,7 @@ def _entries(path: str, kind: Kind, shard_rows: int) -> Iterator[Entry]:
     first, rows, before = 0, 0, 0
     place = Place(path)
     try:
-        sizes = row_groups(place)
+        sizes = row_groups(place, fields)
     except Damaged:
         # Its one row says so.
         yield Entry(path, kind)

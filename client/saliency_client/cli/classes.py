@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 from saliency_client._class_names import check_count, read_class_names
 from saliency_client._signatures import number_of_classes
-from saliency_client.cli.errors import CommandError
+from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.text import printable
 
 if TYPE_CHECKING:
     from saliency_client import SaliencyClient
 
 ClassNames = tuple[str, ...]
+PREDICTED = -1
+"""The index that stands for the predicted class."""
 
 _FEW = 20
 _NEAR = 5
@@ -45,6 +47,23 @@ def class_names(path: Path | None, names: ClassNames | None, client: SaliencyCli
     return names
 
 
+def given_index(name: str | None, *, option: str = "--class") -> int | None:
+    """The index that stands in the place of a class's name: -1 is the predicted class; None for a name.
+
+    Raises:
+        UsageError: no class has such an index.
+    """
+    if name is None or not re.fullmatch(r"[+-]?[0-9]{1,9}", name.strip()):
+        return None
+    index = int(name)
+    if index < PREDICTED:
+        raise UsageError(
+            f"{option} is {index}; an index is 0 or above",
+            hint=f"{option} {PREDICTED} is the predicted class, as without {option}",
+        )
+    return index
+
+
 def _other_classes(near: list[str], labels: ClassNames, otherwise: str) -> str:
     if near:
         return f"near ones: {', '.join(map(printable, near))}"
@@ -69,20 +88,20 @@ def find_class(
         otherwise: the next step where no class has a name like that.
 
     Raises:
-        CommandError: no class, or more than one, has that name.
+        UsageError: no class, or more than one, has that name.
     """
     matches = matching(name, labels)
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise CommandError(
+        raise UsageError(
             f"{printable(name)!r} is the name of classes {', '.join(map(str, matches))}",
             hint=by_index.format(matches[0]),
         )
     wanted = name.strip().casefold()
     near = [label for label in labels if wanted in re.findall(r"\w+", label.casefold())][:_NEAR]
     near = near or difflib.get_close_matches(wanted, [label.casefold() for label in labels], n=3, cutoff=0.5)
-    raise CommandError(
+    raise UsageError(
         f"no class is named {printable(name)!r}",
         hint=_other_classes(near, labels, otherwise),
     )

@@ -69,28 +69,43 @@ def client_options(connection: Connection, **others: Any) -> Iterator[dict[str, 
         UsageError: there is no server or no model.
         CommandError: `local` is asked for without TensorFlow installed.
     """
+    _check_named(connection)
     with ExitStack() as stack:
         target, model = _target(connection, stack)
-        yield {
-            "target": target,
-            "model": model,
-            "timeout": connection.timeout,
-            "tls": _tls(connection),
-            "token": _token(connection),
-            "metadata": [_pair(item) for item in connection.metadata],
-            "user_agent": "saliency-client-cli",
-            **others,
-        }
+        yield {"target": target, "model": model, **_how(connection), **others}
 
 
 def check_given(connection: Connection) -> None:
-    """Check that a server and a model are given, or neither with --local; opens no connection.
+    """Check the options of the connection, as far as they can be without it; opens none.
 
     A command that first looks at files calls this before it does so: wrong usage is wrong whatever is there.
 
     Raises:
-        UsageError: they are not.
+        UsageError: there is no server or no model, or one beside --local.
+        OptionError: options cannot work, or do not go together.
     """
+    from saliency_client import SaliencyClient
+
+    _check_named(connection)
+    targets = "localhost" if connection.local is not None else _targets(connection)
+    model = "local" if connection.local is not None else str(connection.model)
+    options = {**_how(connection), "version": connection.version, "label": connection.label}
+    # A client connects with its first call.
+    SaliencyClient(targets, model=model, **options).close()
+
+
+def _how(connection: Connection) -> dict[str, Any]:
+    """The arguments of a client beside the target and the model."""
+    return {
+        "timeout": connection.timeout,
+        "tls": _tls(connection),
+        "token": _token(connection),
+        "metadata": [_pair(item) for item in connection.metadata],
+        "user_agent": "saliency-client-cli",
+    }
+
+
+def _check_named(connection: Connection) -> None:
     if connection.local is not None:
         for option in ("server", "model"):
             source = click.get_current_context().get_parameter_source(option)
@@ -106,13 +121,16 @@ def check_given(connection: Connection) -> None:
 
 
 def _target(connection: Connection, stack: ExitStack) -> tuple[str | list[str], str]:
-    check_given(connection)
     if connection.local is not None:
         return stack.enter_context(_local_server(connection.local))
-    assert connection.server is not None
     assert connection.model is not None
+    return _targets(connection), connection.model
+
+
+def _targets(connection: Connection) -> str | list[str]:
+    assert connection.server is not None
     targets = [target.strip() for target in connection.server.split(",") if target.strip()]
-    return (targets if len(targets) > 1 else connection.server), connection.model
+    return targets if len(targets) > 1 else connection.server
 
 
 @contextmanager

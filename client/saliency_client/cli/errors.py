@@ -54,7 +54,7 @@ _HINTS = {
 }
 
 
-# How the library's hints name what these options are.
+# How the library's hints name what these options and commands are.
 _SPELLINGS = {
     "tls=TLS(…)": "--tls, --ca, --cert, --key",
     "tls=True": "--tls",
@@ -62,6 +62,8 @@ _SPELLINGS = {
     "certificate=…": "--cert",
     "server_name=…": "--server-name",
     "key=…": "--key",
+    "signatures()[…].image_size has it": "`saliency-client signatures` shows it",
+    "signatures() has": "`saliency-client signatures` shows",
 }
 
 
@@ -119,7 +121,8 @@ def describe(error: Exception) -> tuple[str, str | None]:
         found = getattr(error, "found", None) or (error.hint if _is_option_error(error) else None)
         message, hint = str(error), _HINTS.get(type(error).__name__, error.hint)
         if found:
-            hint = _in_options(found)
+            hint = found
+        hint = _in_options(hint) if hint else None
     else:
         message = f"unexpected {type(error).__name__}: {error}"
         hint = "SALIENCY_DEBUG=1 shows where; please report it"

@@ -60,7 +60,8 @@ def _address(context: click.Context, parameter: click.Parameter, value: str | No
     "--class",
     "class_name",
     metavar="NAME|INDEX",
-    help="The class to explain, in every image.  [default: the class predicted for each]",
+    help="The class to explain, in every image; -1 is the class predicted for each.  [default: the class "
+    "predicted for each]",
 )
 @_explanation(
     "--class-index",
@@ -209,6 +210,7 @@ def job(
       64 + n   stopped: the server or the network failed, gRPC code n
       130      interrupted
     """
+    from saliency_client.cli.classes import given_index
     from saliency_client.cli.job_run import JobOptions, run
 
     if options["redo_failed"] and not options["resume"]:
@@ -217,9 +219,9 @@ def job(
         raise UsageError("no images are given", hint="name a folder or a file, or --list FILE")
     if class_name is not None and class_index is not None:
         raise UsageError("--class and --class-index exclude one another", hint="give one of them")
-    if class_name is not None and class_name.isdecimal():
-        class_index = int(class_name)
-        class_name = None
+    index = given_index(class_name)
+    if index is not None:
+        class_name, class_index = None, index
     if class_name is not None and "class_index" in parameters:
         raise UsageError("class_index is given by --param and by --class", hint="give it once")
     if class_index is not None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from saliency_client._contract import TARGET_ERROR
 from saliency_client.cli.classes import find_class
-from saliency_client.cli.connection import Connection, client_options
-from saliency_client.cli.errors import FAILURE, USAGE, CommandError
+from saliency_client.cli.connection import Connection, check_given, client_options
+from saliency_client.cli.errors import FAILURE, USAGE, CommandError, UsageError
 from saliency_client.cli.photos import allow_pixels
 from saliency_client.cli.printer import Printer
 from saliency_client.cli.text import printable
@@ -66,6 +66,7 @@ class JobOptions:
 
 def run(options: JobOptions, printer: Printer) -> int:
     """Run the job; returns the exit code."""
+    check_given(options.connection)
     from saliency_client import InputError, OptionError
     from saliency_client.bulk import Progress, StorageError, VersionChanged, run_job
     from saliency_client.bulk.metrics import served
@@ -156,12 +157,13 @@ def _job(options: JobOptions, stack: ExitStack) -> Job:
 def _class_index(name: str, options: Mapping[str, Any], wait: float) -> int:
     """The index of a class that is named, by the names that the model has."""
     from saliency_client import SaliencyClient
+    from saliency_client.bulk.asking import until_served
 
     with SaliencyClient(**options) as client:
-        client.wait_ready(wait)
+        client._converse(lambda calls: until_served(calls, wait))
         names = client.labels()
     if names is None:
-        raise CommandError(
+        raise UsageError(
             f"the model has no class names to find {printable(name)!r} in",
             hint="give the index, as --class 281",
         )

@@ -154,7 +154,7 @@ def test_an_image_that_cannot_be_explained_has_its_error_in_its_row(cli, photos)
         "photos/0/3.png",
     }
     assert errors["photos/0/2.png"] == "the file is not an image"
-    assert errors["photos/0/3.png"] == "photos/0/3.png is empty"
+    assert errors["photos/0/3.png"] == "the file is empty"
     assert errors["photos/1/8.npy"] == "the file has shape [20, 21, 3], and the model takes [20, 20, 3]"
     assert errors["photos/9/9.png"] == "photos/9/9.png does not exist"
     assert "4 with an error, in the column error" in run.out

@@ -248,6 +248,17 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path):
         read(path, "parquet", Fields("photo"))
 
 
+def test_a_column_that_is_named_is_found_in_small_and_capital_letters_as_usual_ones_are(tmp_path):
+    one = parquet_of(tmp_path / "one.parquet", {"Photo": [picture(1)], "ID": ["a"]})
+    two = parquet_of(tmp_path / "two.parquet", {"photo": [picture(1)], "Photo": [picture(2)]})
+
+    assert read(one, "parquet", Fields("photo", "Id")) == [("a", picture(1))]
+    assert read(two, "parquet", Fields("Photo")) == [(None, picture(2))]
+    with pytest.raises(OptionError, match="'PHOTO' may be the column photo or Photo") as caught:
+        read(two, "parquet", Fields("PHOTO"))
+    assert caught.value.hint == "give --image-column in the same letters"
+
+
 def test_what_is_no_parquet_is_said_to_be_none(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR?" * 30)
 

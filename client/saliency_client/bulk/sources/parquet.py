@@ -26,14 +26,17 @@ _KEYS = ("key", "__key__", "path", "id", "file_name", "filename", "image_id", "n
 _ROWS_AT_A_TIME = 32
 
 
-def row_groups(place: Place) -> list[int]:
+def row_groups(place: Place, fields: Fields) -> list[int]:
     """How many rows each row group has, from the file's end.
 
     Raises:
         StorageError: the file cannot be read.
         Damaged: it is no Parquet.
+        Unnamed: no column is called as columns of images mostly are, and none is named.
+        OptionError: the column of images or of keys is not there, or holds something else.
     """
     with place.open() as file, _opened(place, file) as opened:
+        _columns(place, opened.schema_arrow, fields)
         return [opened.metadata.row_group(number).num_rows for number in range(opened.num_row_groups)]
 
 
@@ -57,18 +60,11 @@ def records(
         StorageError: it cannot be opened.
     """
     with place.open() as file, _opened(place, file) as opened:
-        names = list(opened.schema_arrow.names)
-        try:
-            image = chosen(names, _IMAGES, fields.image, "column")
-            key = chosen(names, (), fields.key, "column") if fields.key is not None else None
-        except OptionError as error:
-            raise OptionError(f"{place}: {error}", hint=error.hint) from error
-        key = key or usual([name for name in names if name != image], _KEYS)
+        image, key = _columns(place, opened.schema_arrow, fields)
         some = list(range(*(groups or (0, opened.num_row_groups))))
         while some and (size := opened.metadata.row_group(some[0]).num_rows) <= start:
             start -= size
             some.pop(0)
-        _check_type(place, opened.schema_arrow.field(image))
         for group in some:
             given = 0
             try:
@@ -83,6 +79,18 @@ def records(
                 for _ in range(max(given, start), lost):
                     yield Record(None, ItemError(f"row group {group} of {place} is damaged: {words}"))
             start = 0
+
+
+def _columns(place: Place, schema: Any, fields: Fields) -> tuple[str, str | None]:
+    """The column of images, and that of keys if there is one."""
+    names = list(schema.names)
+    try:
+        image = chosen(names, _IMAGES, fields.image, "column", option="--image-column")
+        key = chosen(names, (), fields.key, "column", option="--key-column") if fields.key else None
+    except OptionError as error:
+        raise type(error)(f"{place}: {error}", hint=error.hint) from error
+    _check_type(place, schema.field(image))
+    return image, key or usual([name for name in names if name != image], _KEYS)
 
 
 def _of_group(opened: Any, group: int, image: str, key: str | None) -> Iterator[Record]:

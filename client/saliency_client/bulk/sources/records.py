@@ -43,6 +43,10 @@ MOST_BYTES = 1 << 30
 """Of one encoded image: as many as the largest picture that is decoded has without compression."""
 
 
+class Unnamed(OptionError):
+    """No column or feature is called as those of images mostly are, and none was named."""
+
+
 class Damaged(SaliencyError):
     """A file of many images cannot be read any further."""
 
@@ -106,21 +110,32 @@ def text_of(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def chosen(candidates: list[str], preferred: tuple[str, ...], given: str | None, what: str) -> str:
-    """The name that was given, or the first preferred one that is there.
+def chosen(
+    candidates: list[str], preferred: tuple[str, ...], given: str | None, what: str, *, option: str
+) -> str:
+    """The name that was given, or the first preferred one that is there; in small letters or in others.
+
+    Args:
+        candidates: the names that are there.
+        preferred: where none was given.
+        given: as typed; a name in the very same letters goes first.
+        what: a name is of, as "column".
+        option: that names it.
 
     Raises:
-        OptionError: it is not there.
+        Unnamed: none was given, and none of the preferred ones is there.
+        OptionError: the given one is not there, or several are that differ by small and capital letters.
     """
-    if given is not None:
-        if given not in candidates:
-            raise OptionError(
-                f"there is no {what} {given!r}; there are {', '.join(sorted(candidates)) or 'none'}"
-            )
-        return given
-    if (name := usual(candidates, preferred)) is not None:
-        return name
-    raise OptionError(
-        f"no {what} is called like one of images; there are {', '.join(sorted(candidates)) or 'none'}",
-        hint="--image-column names it",
-    )
+    there = ", ".join(sorted(candidates)) or "none"
+    if given is None:
+        if (name := usual(candidates, preferred)) is not None:
+            return name
+        raise Unnamed(f"no {what} is called like one of images; there are {there}", hint=f"{option} names it")
+    alike = [given] if given in candidates else [one for one in candidates if one.lower() == given.lower()]
+    if len(alike) == 1:
+        return alike[0]
+    if alike:
+        raise OptionError(
+            f"{given!r} may be the {what} {' or '.join(alike)}", hint=f"give {option} in the same letters"
+        )
+    raise OptionError(f"there is no {what} {given!r}; there are {there}", hint=f"{option} names another")

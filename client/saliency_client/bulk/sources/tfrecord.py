@@ -38,7 +38,7 @@ def records(
 
     Raises:
         Damaged: a checksum does not fit, or the file ends too early.
-        OptionError: no feature holds images.
+        OptionError: no feature holds images, or the first record has no key of the name that was given.
         StorageError: it cannot be opened.
     """
     with place.open() as file:
@@ -46,11 +46,15 @@ def records(
             if number < start:
                 continue
             try:
-                yield replace(_record(_features(payload), fields), read=file.tell())
+                features = _features(payload)
+                if number == 0 and fields.key is not None:
+                    # Of later ones, one without a key may be meant.
+                    chosen(list(features), (), fields.key, "feature", option="--key-column")
+                yield replace(_record(features, fields), read=file.tell())
             except DecodeError as error:
                 yield Record(None, ItemError(f"record {number} is no tf.train.Example: {error}"))
             except OptionError as error:
-                raise OptionError(f"{place}, record {number}: {error}", hint=error.hint) from error
+                raise type(error)(f"{place}, record {number}: {error}", hint=error.hint) from error
 
 
 def _payloads(place: Place, raw: BinaryIO) -> Iterator[bytes]:
@@ -81,8 +85,8 @@ def _payloads(place: Place, raw: BinaryIO) -> Iterator[bytes]:
 
 
 def _record(features: dict[str, list[bytes | int]], fields: Fields) -> Record:
-    image_name = chosen(list(features), _IMAGES, fields.image, "feature")
-    key_name = fields.key if fields.key is not None else usual(list(features), _KEYS)
+    image_name = chosen(list(features), _IMAGES, fields.image, "feature", option="--image-column")
+    key_name = usual(list(features), _KEYS if fields.key is None else (fields.key,))
     keys = features.get(key_name, []) if key_name is not None else []
     key = keys[0].decode("utf-8", "replace") if keys and isinstance(keys[0], bytes) else None
     if keys and isinstance(keys[0], int):
