@@ -41,7 +41,8 @@ _files = functools.partial(option, section="Files")
     "--class",
     "class_name",
     metavar="NAME|INDEX",
-    help="The class to explain and to measure.  [default: the predicted class of each image]",
+    help="The class to explain and to measure; -1 is the predicted class.  [default: the predicted class of "
+    "each image]",
 )
 @_evaluation(
     "--substrate",
@@ -114,8 +115,13 @@ def evaluate(
       load      predictions, explanations, requests, seconds, busy_seconds, kept
     An image that fails has the line of `explain`: image, status, error, hint, code.
     """
+    from saliency_client.cli.classes import PREDICTED, given_index
     from saliency_client.cli.evaluate_run import EvaluateOptions, run
 
+    index = given_index(options["class_name"])
+    if index is not None:
+        options["class_name"] = None
+    options["class_index"] = None if index == PREDICTED else index
     options["settings"] = [_setting(text) for text in options["settings"]]
     for name in ("substrate", "steps"):
         value = options.pop(name)

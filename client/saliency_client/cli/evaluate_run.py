@@ -30,6 +30,7 @@ from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.inputs import Input, find_inputs, for_model, has_found_arrays, read_photo
 from saliency_client.cli.methods import method_signature, parameters_of
 from saliency_client.cli.model_input import ModelInput, model_input
+from saliency_client.cli.parameters import check
 from saliency_client.cli.photos import allow_pixels
 from saliency_client.cli.printer import Printer
 from saliency_client.cli.text import printable
@@ -67,6 +68,7 @@ class EvaluateOptions:
     methods: str | None
     measures: tuple[str, ...]
     class_name: str | None
+    class_index: int | None
     settings: Sequence[tuple[str | None, str, Any]]
     controls: bool
     parameters: Mapping[str, Any]
@@ -195,11 +197,14 @@ def _plan(
         for one in asked
     ]
     methods += control_methods() if options.controls else ()
+    class_index = _class_index(options, client, names)
+    if class_index is not None:
+        check({"class_index": class_index}, asked[0], signatures)
     return _Plan(
         model_input(asked[0], signatures),
         client.model,
         _version(options, client),
-        _class_index(options, client, names),
+        class_index,
         tuple(
             (method, tuple((one, _settings(one, method, options)) for one in measures)) for method in methods
         ),
@@ -217,16 +222,15 @@ def _version(options: EvaluateOptions, client: SaliencyClient) -> int | None:
 def _class_index(
     options: EvaluateOptions, client: SaliencyClient, names: tuple[str, ...] | None
 ) -> int | None:
-    name = options.class_name
-    if name is None or name.isdecimal():
-        return None if name is None else int(name)
+    if options.class_name is None:
+        return options.class_index
     known = classes.class_names(options.labels, names, client)
     if not known:
-        raise CommandError(
+        raise UsageError(
             "the served model has no class names",
             hint="give --class an index, or the names with --labels FILE",
         )
-    return classes.find_class(name, known)
+    return classes.find_class(options.class_name, known)
 
 
 class _Kept:

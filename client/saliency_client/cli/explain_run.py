@@ -38,7 +38,7 @@ from saliency_client.cli.destinations import (
     together,
     with_folders,
 )
-from saliency_client.cli.errors import CommandError, UsageError
+from saliency_client.cli.errors import USAGE, CommandError, UsageError, exit_code
 from saliency_client.cli.explainer import Explainer, ExplainOptions, Result, made_with
 from saliency_client.cli.inputs import STDIN, find_inputs, for_model, has_found_arrays
 from saliency_client.cli.looks import files_of
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from saliency_client import SaliencyClient
 
 ItemT = TypeVar("ItemT")
+_USAGE_SECONDS = 3.0
+"""How long a run that has nowhere to write to waits for a server's word on its options."""
 _STATUS_SECONDS = 10.0
 """How long a run that may have nothing left to do waits for a server's word on its version."""
 
@@ -91,6 +93,9 @@ def run(options: ExplainOptions, printer: Printer) -> int:
         total = len(jobs) + len(found.left_out.errors)
         failures = Failures(printer, alone=total == 1)
         tell_left_out(found.left_out, failures)
+        if options.existing == "refuse" and any(map(existing, jobs)):
+            _check_by_model(options, to.formats, names)
+            check_absent(jobs)
         to_do, to_redo = _to_do(jobs, options, printer, client)
         waiting = len(to_do) + len(found.left_out.errors)
         there = without_missing(to_do, lambda job: job.input, failures)
@@ -119,12 +124,32 @@ def _ready_client(options: ExplainOptions, printer: Printer) -> Iterator[Salienc
         yield client
 
 
+def _check_by_model(
+    options: ExplainOptions, formats: tuple[str, ...], names: classes.ClassNames | None
+) -> None:
+    """Raise for options that do not go with the model, before a person is sent to another place.
+
+    A server that does not answer at once says nothing, nor is a model loaded for it.
+    """
+    if options.connection.local is not None:
+        return
+    connection = replace(options.connection, timeout=min(options.connection.timeout, _USAGE_SECONDS))
+    try:
+        with connect(connection) as client:
+            class_names = (
+                classes.class_names(options.labels, names, client) if _needs_names(options, client) else None
+            )
+            Explainer(options, Printer("quiet"), client, class_names, formats)
+    except Exception as error:
+        if isinstance(error, CommandError) or exit_code(error) == USAGE:
+            raise
+
+
 def _needs_names(options: ExplainOptions, client: SaliencyClient) -> bool:
     """Whether names are wanted that do not come with the answers: some servers take a call for them."""
     signature = client.signatures().get(f"explain_{options.methods[0]}")
     labeled = signature is not None and "label" in signature.outputs
-    by_name = options.class_name is not None and not options.class_name.isdecimal()
-    return options.labels is not None or by_name or not labeled
+    return options.labels is not None or options.class_name is not None or not labeled
 
 
 def _suffixes(options: ExplainOptions, style: str) -> list[str]:
@@ -139,8 +164,7 @@ def _suffixes(options: ExplainOptions, style: str) -> list[str]:
     if options.class_index is not None:
         parts.append(f"class{options.class_index}")
     elif options.class_name is not None:
-        name = options.class_name
-        parts.append(f"class{int(name)}" if name.isdecimal() else _slug(name))
+        parts.append(_slug(options.class_name))
     if options.top is None:
         return ["-" + "-".join(parts)]
     return ["-" + "-".join([*parts, f"top{rank}"]) for rank in range(1, options.top + 1)]
@@ -155,8 +179,6 @@ def _to_do(
     jobs: list[Job], options: ExplainOptions, printer: Printer, client: Callable[[], SaliencyClient]
 ) -> tuple[list[Job], set[Path]]:
     """The jobs left after those that are done, which are reported; and the files that are made anew."""
-    if options.existing == "refuse":
-        check_absent(jobs)
     if options.existing != "skip":
         return jobs, set()
     made_otherwise = _made_otherwise(jobs, options, printer, client)
@@ -268,7 +290,7 @@ def _work_off(
         outcomes = explainer.explain([job.input for job in rest])
         return [(job, None) for job in late] + list(zip(rest, outcomes, strict=False))
 
-    stopped = False
+    stopped = has_errors = False
     with printer.progress(len(jobs), "explaining") as advance, ExitStack() as watching:
         watching.enter_context(explainer.watched(alone=total == 1))
         results = in_order(explain, in_batches(jobs, options), workers=options.concurrency)
@@ -283,7 +305,8 @@ def _work_off(
                         _tell_skipped(job, printer)
                         waiting -= 1
                     else:
-                        _finish(job, outcome, to_redo, options, printer, width=width, alone=total == 1)
+                        told = _finish(job, outcome, to_redo, options, printer, width=width, alone=total == 1)
+                        has_errors |= any(map(show.has_error, told))
                         done += 1
                     succeeded = True
                 except BrokenPipeError:
@@ -300,6 +323,8 @@ def _work_off(
                 break
     failures.tell()
     seconds = time.monotonic() - started
+    if has_errors and printer.mode == "human":
+        printer.note(show.ERROR_IN_WORDS)
     code = _summarize(done, failures, waiting=waiting, total=total, seconds=seconds)
     if total > 1 and failures.errors and is_of_server(failures.errors[-1]):
         printer.note("note: the same command with --skip-existing goes on; --wait 60 waits for a server")
@@ -331,8 +356,9 @@ def _finish(
     *,
     width: int,
     alone: bool,
-) -> None:
-    """Write an image's files, then tell of them."""
+) -> list[show.Line]:
+    """Write an image's files, then tell of them; gives the lines that were told."""
+    lines: list[show.Line] = []
     for result, files in zip(results, job.files, strict=True):
         if not files:
             sys.stdout.buffer.write(result.contents[0])
@@ -355,8 +381,25 @@ def _finish(
                 names_method=several,
             )
             printer.result(record, line.render, () if number else paths)
-    for note in dict.fromkeys(n for result in results for record in result.records for n in record["notes"]):
+            lines.append(line)
+    for note in notes_of([record for result in results for record in result.records]):
         printer.note(f"note: {job.input.shown}: {note}")
+    return lines
+
+
+def notes_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The notes of an image's records, each once: of some of several methods, with their names before it."""
+    methods = list(dict.fromkeys(record["method"] for record in records))
+    by_note: dict[str, dict[str, None]] = {}
+    for record in records:
+        for note in record["notes"]:
+            by_note.setdefault(note, {})[record["method"]] = None
+    return [
+        note
+        if len(about) == len(methods) or any(method in note for method in about)
+        else f"{', '.join(about)}: {note}"
+        for note, about in by_note.items()
+    ]
 
 
 def _write_unless_there(path: Path, content: bytes) -> None:

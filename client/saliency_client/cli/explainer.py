@@ -17,6 +17,7 @@ import numpy as np
 from saliency_client import regions
 from saliency_client._contract import RELATIVE_ERROR, TARGET_ERROR
 from saliency_client._picture_room import ROOM
+from saliency_client._signatures import number_of_classes
 from saliency_client._slices import takes_slices
 from saliency_client.cli import accuracy, baselines, classes, looks, marks, pictures
 from saliency_client.cli.batch import in_halves
@@ -195,6 +196,9 @@ class Explainer:
                         f"{', '.join(signature.outputs)}",
                         hint="choose another --style, such as overlay or heatmap, or another --method",
                     )
+        known = number_of_classes(signatures)
+        if options.top is not None and known is not None and options.top > known:
+            raise UsageError(f"--top is {options.top}, and the model has {known} classes")
         self._class_index = self._given_class()
         if self._class_index is not None:
             check({"class_index": self._class_index}, first, signatures)
@@ -402,10 +406,8 @@ class Explainer:
         name = self.options.class_name
         if self.options.class_index is not None or name is None:
             return self.options.class_index
-        if name.isdecimal():
-            return int(name)
         if not self.class_names:
-            raise CommandError(
+            raise UsageError(
                 "the served model has no class names",
                 hint="give --class an index, or the names with --labels FILE",
             )

@@ -35,7 +35,7 @@ _page = functools.partial(option, section="Page")
     "--class",
     "class_name",
     metavar="NAME|INDEX",
-    help="The class to explain.  [default: the predicted class of each image]",
+    help="The class to explain; -1 is the predicted class.  [default: the predicted class of each image]",
 )
 @_explanation("--top", type=click.IntRange(min=1), metavar="K", help="Explain the K most probable classes.")
 @parameter_options("Explanation")
@@ -102,6 +102,7 @@ def gallery(
     --json prints one line: kind (gallery), file, photos, failed, methods, model, version, seconds
     An image that fails has the line of `explain`: image, status, error, hint, code.
     """
+    from saliency_client.cli.classes import PREDICTED, given_index
     from saliency_client.cli.gallery_run import GalleryOptions, run
 
     listed = None if methods is None else tuple(dict.fromkeys(name for name in methods.split(",") if name))
@@ -111,4 +112,8 @@ def gallery(
         raise UsageError("class_index is no parameter here", hint="give --class")
     if options["class_name"] is not None and options["top"] is not None:
         raise UsageError("--class and --top exclude one another", hint="give one of them")
+    index = given_index(options["class_name"])
+    if index is not None:
+        options["class_name"] = None
+    options["class_index"] = None if index == PREDICTED else index
     return run(GalleryOptions(images=images, connection=connection, methods=listed, **options), printer)

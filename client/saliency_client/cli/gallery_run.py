@@ -53,6 +53,7 @@ class GalleryOptions:
     connection: Connection
     methods: tuple[str, ...] | None
     class_name: str | None
+    class_index: int | None
     top: int | None
     parameters: Mapping[str, Any]
     explained: Path | None
@@ -160,14 +161,16 @@ def _counted(shown: Iterator[Shown], about: _About) -> Iterator[Shown]:
 
 def _check(options: GalleryOptions) -> None:
     """Raise UsageError for options that do not go together."""
-    if options.explained is None and not options.images:
-        raise UsageError("no image is given", hint="name photos or a folder, or give --from FILE")
+    if options.explained is None:
+        if not options.images:
+            raise UsageError("no image is given", hint="name photos or a folder, or give --from FILE")
+        check_given(options.connection)
     if options.explained is not None:
         connection = options.connection
         given = {
             "images": options.images,
             "--methods": options.methods,
-            "--class": options.class_name,
+            "--class": options.class_name is not None or options.class_index is not None,
             "--top": options.top,
             "parameters of methods": options.parameters,
             "--local": connection.local,
@@ -178,7 +181,7 @@ def _check(options: GalleryOptions) -> None:
                     f"--from takes photos and maps as they were made; {name} would change them",
                     hint="explain them again, or leave --from out",
                 )
-    if options.truth is not None and options.class_name is not None:
+    if options.truth is not None and (options.class_name, options.class_index) != (None, None):
         raise UsageError(
             "--truth says whether the predicted class is right, and --class explains another one",
             hint="--top 3 explains the predicted class and the next ones",
@@ -236,7 +239,6 @@ def _from_server(
     truth: Mapping[str, str] | None,
     stack: ExitStack,
 ) -> _Work:
-    check_given(options.connection)
     found = find_inputs(options.images, recursive=options.recursive)
     names = classes.names_of_file(options.labels)
     client = stack.enter_context(connect(options.connection))
@@ -295,7 +297,7 @@ def _class_names(
     truth: Mapping[str, str] | None,
 ) -> classes.ClassNames | None:
     """The names of all classes, where they are needed: some servers take a call for them."""
-    by_name = options.class_name is not None and not options.class_name.isdecimal()
+    by_name = options.class_name is not None
     if truth is not None or by_name or options.labels is not None or "label" not in signature.outputs:
         return classes.class_names(options.labels, names, client)
     return None
@@ -309,7 +311,7 @@ def _explain_options(options: GalleryOptions, methods: Sequence[str]) -> Explain
         method=",".join(methods),
         baselines=(),
         class_name=options.class_name,
-        class_index=None,
+        class_index=options.class_index,
         top=options.top,
         parameters=options.parameters,
         out=None,

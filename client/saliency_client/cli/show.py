@@ -14,6 +14,10 @@ from saliency_client._contract import STANDARD_ERROR
 from saliency_client.cli.accuracy import in_words
 from saliency_client.cli.text import printable
 
+ERROR_IN_WORDS = (
+    "± is the relative error of a map: how far it is from the average over endlessly many samples, as a part "
+    "of that; 30 % is settled, above 100 % the map is mostly noise"
+)
 _NAME_WIDTH = 36
 _LABEL_WIDTH = 24
 _METHOD_WIDTH = 20
@@ -76,6 +80,11 @@ class Line:
 
     def _files(self) -> str:
         return "  ".join(printable(path) for path in self.record["files"]) or "stdout"
+
+
+def has_error(line: Line) -> bool:
+    """Whether a line shows a relative error by its sign, ±."""
+    return not line.alone and line.record["relative_error"] is not None
 
 
 def skipped(name: str) -> Text:

@@ -267,7 +267,7 @@ def test_top_explains_the_most_probable_classes_in_order(
 
 def test_more_classes_than_the_model_has_is_an_error(cli: Cli, photo: Path) -> None:
     run = cli("explain", photo, "--top", 5)
-    assert run.code == 1
+    assert run.code == 2
     assert "--top is 5, and the model has 4 classes" in run.err
 
 
@@ -298,7 +298,7 @@ def test_a_name_of_a_class_of_a_model_without_names_is_an_error(
 ) -> None:
     server.hidden = {"class_labels"}
     run = cli("explain", photo, "--class", "class 0")
-    assert run.code == 1
+    assert run.code == 2
     assert "the served model has no class names" in run.err
     assert "--labels FILE" in run.err
     assert server.requests == []
@@ -321,7 +321,7 @@ def test_a_class_is_given_by_a_name_of_a_file(cli: Cli, photo: Path, server: Scr
 def test_a_class_that_no_one_knows_is_an_error(cli: Cli, photo: Path) -> None:
     (cli.folder / "names.txt").write_text("ant\nbee\ncat\ncat\n")
     run = cli("explain", photo, "--class", "zebra")
-    assert run.code == 1
+    assert run.code == 2
     assert "no class is named 'zebra'" in run.err
     assert "hint: the model has class 0, class 1, class 2, class 3" in run.err
     run = cli("explain", photo, "--class", "be", "--labels", "names.txt")

@@ -208,15 +208,20 @@ def _in_one_call(
 
 
 def _needs_names(signature: Signature, wish: Wish) -> bool:
-    by_name = isinstance(wish.class_name, str) and not wish.class_name.strip().isdecimal()
+    by_name = isinstance(wish.class_name, str) and _typed_index(wish.class_name) is None
     return by_name or "label" not in signature.outputs
+
+
+def _typed_index(name: str) -> int | None:
+    return classes.given_index(name, option="the class")
 
 
 def _class_index(wanted: str | int | None, names: tuple[str, ...] | None) -> int | None:
     if wanted is None or isinstance(wanted, int):
         return wanted
-    if wanted.strip().isdecimal():
-        return int(wanted)
+    index = _typed_index(wanted)
+    if index is not None:
+        return None if index == classes.PREDICTED else index
     if not names:
         raise CommandError("the served model has no class names", hint="give the number of the class")
     return classes.find_class(
