@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 
 from explanations_model import LITE0, export, prepare, say  # noqa: E402
-from measuring import kernels_text, machine, versions  # noqa: E402
+from measuring import ending_with_this_process, kernels_text, machine, versions  # noqa: E402
 
 from saliency_client import SaliencyClient  # noqa: E402
 from saliency_client.evaluation.controls import EDGES, RANDOM  # noqa: E402
@@ -141,7 +141,12 @@ def timed_server(folder: Path) -> Iterator[tuple[str, Path]]:
     """The address of a server of the model, and the file of the times at which it ran signatures."""
     runs = folder / "runs"
     command = [sys.executable, Path(__file__).with_name("timed_server.py"), runs, f"{NAME}={folder / NAME}"]
-    server = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [*command, "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=ending_with_this_process(),
+    )
     try:
         line = next(line for line in server.stdout if line.startswith("listening on "))
         yield line.split()[2], runs

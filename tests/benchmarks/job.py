@@ -36,7 +36,7 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +48,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 
-from measuring import machine, versions  # noqa: E402
+from measuring import ending_with_this_process, machine, versions  # noqa: E402
 from stand_in_server import MODEL, StandIn, numbered_png, standing_in  # noqa: E402
 
 SMALL, PHOTO = 32, 1000
@@ -102,7 +102,13 @@ def start_job(inputs: list[str], out: Path, target: str, model: str, *more: str)
     """The command, as a process of its own."""
     command = [sys.executable, "-m", "saliency_client", "job", *inputs, "-o", str(out)]
     command += ["--server", target, "--model", model, "--batch-size", str(BATCH), "--json", *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=ending_with_this_process(),
+    )
 
 
 def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -337,11 +343,12 @@ def local_server(given: argparse.Namespace, folder: Path) -> Iterator[tuple[str,
     cores = sorted(os.sched_getaffinity(0))
     pinned = given.pinned and len(cores) > 1
 
-    def pin(to: list[int]) -> Callable[[], None]:
-        return lambda: os.sched_setaffinity(0, to)
+    def pin() -> None:
+        os.sched_setaffinity(0, cores[:1])
 
+    with_pin = pin if pinned else None
     server = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, preexec_fn=pin(cores[:1]) if pinned else None
+        command, stdout=subprocess.PIPE, text=True, preexec_fn=ending_with_this_process(with_pin)
     )
     if pinned:
         os.sched_setaffinity(0, cores[1:])

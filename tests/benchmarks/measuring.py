@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,6 +48,25 @@ def versions(names: Iterable[str] = ("tensorflow", "keras", "grpcio", "protobuf"
     return ", ".join(f"{name} {version(name)}" for name in names)
 
 
+def ending_with_this_process(also: Callable[[], None] | None = None) -> Callable[[], None]:
+    """A `preexec_fn` of a child that ends when this process does, killed or not (Linux).
+
+    Args:
+        also: what else the child does before it begins.
+    """
+    prctl, parent = ctypes.CDLL(None, use_errno=True).prctl, os.getpid()
+
+    def begin() -> None:
+        if also is not None:
+            also()
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        # It may have ended before that.
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return begin
+
+
 def memory_mib(pid: int, field: str) -> float:
     """Memory of a process in MiB: VmRSS what it holds, VmHWM the most that it has held."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -57,6 +78,7 @@ def forget_peak(pid: int) -> None:
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _INSTRUCTION_SETS = {
     "avx2": "AVX2",
     "avx_vnni": "AVX-VNNI",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-from measuring import machine, versions
+from measuring import ending_with_this_process, machine, versions
 
 from saliency_client import SaliencyClient
 from saliency_client._proto import saliency_client_tfs_pb2 as tfs
@@ -34,7 +34,12 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=20)
     given = parser.parse_args()
     command = [sys.executable, "-m", "saliency_exporter", "serve", f"m={given.model_dir}", "--port", "0"]
-    server = subprocess.Popen([*command, "--rest-port", "0"], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [*command, "--rest-port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=ending_with_this_process(),
+    )
     try:
         rest = target = ""
         for line in server.stdout:
