@@ -62,6 +62,11 @@ _OTHER_KINDS = (
     (rb"(?i)(\xef\xbb\xbf)?\s*(<!doctype html|<html)", "a web page", "download the picture itself"),
     (rb"version https://git-lfs", "a pointer of Git LFS", "git lfs pull fetches the picture"),
     (rb".{4}ftyp", "a video", "save one frame of it as JPEG or PNG"),
+    (
+        rb"data:image/|/9j/[0-9A-Za-z+/]{8}|iVBORw0KGgo|R0lGOD|UklGR",
+        "a picture as base64 text",
+        "decode it first: base64.b64decode(…), or `base64 -d` in a shell",
+    ),
     (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", "an archive", "unpack it"),
 )
 # The most that reading takes of memory, in bytes for each pixel: three times its size as RGB.
@@ -202,9 +207,10 @@ def one_picture(array: npt.NDArray[Any], name: str = "the array") -> npt.NDArray
             f"{name} holds {len(array)} pictures: its shape is {shape}", hint="give one: array[i]"
         )
     if pixels.ndim != 3 or 0 in pixels.shape:
+        encoded = "; if it is an encoded picture, array.tobytes() is taken"
         raise ImageError(
             f"{name} has shape {shape}, and a picture is [H, W], [H, W, C] or [1, H, W, C]",
-            hint="give an array of pixels with the channels last",
+            hint="give an array of pixels with the channels last" + (encoded if array.ndim == 1 else ""),
         )
     if pixels.shape[0] in (1, 3, 4) and pixels.shape[-1] not in (1, 3, 4) and array.ndim > 2:
         raise ImageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import os
+import re
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -18,6 +19,10 @@ Source = (
 )
 FileSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_BASE64 = re.compile(r"data:[^,]*,|(/9j/|iVBORw0KGgo|R0lGOD|UklGR)[0-9A-Za-z+/\s]{50}")
+_DECODED = "base64.b64decode(text), of what stands behind the comma of a data: address, is taken"
+_LONGEST_NAME = 255
 _TAKEN = "a path, encoded bytes, an open binary file, a Pillow image, or a NumPy array"
 
 
@@ -43,7 +48,9 @@ def source_name(source: Source) -> str:
         ('photos/cat.png', 'the image')
     """
     if isinstance(source, (str, os.PathLike)):
-        return os.fsdecode(source)
+        path = os.fsdecode(source)
+        # Text that is no path may be of any length.
+        return path if len(path) <= _LONGEST_NAME or os.path.exists(path) else f"{path[:60]}…"
     name = getattr(source, "filename" if isinstance(source, Image.Image) else "name", None)
     return name if isinstance(name, str) and name else "the image"
 
@@ -59,13 +66,17 @@ def open_stream(source: FileSource, name: str) -> BinaryIO:
         return io.BytesIO(source.tobytes() if isinstance(source, memoryview) else source)
     try:
         if isinstance(source, (str, os.PathLike)):
-            return open(source, "rb")
+            return _opened(source)
         return _seekable(source)
     except FileNotFoundError:
+        if isinstance(source, str) and (error := _of_no_path(source, name)) is not None:
+            raise error from None
         raise ImageError(f"{name} does not exist") from None
     except IsADirectoryError:
         raise ImageError(f"{name} is a folder, not an image") from None
     except (OSError, ValueError) as error:
+        if isinstance(source, str) and (found := _of_no_path(source, name)) is not None:
+            raise found from None
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ImageError(f"{name} cannot be read: {reason}") from error
 
@@ -82,6 +93,27 @@ def not_taken(source: object, taken: str = _TAKEN) -> TypeError:
     elif hasattr(source, "__array__"):
         advice = "; numpy.asarray(…) makes an array of it"
     return TypeError(f"a picture is given as {taken}, not as {called}{advice}")
+
+
+def _opened(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file; of a named pipe, or of what a shell makes of `<(command)`, what is in it."""
+    file = open(path, "rb")  # noqa: SIM115 - who reads it closes it
+    if file.seekable():
+        return file
+    with file:
+        return io.BytesIO(file.read())
+
+
+def _of_no_path(text: str, name: str) -> ImageError | None:
+    """The error for text that stands for a picture in another way than by its path; None for a path."""
+    if _URL.match(text):
+        return ImageError(
+            f"{name} is a URL, and pictures are not downloaded",
+            hint="urllib.request.urlopen(url) is an open binary file, which is taken",
+        )
+    if _BASE64.match(text):
+        return ImageError(f"{name} is a picture as base64 text, which is not read", hint=_DECODED)
+    return None
 
 
 def _seekable(source: Any) -> BinaryIO:

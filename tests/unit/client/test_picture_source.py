@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import os
 import pickle
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +156,40 @@ def test_an_array_that_is_no_picture_is_refused_by_its_shape(array: np.ndarray, 
 def test_an_array_of_anything_but_real_numbers_is_a_type_error(array: np.ndarray) -> None:
     with pytest.raises(TypeError, match="real numbers"):
         load_image(array, (4, 4))
+
+
+@pytest.mark.parametrize(
+    ("source", "said", "hint"),
+    [
+        ("https://example.org/cat.jpg", "https://example.org/cat.jpg is a URL", "urlopen"),
+        ("file:///photos/cat.jpg", "is a URL", "urlopen"),
+        (base64.b64encode(png()).decode(), "is a picture as base64 text", "b64decode"),
+        ("data:image/png;base64," + base64.b64encode(png()).decode(), "as base64 text", "b64decode"),
+        (base64.b64encode(png()), "the image is a picture as base64 text", "b64decode"),
+        (np.frombuffer(png(), np.uint8), r"a picture is \[H, W\]", "tobytes"),
+    ],
+)
+def test_a_picture_that_is_given_in_another_way_is_called_what_it_is(
+    source: object, said: str, hint: str
+) -> None:
+    with pytest.raises(ImageError, match=said) as caught:
+        load_image(source, (6, 8))
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("start", ["", "data:image/jpeg;base64,/9j/"])
+def test_text_of_any_length_that_is_no_path_is_a_short_error(start: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        load_image(start + "A" * 100_000, (6, 8))
+    assert len(str(caught.value)) < 200
+
+
+def test_a_named_pipe_is_read_by_its_path(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cat.png")
+    writer = threading.Thread(target=(tmp_path / "cat.png").write_bytes, args=(png(),), daemon=True)
+    writer.start()
+    np.testing.assert_array_equal(load_image(tmp_path / "cat.png", (6, 8)).array, PIXELS)
+    writer.join(10)
 
 
 def test_a_closed_file_is_said_to_be_so() -> None:
