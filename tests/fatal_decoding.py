@@ -13,7 +13,7 @@ from saliency_client.bulk.decoding import Decoding
 class Fatal(Decoding):
     """Decodes as others do, and ends its process where an image begins with a word."""
 
-    def decode(self, image):
+    def decode(self, image, notes=None):
         if bytes(image).startswith(b"kill"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().decode(image)
+        return super().decode(image, notes)

@@ -16,14 +16,11 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType, TracebackType
 from typing import Any
 
-import numpy.typing as npt
-
 from saliency_client._errors import ItemError, OptionError, SaliencyError
-from saliency_client.bulk.decoding import Decoding, Image, decode_all
+from saliency_client.bulk.decoding import DecodedBatch, Decoding, Image, decode_all
 
 _ENDED_FROM_THE_START = 4
 """So many pictures that end a process, before one was decoded, are not to blame."""
-Decoded = list[npt.NDArray[Any] | SaliencyError]
 
 
 class Decoders:
@@ -45,7 +42,7 @@ class Decoders:
         self._worked = False
         self._ended = 0
 
-    async def decode(self, decoding: Decoding, images: Sequence[Image | SaliencyError]) -> Decoded:
+    async def decode(self, decoding: Decoding, images: Sequence[Image | SaliencyError]) -> DecodedBatch:
         """Of each image its model input, or its error.
 
         Args:
@@ -63,9 +60,15 @@ class Decoders:
             if self._pool is pool:
                 self._pool = None
                 pool.shutdown(wait=False)
-        return [one for image in images for one in await self._alone(decoding, image)]
+        decoded = DecodedBatch()
+        for index, image in enumerate(images):
+            alone = await self._alone(decoding, image)
+            decoded += alone
+            if alone.notes:
+                decoded.notes[index] = alone.notes[0]
+        return decoded
 
-    async def _alone(self, decoding: Decoding, image: Image | SaliencyError) -> Decoded:
+    async def _alone(self, decoding: Decoding, image: Image | SaliencyError) -> DecodedBatch:
         """Decode one image in a process of its own."""
         async with self._one_at_a_time:
             with _pool(1) as pool:
@@ -78,16 +81,18 @@ class Decoders:
                             "processes that decode pictures end before they have decoded one",
                             hint="decoders=0 (--decoders 0) decodes in threads",
                         ) from error
-                    return [
+                    lost = DecodedBatch()
+                    lost.append(
                         ItemError(
                             "the process that decoded the image ended: the file is damaged, or there is too "
                             "little memory"
                         )
-                    ]
+                    )
+                    return lost
 
     async def _in(
         self, pool: ProcessPoolExecutor, decoding: Decoding, images: Sequence[Image | SaliencyError]
-    ) -> Decoded:
+    ) -> DecodedBatch:
         loop = asyncio.get_running_loop()
         decoded = await loop.run_in_executor(pool, decode_all, decoding, list(images))
         self._worked = True

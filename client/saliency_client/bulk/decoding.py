@@ -51,8 +51,12 @@ class Decoding:
         channels = spec.shape[3:] if spec.shape else ()
         return cls((*size, *(count or 0 for count in channels)), spec.dtype, **how)
 
-    def decode(self, image: Image) -> npt.NDArray[Any]:
+    def decode(self, image: Image, notes: list[str] | None = None) -> npt.NDArray[Any]:
         """The model input of one image; an array is taken as it is.
+
+        Args:
+            image: encoded, or an array.
+            notes: gets what a person may want to know of how the picture was read.
 
         Raises:
             InputError: it cannot be read, is too large, or a photo where the model takes no photos.
@@ -78,18 +82,30 @@ class Decoding:
             max_pixels=self.max_pixels or DEFAULT_MAX_PIXELS,
             draft=self.draft,
         )
+        if notes is not None:
+            notes += photo.notes
         return photo.array.reshape(self.shape)
 
 
-def decode_all(
-    decoding: Decoding, images: Sequence[Image | SaliencyError | None]
-) -> list[npt.NDArray[Any] | SaliencyError]:
+class DecodedBatch(list["npt.NDArray[Any] | SaliencyError"]):
+    """Model inputs, or the error in the place of one.
+
+    Attributes:
+        notes: on some of them, by their index.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: dict[int, list[str]] = {}
+
+
+def decode_all(decoding: Decoding, images: Sequence[Image | SaliencyError | None]) -> DecodedBatch:
     """Of each image its model input, or the error in its place; what is an error already stays one.
 
     A column of an engine may hold None: a row without an image.
     """
-    decoded: list[npt.NDArray[Any] | SaliencyError] = []
-    for image in images:
+    decoded = DecodedBatch()
+    for index, image in enumerate(images):
         if isinstance(image, SaliencyError):
             decoded.append(image)
             continue
@@ -97,7 +113,10 @@ def decode_all(
             decoded.append(ItemError("the row has no image"))
             continue
         try:
-            decoded.append(decoding.decode(image))
+            notes: list[str] = []
+            decoded.append(decoding.decode(image, notes))
+            if notes:
+                decoded.notes[index] = notes
         except InputError as error:
             decoded.append(error)
         # Decoders of pictures meet damaged files with errors of any kind.

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -52,6 +53,7 @@ from saliency_client.bulk.storage import Place, StorageError, is_address, remove
 _ASKED, _PLAN, _MANIFEST = "job.json", "plan.parquet", "manifest.json"
 _OF_THE_PLAN = ("inputs", "lists", "input_format", "shard_rows")
 _ERRORS_TOLD = 3
+_KINDS_OF_NOTES = 20
 _ROUNDED = 1 + 1e-6
 STDIN = "-"
 """As the name of a list: what is piped into the program."""
@@ -155,6 +157,7 @@ class Progress:
         flow: at the server.
         started: by the monotonic clock.
         notes: what a person may want to know.
+        picture_notes: the same of how pictures were read, by kind: the first, its image, and how many.
     """
 
     before: int = 0
@@ -167,6 +170,16 @@ class Progress:
     flow: Flow = field(default_factory=Flow)
     started: float = field(default_factory=time.monotonic)
     notes: list[str] = field(default_factory=list)
+    picture_notes: dict[str, tuple[str, str, int]] = field(default_factory=dict)
+
+    def take_notes(self, name: str, notes: tuple[str, ...]) -> None:
+        """Count the notes on an image; those that differ in their numbers alone are of one kind."""
+        for note in notes:
+            kind = re.sub(r"[\d.e+-]+", "#", note)
+            first, example, count = self.picture_notes.get(kind, (note, name, 0))
+            # A file's own words could make any number of kinds.
+            if count or len(self.picture_notes) < _KINDS_OF_NOTES:
+                self.picture_notes[kind] = first, example, count + 1
 
     @property
     def planned(self) -> int | None:
@@ -372,6 +385,7 @@ class _Run:
                     self.progress.extent.take(waiting)
                 self.progress.rows += 1
                 self._count(row)
+                self.progress.take_notes(_named(waiting.path, waiting.key), waiting.notes)
             if waiting.no_row and waiting.row == 0:
                 self.progress.notes.append(f"there is no image in {waiting.path}")
             if waiting.ends:
@@ -547,6 +561,10 @@ class _Run:
             progress.seconds,
             len(ended),
         )
+
+
+def _named(path: str, key: str | None) -> str:
+    return path if key is None else f"{path}, {key}"
 
 
 def _about(path: str, key: str | None, error: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from itertools import islice
 
 from saliency_client._bulk import ItemResult
 from saliency_client._errors import ItemError, SaliencyError
-from saliency_client.bulk.decoders import Decoded
+from saliency_client.bulk.decoding import DecodedBatch
 from saliency_client.bulk.pictures import PictureReader
 from saliency_client.bulk.plan import Entry, Unit
 from saliency_client.bulk.shards import ShardName
@@ -37,6 +38,7 @@ class Waiting:
         ends: it is the last row of its unit.
         read: bytes of its file that have been read by then, of a file whose images are not counted.
         no_row: there is no image: it says alone that the unit has ended.
+        notes: what a person may want to know of how its picture was read.
     """
 
     shard: ShardName
@@ -47,6 +49,7 @@ class Waiting:
     ends: bool = False
     read: int = 0
     no_row: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def images_of(unit: Unit, fields: Fields, shard_rows: int, first_chunk: int) -> Iterator[Waiting]:
@@ -110,8 +113,8 @@ class Flow:
 
 
 Explained = list[tuple[Waiting, ItemResult | None]]
-Decode = Callable[[Sequence[bytes | SaliencyError]], Awaitable[Decoded]]
-Explain = Callable[[Decoded], Awaitable[list[ItemResult]]]
+Decode = Callable[[Sequence[bytes | SaliencyError]], Awaitable[DecodedBatch]]
+Explain = Callable[[DecodedBatch], Awaitable[list[ItemResult]]]
 
 
 class Pipeline:
@@ -196,6 +199,7 @@ class Pipeline:
             if rows:
                 self._usual = max(self._usual // 2, taken // len(rows))
             decoded = await self._decode(encoded)
+            notes = dict(decoded.notes)
             del encoded
         finally:
             self._held -= reserved
@@ -209,7 +213,13 @@ class Pipeline:
             finally:
                 self.flow.in_flight -= 1
         # Bytes that nobody needs any more are not kept until the batches before this one are done.
-        return [(_without_bytes(one), None if one.no_row else next(results)) for one in batch]
+        indices = itertools.count()
+        return [
+            (replace(one, image=None), None)
+            if one.no_row
+            else (replace(one, image=None, notes=tuple(notes.get(next(indices), ()))), next(results))
+            for one in batch
+        ]
 
     async def _read(self, one: Waiting) -> bytes | SaliencyError:
         if one.image is not None:
@@ -225,7 +235,3 @@ class Pipeline:
             free = 1 - self.flow.in_flight / self._concurrency
             self.flow.waiting_for_images += (now - before) * max(0.0, free)
             before = now
-
-
-def _without_bytes(one: Waiting) -> Waiting:
-    return replace(one, image=None)

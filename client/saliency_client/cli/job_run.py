@@ -172,16 +172,23 @@ def _class_index(name: str, options: Mapping[str, Any], wait: float) -> int:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """What stops a container stops a job as an interrupt does: nothing is left half-written."""
+    """What stops a container, or ends a session, stops a job as an interrupt does: nothing is half-written.
+
+    Under nohup, the end of a session is nothing to a job.
+    """
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -249,7 +256,10 @@ def _tell_notes(progress: Progress, printer: Printer) -> None:
 
 
 def _tell_errors(progress: Progress, options: JobOptions, printer: Printer) -> None:
-    """Say what was wrong with the first images, and of how many a target was not reached."""
+    """Say what was wrong with the first images, how pictures were read, and how many missed a target."""
+    for note, name, count in progress.picture_notes.values():
+        others = f" and {count - 1:,} more" if count > 1 else ""
+        printer.note(f"note: {name}{others}: {note}")
     for error in progress.errors:
         printer.note(f"note: {error}")
     if progress.failed > len(progress.errors):

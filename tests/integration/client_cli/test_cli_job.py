@@ -752,7 +752,7 @@ def test_progress_is_served_for_prometheus_while_the_job_runs(cli, photos, serve
     assert seen["saliency_job_rows_total"] == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_a_job_that_is_ended_goes_on_where_it_was(cli, photos, server, program, environment, number):
     held = threading.Event()
     hold_from_the_fifth(server, held)
@@ -782,6 +782,45 @@ def test_a_job_that_is_ended_goes_on_where_it_was(cli, photos, server, program, 
     assert paths_of(out) == all_photos()
     assert digests(out).items() >= before.items()
     assert not list(out.glob(".*"))
+
+
+def test_a_job_goes_on_under_nohup_when_its_session_ends(cli, photos, server, program, environment):
+    held = threading.Event()
+    hold_from_the_fifth(server, held)
+    command = ["nohup", *program, "job", "photos", *JOB]
+    try:
+        process = subprocess.Popen(
+            command, cwd=cli.folder, env={**os.environ, **environment}, stderr=subprocess.DEVNULL
+        )
+        until(lambda: (cli.folder / "maps/_job/shards/0000000-00000.json").exists(), seconds=30)
+        process.send_signal(signal.SIGHUP)
+    finally:
+        held.set()
+
+    assert process.wait(30) == 0
+    assert paths_of(cli.folder / "maps") == all_photos()
+
+
+@pytest.mark.parametrize("decoders", ["0", "1"])
+def test_how_pictures_were_read_is_told_of_each_kind_with_an_example(cli, decoders):
+    folder = cli.folder / "odd"
+    folder.mkdir()
+    for number in range(3):
+        gray = np.full((20, 30), 1000 + number, np.uint16)
+        gray[0, 0] = 4000 + number
+        Image.fromarray(gray).save(folder / f"{number}.png")
+    frames = [Image.open(io.BytesIO(picture(number))) for number in range(2)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    (folder / "plain.png").write_bytes(picture(3))
+
+    run = cli("job", "odd", "-o", "maps", "--batch-size", "2", "--decoders", decoders)
+
+    assert run.code == 0
+    assert run.err.splitlines() == [
+        "note: odd/0.png and 2 more: gray values from 1000 to 4000, stored as 16 bits: 0 is taken as black "
+        "and 4095 as white",
+        "note: odd/moving.gif: first frame of an animation",
+    ]
 
 
 def _children(pid: int) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from saliency_client._bulk import ItemResult
 from saliency_client._errors import Unavailable
 from saliency_client.bulk import pipeline as pipelines
+from saliency_client.bulk.decoding import DecodedBatch
 from saliency_client.bulk.pipeline import Pipeline, Waiting
 from saliency_client.bulk.shards import ShardName
 
@@ -23,7 +24,9 @@ class Server:
         self.answers: dict[int, asyncio.Future[None]] = {}
 
     async def decode(self, encoded):
-        return [int(one) for one in encoded]
+        decoded = DecodedBatch()
+        decoded += [int(one) for one in encoded]
+        return decoded
 
     async def explain(self, decoded):
         number = decoded[0] // BATCH
