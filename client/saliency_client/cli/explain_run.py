@@ -42,7 +42,7 @@ from saliency_client.cli.errors import USAGE, CommandError, UsageError, exit_cod
 from saliency_client.cli.explainer import Explainer, ExplainOptions, Result, made_with
 from saliency_client.cli.inputs import STDIN, find_inputs, for_model, has_found_arrays
 from saliency_client.cli.looks import files_of
-from saliency_client.cli.marks import read_facts
+from saliency_client.cli.marks import is_of_another, read_facts
 from saliency_client.cli.methods import method_signature
 from saliency_client.cli.model_input import model_input
 from saliency_client.cli.photos import allow_pixels
@@ -184,8 +184,8 @@ def _to_do(
     made_otherwise = _made_otherwise(jobs, options, printer, client)
     if made_otherwise:
         printer.note(
-            f"note: {len(made_otherwise)} files were made by another model, version or method, or with other "
-            f"options, such as {printable(str(min(made_otherwise)))}; they are made anew"
+            f"note: {len(made_otherwise)} files were made by another model, version or method, with other "
+            f"options, or of another image, such as {printable(str(min(made_otherwise)))}; they are made anew"
         )
     left: list[Job] = []
     for job in jobs:
@@ -203,14 +203,19 @@ def _made_otherwise(
 
     A file that does not say, as an array does not, or that is not of this tool, is not among them.
     """
-    facts = {path: read_facts(str(path)) for job in jobs for path in existing(job)}
+    images = {path: job.input.source for job in jobs for path in existing(job)}
+    facts = {path: read_facts(str(path)) for path in images}
     made = {path: said for path, said in facts.items() if said is not None}
     wanted = {
         "method": options.method,
         "model": options.connection.model if options.connection.local is None else None,
         **made_with(options),
     }
-    others = {path for path, said in made.items() if _differs(said, wanted)}
+    others = {
+        path
+        for path, said in made.items()
+        if _differs(said, wanted) or is_of_another(said, str(path), images[path])
+    }
     if any("version" in said for path, said in made.items() if path not in others):
         version = _asked_version(options, printer, client)
         others |= {path for path, said in made.items() if _differs(said, {"version": version})}

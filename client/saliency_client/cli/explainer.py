@@ -23,7 +23,7 @@ from saliency_client.cli import accuracy, baselines, classes, looks, marks, pict
 from saliency_client.cli.batch import in_halves
 from saliency_client.cli.connection import Connection
 from saliency_client.cli.errors import CommandError, UsageError
-from saliency_client.cli.inputs import Input, read_photo
+from saliency_client.cli.inputs import STDIN, Input, read_photo
 from saliency_client.cli.methods import method_signature, parameters_of
 from saliency_client.cli.model_input import ModelInput, class_scores, model_input
 from saliency_client.cli.parameters import check
@@ -350,15 +350,16 @@ class Explainer:
             )
             for ask, (explanation, _) in zip(self._asks, answered, strict=True)
         ]
-        contents = (
-            self.draw(want.photo, answers, want.rank)
-            if self.draw is not None
-            else tuple(
-                pictures.encode(answers, want.photo, look, format, made_with(self.options), software)
+        contents: tuple[Any, ...]
+        if self.draw is not None:
+            contents = self.draw(want.photo, answers, want.rank)
+        else:
+            own = {**made_with(self.options), marks.IMAGE_FILE: _image_file(one)}
+            contents = tuple(
+                pictures.encode(answers, want.photo, look, format, own, software)
                 for look, formats in looks.files_of(self.options.looks, self.formats)
                 for format in formats
             )
-        )
         records = tuple(
             {
                 "image": one.source,
@@ -412,6 +413,10 @@ class Explainer:
                 hint="give --class an index, or the names with --labels FILE",
             )
         return classes.find_class(name, self.class_names)
+
+
+def _image_file(one: Input) -> dict[str, int] | None:
+    return None if one.source == STDIN else marks.of_file(one.source)
 
 
 def facts_of(

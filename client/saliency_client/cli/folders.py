@@ -20,6 +20,8 @@ _OTHERS = (
     "heics avifs psd psb xcf svg svgz jxl jxr wdp exr hdr dcm pcx sgi xpm eps ai pdf"
 )
 _OTHER_SUFFIXES = frozenset(f".{name}" for name in _OTHERS.split())
+_ARCHIVES = frozenset({".zip", ".7z", ".rar", ".tar", ".tgz", ".tbz2", ".txz"})
+_MANY = frozenset({".parquet", ".tfrecord", ".tfrecords"})
 _MAGIC = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"),
     *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
@@ -31,6 +33,8 @@ NO_FILE = "it is a named pipe, a socket or a device; `cat … | saliency-client 
 _SUBFOLDER = "it is a subfolder with pictures; --recursive enters subfolders"
 _ENTERED = "it leads to a folder that is read already"
 _OTHER_NAME = "it begins as a picture and is not named as one; name it to explain it"
+_ARCHIVE = "archives are not entered; unpack it, or `saliency-client job` reads a tar"
+_OF_MANY = "`saliency-client job` reads the images in it"
 _OTHER_KIND = "pictures of this kind are not read; convert it to PNG, TIFF or JPEG"
 
 
@@ -127,6 +131,9 @@ def _is_wanted(path: Path, kind: int, left_out: LeftOut) -> bool:
     suffix = path.suffix.lower()
     if suffix in _OTHER_SUFFIXES:
         left_out.add(path, _OTHER_KIND)
+        return False
+    if suffix in _ARCHIVES or suffix in _MANY:
+        left_out.add(path, _ARCHIVE if suffix in _ARCHIVES else _OF_MANY)
         return False
     if suffix not in PICTURE_SUFFIXES and suffix != ARRAY_SUFFIX:
         if not (stat.S_ISREG(kind) and _starts_as_picture(path)):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
@@ -13,6 +16,8 @@ from saliency_client.cli.text import plain_json
 NAME = "saliency-client"
 SOFTWARE_KEY, FACTS_KEY = "Software", "Saliency"
 """Of the text fields of a PNG."""
+IMAGE_FILE = "image_file"
+"""The fact that tells the image's file from another of the same name."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _ZIP = b"PK\x03\x04"
@@ -29,6 +34,37 @@ def text(facts: Mapping[str, Any]) -> str:
 def comment(software: str, facts: Mapping[str, Any]) -> bytes:
     """The comment of a JPEG or of an npz: who made the file, and the facts."""
     return f"{software} {text(facts)}".encode()
+
+
+def of_file(path: str) -> dict[str, int] | None:
+    """What tells a file from another of the same name, its size and checksum; None of a pipe, as of stdin."""
+    checksum = size = 0
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with open(path, "rb") as file:
+            while some := file.read(1 << 20):
+                checksum, size = zlib.crc32(some, checksum), size + len(some)
+    except OSError:
+        return None
+    return {"bytes": size, "crc32": checksum}
+
+
+def is_of_another(facts: Mapping[str, Any], path: str, image: str) -> bool:
+    """Whether the file `path`, which says `facts` of itself, was made of another file than is now at `image`.
+
+    An image is read only where it is as large as the other was, and newer than what was made of it.
+    """
+    known = facts.get(IMAGE_FILE)
+    if not isinstance(known, dict):
+        return False
+    try:
+        now, made = os.stat(image), os.stat(path)
+    except OSError:
+        return False
+    if now.st_size != known.get("bytes"):
+        return True
+    return now.st_mtime_ns > made.st_mtime_ns and of_file(image) not in (None, known)
 
 
 def read_facts(path: str) -> dict[str, Any] | None:

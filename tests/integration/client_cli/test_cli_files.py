@@ -594,6 +594,53 @@ def test_what_was_made_with_something_else_is_made_anew(
         server.statuses = [(1, *server.statuses[0][1:])]
 
 
+@pytest.mark.parametrize("format", ["png", "jpg", "npz"])
+def test_what_was_made_of_another_photo_of_the_same_name_is_made_anew(
+    cli: Cli, photo: Path, format: str
+) -> None:
+    def again() -> tuple[str, str]:
+        run = cli("explain", photo, "-f", format, "--skip-existing", "--json")
+        assert run.code == 0, run.err
+        return run.record["status"], run.err
+
+    first = photo.read_bytes()
+    assert again()[0] == "ok"
+    os.utime(photo)  # as after a clone: newer, and the same
+    assert again()[0] == "skipped"
+    other = bytearray(first)
+    other[-1] ^= 1  # of the same size, behind the picture's data
+    photo.write_bytes(other)
+    later = time.time() + 5
+    os.utime(photo, (later, later))
+    status, err = again()
+    assert (status, "of another image" in err) == ("ok", True)
+    photo.write_bytes(first + b"more")
+    os.utime(photo, (0, 0))  # another size is another photo, however old
+    assert again()[0] == "ok"
+    assert again()[0] == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("more.zip", "archives are not entered"),
+        ("more.tar", "`saliency-client job` reads a tar"),
+        ("more.parquet", "`saliency-client job` reads the images in it"),
+    ],
+)
+def test_files_of_many_pictures_in_a_folder_are_counted_with_what_reads_them(
+    cli: Cli, name: str, says: str
+) -> None:
+    make_photos(cli.folder, "in/cat.png")
+    (cli.folder / "in" / name).write_bytes(b"anything")
+
+    run = cli("explain", "in", "-o", "maps/")
+
+    assert run.code == 0
+    assert f"left out in/{name}: " in run.err
+    assert says in run.err
+
+
 @pytest.mark.usefixtures("hasty")
 def test_what_is_done_needs_no_server_where_the_files_say_enough(cli: Cli, photo: Path) -> None:
     assert cli("explain", photo).code == 0
