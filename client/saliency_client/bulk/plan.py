@@ -149,8 +149,8 @@ def find_entries(
                 hint="rename it, or give a link to it",
             )
         if place.is_folder():
-            for path in _files_below(place, left_out):
-                found = kind or kind_of(path)
+            for path, known in _files_below(place, left_out):
+                found = known or kind or kind_of(path)
                 if not _is_text(path):
                     left_out.add("its name is not UTF-8; rename it", ascii(path))
                 elif found is None:
@@ -259,27 +259,39 @@ def _entries(path: str, kind: Kind, shard_rows: int, fields: Fields) -> Iterator
             first, rows, before = number + 1, 0, before + rows
 
 
-def _files_below(folder: Place, left_out: LeftOut, entered: set[object] | None = None) -> Iterator[str]:
+def _files_below(
+    folder: Place, left_out: LeftOut, entered: set[object] | None = None, *, typed: bool = True
+) -> Iterator[tuple[str, Kind | None]]:
     """Depth first, sorted by name; hidden files and folders are passed over, and a job's own.
 
-    Linked folders are entered as others are, and none is entered twice.
+    Linked folders are entered as others are, and none is entered twice. One below, on this machine, that
+    cannot be read is given itself, as a picture; the kind of all others is None.
     """
     entered = set() if entered is None else entered
     if folder.identity in entered:
         left_out.add("it leads to a folder that is read already", folder.address)
         return
     entered.add(folder.identity)
-    entries = folder.entries()
+    try:
+        entries = folder.entries()
+    except StorageError:
+        if typed or not folder.is_local:
+            raise
+        # As one image, whose row says why: what is in it is not lost without a word.
+        yield folder.address, "picture"
+        return
     if any(name == JOB_FOLDER and below for name, below, _ in entries):
         left_out.add("it is the output of a job", folder.address)
         return
-    for name, below, _ in entries:
+    for name, below, size in entries:
         if name.startswith("."):
             continue
-        if below:
-            yield from _files_below(folder / name, left_out, entered)
+        if size is None and (folder / name).is_special:
+            left_out.add("it is a named pipe, a socket or a device", (folder / name).address)
+        elif below:
+            yield from _files_below(folder / name, left_out, entered, typed=False)
         else:
-            yield (folder / name).address
+            yield (folder / name).address, None
 
 
 JOB_FOLDER = "_job"

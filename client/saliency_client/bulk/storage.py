@@ -94,6 +94,13 @@ class Place:
         """Whether it is a named pipe on this machine, or what a shell makes of `<(command)`."""
         return self.is_local and self.path.is_fifo()
 
+    @property
+    def is_special(self) -> bool:
+        """Whether it is a named pipe, a socket or a device on this machine: reading it may never end."""
+        if not self.is_local:
+            return False
+        return self.path.exists() and not (self.path.is_file() or self.path.is_dir())
+
     def read(self, most: int | None = None, *, pipes: bool = False) -> bytes:
         """All bytes.
 
@@ -109,6 +116,8 @@ class Place:
                 known = os.stat(self._root)
                 if pipes and stat.S_ISFIFO(known.st_mode):
                     return self.path.read_bytes()
+                if stat.S_ISDIR(known.st_mode):
+                    os.scandir(self._root).close()  # raises where its files cannot be listed
                 if not stat.S_ISREG(known.st_mode):
                     raise StorageError(f"{self} is no file")
                 if most is not None and known.st_size > most:
@@ -148,8 +157,8 @@ class Place:
     def entries(self) -> list[tuple[str, bool, int | None]]:
         """Name, whether it is a folder, and size in bytes, of the files and folders in it; sorted by name.
 
-        Links are what they lead to; one that leads nowhere is a file without a size. Named pipes, sockets and
-        devices are none of them.
+        Links are what they lead to; one that leads nowhere is a file without a size, as are named pipes,
+        sockets and devices.
         """
         if self.is_local:
             return _local_entries(self)
@@ -257,11 +266,12 @@ def _local_entries(place: Place) -> list[tuple[str, bool, int | None]]:
         for entry in listing:
             try:
                 known = entry.stat()
-            except FileNotFoundError:
+            # A link that leads nowhere, to itself, or to where one may not look.
+            except OSError:
                 found.append((entry.name, False, None))
                 continue
-            if stat.S_ISDIR(known.st_mode) or stat.S_ISREG(known.st_mode):
-                found.append((entry.name, stat.S_ISDIR(known.st_mode), known.st_size))
+            size = known.st_size if stat.S_ISDIR(known.st_mode) or stat.S_ISREG(known.st_mode) else None
+            found.append((entry.name, stat.S_ISDIR(known.st_mode), size))
     return sorted(found)
 
 

@@ -189,6 +189,37 @@ def test_a_name_that_is_not_utf_8_is_left_out_with_a_note(cli, photos):
     assert paths_of(cli.folder / "maps") == all_photos()
 
 
+def test_a_folder_that_cannot_be_read_is_a_row_with_an_error_and_the_others_are_explained(
+    cli, photos, program, environment
+):
+    locked, out = photos / "1", cli.folder / "maps"
+    os.symlink("self.png", photos / "0" / "self.png")
+    os.mkfifo(photos / "0" / "camera.png")
+    locked.chmod(0)
+    # Root may look everywhere, unless it gives that up.
+    rights = "-dac_override,-dac_read_search"
+    as_others = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if os.geteuid() == 0 else []
+    try:
+        done = subprocess.run(
+            [*as_others, *program, "job", "photos", *JOB],
+            cwd=cli.folder,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        locked.chmod(0o755)
+
+    assert done.returncode == 1
+    errors = {row["path"]: row["error"] for row in rows_of(out)}
+    assert [path for path, error in errors.items() if error is None] == all_photos()[:5]
+    assert "Permission denied" in errors["photos/1"]
+    assert "Too many levels of symbolic links" in errors["photos/0/self.png"]
+    assert len(errors) == 7
+    assert "left out photos/0/camera.png: it is a named pipe, a socket or a device" in done.stderr
+
+
 def test_a_typed_name_that_is_not_utf_8_is_refused(cli, photos):
     name = os.fsdecode(b"lat\xe9in.png")
     (cli.folder / name).write_bytes(picture(1))

@@ -58,7 +58,8 @@ def test_links_are_what_they_lead_to_and_no_folder_is_entered_twice(tmp_path):
         f"{folder}/{name}" for name in ("a.jpg", "b.jpg", "broken.jpg", "linked/c.jpg", "linked/d.jpg")
     ]
     assert left_out.notes() == [
-        f"left out 2 files, such as {folder}/more: it leads to a folder that is read already"
+        f"left out 2 files, such as {folder}/more: it leads to a folder that is read already",
+        f"left out {folder}/pipe.jpg: it is a named pipe, a socket or a device",
     ]
 
 
