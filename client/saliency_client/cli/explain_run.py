@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -183,9 +184,10 @@ def _to_do(
         return jobs, set()
     made_otherwise = _made_otherwise(jobs, options, printer, client)
     if made_otherwise:
+        example = printable(str(min(made_otherwise)))
         printer.note(
             f"note: {len(made_otherwise)} files were made by another model, version or method, with other "
-            f"options, or of another image, such as {printable(str(min(made_otherwise)))}; they are made anew"
+            f"options, or of another image, or are empty, such as {example}; they are made anew"
         )
     left: list[Job] = []
     for job in jobs:
@@ -216,10 +218,20 @@ def _made_otherwise(
         for path, said in made.items()
         if _differs(said, wanted) or is_of_another(said, str(path), images[path])
     }
+    # Of a disk that was full, or a machine that stopped.
+    others |= {path for path in images if _is_empty(path)}
     if any("version" in said for path, said in made.items() if path not in others):
         version = _asked_version(options, printer, client)
         others |= {path for path, said in made.items() if _differs(said, {"version": version})}
     return others
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and not status.st_size
 
 
 def _differs(said: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

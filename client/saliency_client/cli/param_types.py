@@ -27,7 +27,7 @@ class FiniteRange(click.FloatRange):
 class Seconds(click.FloatRange):
     """A time above 0; the library takes infinity, and whatever is beyond thirty years, for no limit."""
 
-    name = "seconds"
+    name = "number of seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The time in seconds."""

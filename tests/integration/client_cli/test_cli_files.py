@@ -620,6 +620,18 @@ def test_what_was_made_of_another_photo_of_the_same_name_is_made_anew(
     assert again()[0] == "skipped"
 
 
+@pytest.mark.parametrize("format", ["png", "npy"])
+def test_an_empty_file_is_no_result(cli: Cli, photo: Path, format: str) -> None:
+    result = cli.folder / f"cat-gradients.{format}"
+    result.write_bytes(b"")
+
+    run = cli("explain", photo, "-f", format, "--skip-existing", "--json")
+
+    assert run.record["status"] == "ok"
+    assert "or are empty" in run.err
+    assert result.stat().st_size > 0
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
