@@ -32,6 +32,7 @@ from saliency_client.bulk.plan import (
     Plan,
     check_inputs,
     find_entries,
+    is_gone,
     listed_entries,
     write_plan,
 )
@@ -308,6 +309,7 @@ class _Run:
         self.progress.extent = Extent(*await asyncio.to_thread(plan.size), job.worker[1])
         digest = await asyncio.to_thread(plan.digest)
         done = await asyncio.to_thread(self._done, digest)
+        await asyncio.to_thread(self._check_still_there, plan, done)
         version = None if job.any_version else asked["version"]
         asking = replace(asking, version=version)
         if self.progress.before > self._failed_before:
@@ -533,6 +535,25 @@ class _Run:
             chunks = done.get(unit.number, [])
             if unit.number % count == index and not (chunks and chunks[-1].last):
                 yield from images_of(unit, self.job.fields, self.job.shard_rows, len(chunks))
+
+    def _check_still_there(self, plan: Plan, done: Mapping[int, list[Done]]) -> None:
+        """Raise OptionError where images are left to do and the folder or file that they were in is gone.
+
+        Else each would get a row that says so, as where a job goes on in another folder, from which the paths
+        lead nowhere, or without the disk.
+        """
+        index, count = self.job.worker
+        own = (unit.number for unit in plan.units() if unit.number % count == index)
+        if all(number in done and done[number][-1].last for number in own):
+            return
+        folders = (one.rpartition("/")[0] for one in self.job.lists if one != STDIN)
+        for text in (*self.job.inputs, *filter(None, folders)):
+            if is_gone(text):
+                raise OptionError(
+                    f"{text} does not exist, and images in it are left to do",
+                    hint="paths count from the folder in which a command runs: go on where the job was begun, "
+                    "and see whether the disk is there",
+                )
 
     def _ended(self, plan: Plan, digest: str, asked: Mapping[str, Any], version: int | None) -> Summary:
         """Write the manifest where nothing is left of any worker."""

@@ -111,6 +111,17 @@ def check_inputs(inputs: Iterable[str], fields: Fields, *, kind: Kind | None = N
             raise _not_there(text)
 
 
+def is_gone(text: str) -> bool:
+    """Whether what was typed of a place of images on this machine is not there; of one picture its row says."""
+    place = Place(text)
+    return (
+        place.is_local
+        and kind_of(text) != "picture"
+        and not any(sign in text for sign in _MAGIC)
+        and not place.exists()
+    )
+
+
 def _not_there(text: str) -> OptionError:
     piped = "; --list - takes names that are piped in" if text == "-" else ""
     return OptionError(

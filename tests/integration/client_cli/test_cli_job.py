@@ -539,6 +539,23 @@ def test_a_job_goes_on_with_another_number_of_workers(cli, photos):
     assert digests(out).items() >= before.items()
 
 
+def test_a_job_does_not_go_on_where_its_images_are_not(cli, photos):
+    assert cli("job", "photos", *JOB, "--worker", "0/2").code == 0
+    rows = rows_of(cli.folder / "maps")
+    photos.rename(cli.folder / "elsewhere")
+
+    run = cli("job", "photos", *JOB, "--resume")
+
+    assert run.code == 2
+    assert "photos does not exist, and images in it are left to do" in run.err
+    assert rows_of(cli.folder / "maps") == rows
+    (cli.folder / "elsewhere").rename(photos)
+    assert cli("job", "photos", *JOB, "--resume").code == 0
+    assert sorted(paths_of(cli.folder / "maps")) == sorted(all_photos())
+    photos.rename(cli.folder / "elsewhere")
+    assert cli("job", "photos", *JOB, "--resume").code == 0, "nothing is left to do"
+
+
 def test_files_that_came_later_are_no_part_of_a_job_that_goes_on(cli, photos):
     cli("job", "photos", *JOB, "--worker", "1/2")
     (photos / "0" / "00.png").write_bytes(picture(0))
