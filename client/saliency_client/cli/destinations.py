@@ -46,6 +46,19 @@ class Destination:
     stdout: bool = False
 
 
+def check_home(out: str | os.PathLike[str] | None) -> None:
+    """Raise UsageError for ~, which the shell has left: a folder of that name is meant by nobody."""
+    if out is None:
+        return
+    first, _, rest = os.fspath(out).partition("/")
+    if first == "~" and not os.path.exists("~"):
+        raise UsageError(
+            f"-o {printable(os.fspath(out))} would make a folder that is called ~",
+            hint="the shell makes the home folder of ~ where it stands alone and without quotes, as in "
+            f"-o ~/{printable(rest) or 'maps'}",
+        )
+
+
 def destination(out: str | None, formats: Sequence[str], *, results: int) -> Destination:
     """Decide between a file, a folder and stdout.
 
@@ -65,6 +78,7 @@ def destination(out: str | None, formats: Sequence[str], *, results: int) -> Des
         return Destination(chosen, stdout=True)
     if not out:
         raise UsageError("-o is empty", hint="a variable of the shell may be unset; -o . is this folder")
+    check_home(out)
     path = Path(out)
     suffix = path.suffix.lower()
     if path.is_dir() or out.endswith((os.sep, "/")) or not suffix:

@@ -26,6 +26,7 @@ from saliency_client.cli.batch import (
     without_missing,
 )
 from saliency_client.cli.connection import Connection, check_given, connect
+from saliency_client.cli.destinations import check_home
 from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.inputs import Input, find_inputs, for_model, has_found_arrays, read_photo
 from saliency_client.cli.methods import method_signature, parameters_of
@@ -101,6 +102,7 @@ def run(options: EvaluateOptions, printer: Printer) -> int:
     """Evaluate; returns the exit code."""
     measures = _measures(options)
     check_given(options.connection)
+    check_home(options.out)
     found = find_inputs(options.images, recursive=options.recursive)
     names = classes.names_of_file(options.labels)
     with ExitStack() as stack:

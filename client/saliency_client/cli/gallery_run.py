@@ -22,6 +22,7 @@ from saliency_client.cli.batch import (
     without_missing,
 )
 from saliency_client.cli.connection import Connection, check_given, connect
+from saliency_client.cli.destinations import check_home
 from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.explain_run import in_batches
 from saliency_client.cli.explainer import Explainer, ExplainOptions, facts_of
@@ -193,6 +194,7 @@ def _place(options: GalleryOptions) -> Path:
     out = options.out
     if not out:
         raise UsageError("-o is empty", hint="a variable of the shell may be unset")
+    check_home(out)
     path, is_page = Path(out), out.lower().endswith((".html", ".htm"))
     if options.single_file and not is_page:
         raise UsageError(

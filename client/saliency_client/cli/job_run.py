@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from saliency_client._contract import TARGET_ERROR
 from saliency_client.cli.classes import find_class
 from saliency_client.cli.connection import Connection, check_given, client_options
+from saliency_client.cli.destinations import check_home
 from saliency_client.cli.errors import FAILURE, USAGE, CommandError, UsageError
 from saliency_client.cli.photos import allow_pixels
 from saliency_client.cli.printer import Printer
@@ -67,6 +68,7 @@ class JobOptions:
 def run(options: JobOptions, printer: Printer) -> int:
     """Run the job; returns the exit code."""
     check_given(options.connection)
+    check_home(options.out)
     from saliency_client import InputError, OptionError
     from saliency_client.bulk import Progress, StorageError, VersionChanged, run_job
     from saliency_client.bulk.metrics import served

@@ -151,6 +151,19 @@ def test_a_list_that_is_no_file_is_wrong_usage_of_a_job_before_a_server_is_asked
     assert not (cli.folder / "maps").exists()
 
 
+@EXPLAINING
+def test_a_tilde_that_the_shell_has_left_makes_no_folder_of_that_name(
+    cli: Cli, photo: Path, server: ScriptedServer, command: str
+) -> None:
+    run = cli(command, photo, "--out=~/maps")
+
+    assert run.code == 2
+    assert "would make a folder that is called ~" in run.err
+    assert "-o ~/maps" in run.err
+    assert server.requests == []
+    assert [path.name for path in cli.folder.iterdir()] == ["cat.png"]
+
+
 @pytest.mark.parametrize("options", [(), ("--class", "class 0")])
 def test_a_job_soon_says_that_a_server_has_no_model_of_that_name(
     cli: Cli, photo: Path, options: tuple[str, ...]
