@@ -551,8 +551,8 @@ class _Run:
             if is_gone(text):
                 raise OptionError(
                     f"{text} does not exist, and images in it are left to do",
-                    hint="paths count from the folder in which a command runs: go on where the job was begun, "
-                    "and see whether the disk is there",
+                    hint="paths count from the folder in which a command runs: go on where the job was "
+                    "begun, and see whether the disk is there",
                 )
 
     def _ended(self, plan: Plan, digest: str, asked: Mapping[str, Any], version: int | None) -> Summary:

@@ -112,7 +112,7 @@ def check_inputs(inputs: Iterable[str], fields: Fields, *, kind: Kind | None = N
 
 
 def is_gone(text: str) -> bool:
-    """Whether what was typed of a place of images on this machine is not there; of one picture its row says."""
+    """Whether what was typed is not there, on this machine; of a single picture its row says so."""
     place = Place(text)
     return (
         place.is_local
