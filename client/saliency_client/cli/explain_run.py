@@ -184,10 +184,11 @@ def _to_do(
         return jobs, set()
     made_otherwise = _made_otherwise(jobs, options, printer, client)
     if made_otherwise:
-        example = printable(str(min(made_otherwise)))
+        example, count = printable(str(min(made_otherwise))), len(made_otherwise)
+        which = f"{example} was" if count == 1 else f"{count} files, such as {example}, were"
         printer.note(
-            f"note: {len(made_otherwise)} files were made by another model, version or method, with other "
-            f"options, or of another image, or are empty, such as {example}; they are made anew"
+            f"note: {which} made by another model, version or method, with other options, or of another "
+            f"image, or {'is' if count == 1 else 'are'} empty; {'it is' if count == 1 else 'they are'} made anew"
         )
     left: list[Job] = []
     for job in jobs:

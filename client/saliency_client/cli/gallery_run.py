@@ -23,6 +23,7 @@ from saliency_client.cli.batch import (
 )
 from saliency_client.cli.connection import Connection, check_given, connect
 from saliency_client.cli.destinations import check_home
+from saliency_client.cli.ending import ended_by_signals
 from saliency_client.cli.errors import CommandError, UsageError
 from saliency_client.cli.explain_run import in_batches
 from saliency_client.cli.explainer import Explainer, ExplainOptions, facts_of
@@ -116,6 +117,7 @@ def run(options: GalleryOptions, printer: Printer) -> int:
     results = None if options.evaluation is None else photo_facts.read_evaluation(options.evaluation)
     started, about = time.monotonic(), _About()
     with ExitStack() as stack:
+        stack.enter_context(ended_by_signals())
         stack.enter_context(allow_pixels(options.max_pixels))
         work = _from_files if options.explained is not None else _from_server
         names, failures, total, shown = work(options, printer, about, truth, stack)

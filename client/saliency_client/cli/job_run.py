@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from saliency_client._contract import TARGET_ERROR
 from saliency_client.cli.classes import find_class
 from saliency_client.cli.connection import Connection, check_given, client_options
 from saliency_client.cli.destinations import check_home
+from saliency_client.cli.ending import ended_by_signals
 from saliency_client.cli.errors import FAILURE, USAGE, CommandError, UsageError
 from saliency_client.cli.photos import allow_pixels
 from saliency_client.cli.printer import Printer
@@ -75,7 +75,7 @@ def run(options: JobOptions, printer: Printer) -> int:
 
     progress = Progress()
     with ExitStack() as stack:
-        stack.enter_context(_ended_by_signals())
+        stack.enter_context(ended_by_signals())
         stack.enter_context(allow_pixels(options.max_pixels))
         try:
             job = _job(options, stack)
@@ -170,27 +170,6 @@ def _class_index(name: str, options: Mapping[str, Any], wait: float) -> int:
             hint="give the index, as --class 281",
         )
     return find_class(name, names)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """What stops a container, or ends a session, stops a job as an interrupt does: nothing is half-written.
-
-    Under nohup, the end of a session is nothing to a job.
-    """
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

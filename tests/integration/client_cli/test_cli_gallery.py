@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
+import signal
+import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import pytest
 from cli_harness import HOT_COLUMNS, HOT_ROWS, SIZE, Cli
 from PIL import Image
 from scripted_server import ScriptedServer
+from waiting import until
 
 METHODS = ("--methods", "gradients,smooth")
 
@@ -253,3 +258,33 @@ def test_pictures_of_the_page_are_whole_files(cli: Cli, photos: Path) -> None:
     assert cli("gallery", "photos", *METHODS, "-o", "page").code == 0
     for path in (cli.folder / "page").rglob("*.png"):
         Image.open(io.BytesIO(path.read_bytes())).load()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_gallery_that_is_ended_leaves_nothing(
+    cli: Cli,
+    server: ScriptedServer,
+    program: list[str],
+    environment: dict[str, str],
+    number: signal.Signals,
+) -> None:
+    (cli.folder / "in").mkdir()
+    for name in range(12):
+        Image.new("RGB", (20, 20), (0, 0, 20 * name)).save(cli.folder / "in" / f"{name}.png")
+    held = threading.Event()
+
+    def hold(*_: object) -> None:
+        held.wait(30)
+
+    server.script += [lambda *_: None, *[hold] * 20]
+    command = [*program, "gallery", "in", "-M", "gradients", "-o", "page", "--batch-size", "1"]
+    try:
+        process = subprocess.Popen(
+            command, cwd=cli.folder, env={**os.environ, **environment}, stderr=subprocess.DEVNULL
+        )
+        until(lambda: any(path.name.endswith(".part") for path in cli.folder.iterdir()), seconds=30)
+        process.send_signal(number)
+        assert process.wait(30) == 130
+    finally:
+        held.set()
+    assert [path.name for path in cli.folder.iterdir()] == ["in"]
