@@ -87,7 +87,7 @@ def check_given(connection: Connection) -> None:
     from saliency_client import SaliencyClient
 
     _check_named(connection)
-    targets = "localhost" if connection.local is not None else _targets(connection)
+    targets = "localhost:8500" if connection.local is not None else _targets(connection)
     model = "local" if connection.local is not None else str(connection.model)
     options = {**_how(connection), "version": connection.version, "label": connection.label}
     # A client connects with its first call.

@@ -184,11 +184,11 @@ def _to_do(
         return jobs, set()
     made_otherwise = _made_otherwise(jobs, options, printer, client)
     if made_otherwise:
-        example, count = printable(str(min(made_otherwise))), len(made_otherwise)
-        which = f"{example} was" if count == 1 else f"{count} files, such as {example}, were"
+        example, one = printable(str(min(made_otherwise))), len(made_otherwise) == 1
+        which = f"{example} was" if one else f"{len(made_otherwise)} files, such as {example}, were"
         printer.note(
             f"note: {which} made by another model, version or method, with other options, or of another "
-            f"image, or {'is' if count == 1 else 'are'} empty; {'it is' if count == 1 else 'they are'} made anew"
+            f"image, or {'is' if one else 'are'} empty; {'it is' if one else 'they are'} made anew"
         )
     left: list[Job] = []
     for job in jobs:
