@@ -194,7 +194,7 @@ def test_a_batch_is_resumed_by_skipping_what_is_done(cli: Cli, server: ScriptedS
 
 def test_a_batch_that_is_done_needs_no_server(cli: Cli, photo: Path) -> None:
     for rank in (1, 2):
-        (cli.folder / f"cat-gradients-top{rank}.png").touch()
+        (cli.folder / f"cat-gradients-top{rank}.png").write_bytes(b"anything")
     run = cli("explain", photo, "--top", 2, "--skip-existing", "--server", "127.0.0.1:1", "--json")
     assert run.code == 0, run.err
     assert run.record["files"] == ["cat-gradients-top1.png", "cat-gradients-top2.png"]
