@@ -119,6 +119,19 @@ def settled(opened: Any) -> None:
     )
 
 
+def until(opened: Any, condition: str) -> None:
+    """Wait until an expression is true, for ten seconds; the page's policy forbids Playwright's own way."""
+    opened.evaluate(
+        f"""async () => {{
+          const begun = performance.now();
+          while (!({condition})) {{
+            if (performance.now() - begun > 10_000) throw new Error("still false: " + {condition!r});
+            await new Promise((done) => requestAnimationFrame(done));
+          }}
+        }}"""
+    )
+
+
 def choose(opened: Any, text: str) -> None:
     """Press one of the choices beside one another."""
     opened.locator(".segments label:visible", has_text=re.compile(f"^{text}$")).click()
@@ -283,7 +296,7 @@ def test_a_search_takes_each_word_from_name_label_or_truth_however_it_is_written
         assert found == [" ".join(shown_as[name].split()) for name in expected], asked
 
 
-def test_a_photo_that_is_still_found_keeps_its_element_in_its_new_place(
+def test_a_photo_that_is_found_again_keeps_its_element_in_its_new_place(
     open_page: Callable[..., Any], page: Path
 ) -> None:
     opened = open_page(page)
@@ -298,14 +311,136 @@ def test_a_photo_that_is_still_found_keeps_its_element_in_its_new_place(
     assert [tile.get_attribute(f"aria-{name}") for name in ("setsize", "posinset")] == ["1", "1"]
     assert tile.evaluate("(one) => [one.style.left, one.style.top]") == ["0px", "0px"]
     search.fill("")
-    assert opened.evaluate(marks) == ["new", "new", "new", "new", "4", "new"]
+    # What a filter took away comes back as it was.
+    assert opened.evaluate(marks) == list("012345")
     opened.get_by_label("Sort by").select_option("Name")
     opened.get_by_role("button", name="Rising order").click()
     assert names(opened) == [f"photo-{number}.jpg" for number in reversed(range(6))]
-    assert opened.evaluate(marks) == ["new", "4", "new", "new", "new", "new"]
+    assert opened.evaluate(marks) == list("543210")
+    for number, tile in enumerate(opened.locator(".tile").all()):
+        assert tile.get_attribute("aria-posinset") == str(number + 1)
     # Another method has another map: nothing of before is shown.
     opened.get_by_label("Method", exact=True).select_option("mean")
     assert opened.evaluate(marks) == ["new"] * 6
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 photos with two methods, all with the same pictures; of the last one nothing is known."""
+    photo = photo_pictures(photo_of("one for all"))
+    maps = [shown_map(name, np.abs(gradients(0)[0]).max(-1), None, {}) for name in ("plain", "mean")]
+
+    def one(number: int) -> Shown:
+        errors = {} if number == 199 else {"relative_error": number % 7 if number % 7 else np.inf}
+        of_class = tuple(replace(each, numbers=errors) for each in maps)
+        name = f"IMG_{number:03d}.jpg"
+        return Shown(name, name, photo, (ShownClass(number, f"class {number}", 0.5, 1.0, None, of_class),))
+
+    path = tmp_path_factory.mktemp("many") / "page"
+    gallery.write(path, map(one, range(200)), lambda: {"models": [["net", 1]]}, title="Many photos")
+    return path / "index.html"
+
+
+IN_SIGHT = """[...document.querySelectorAll('.tile')].map((one) => one.getBoundingClientRect())
+  .filter((one) => one.top < innerHeight && one.bottom > 0).length"""
+
+
+def test_a_filter_draws_what_is_in_sight_and_a_row_more_when_that_is_there(
+    open_page: Callable[..., Any], many: Path
+) -> None:
+    opened = open_page(many)
+    settled(opened)
+    made, in_sight = opened.evaluate(
+        f"""async () => {{
+          const search = document.querySelector("input[type=search]");
+          search.value = "IMG_1";
+          search.dispatchEvent(new Event("input"));
+          // Behind the frame's layout, in which the grid gets its new height.
+          await new Promise((next) => requestAnimationFrame(() => setTimeout(next)));
+          return [document.querySelectorAll(".tile").length, {IN_SIGHT}];
+        }}"""
+    )
+    assert made == in_sight > 12
+    until(opened, f"document.querySelectorAll('.tile').length > {made}")
+
+
+def test_a_taller_window_and_a_panel_that_closes_leave_no_gap(
+    open_page: Callable[..., Any], many: Path
+) -> None:
+    opened = open_page(many, height=700)
+    settled(opened)
+    columns = opened.evaluate(
+        "new Set([...document.querySelectorAll('.tile')].map((one) => one.style.left)).size"
+    )
+    size = opened.locator(".tile").first.bounding_box()
+    assert size is not None
+    opened.set_viewport_size({"width": 1400, "height": 1900})
+    # Each row that begins in sight is whole.
+    rows = int((1900 - size["y"]) / (size["height"] + 18)) + 1
+    until(opened, f"{IN_SIGHT} === {rows * columns}")
+    opened.set_viewport_size({"width": 1400, "height": 700})
+    opened.get_by_role("button", name="Filters").click()
+    opened.evaluate("scrollTo(0, 3000)")
+    opened.evaluate("new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)))")
+    opened.evaluate("scrollTo(0, 0)")
+    opened.evaluate("new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)))")
+    opened.get_by_role("button", name="Filters").click()
+    rows = int((700 - size["y"]) / (size["height"] + 18)) + 1
+    until(opened, f"{IN_SIGHT} === {rows * columns}")
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_photos_alike_stand_as_given_and_those_without_the_number_come_last(
+    open_page: Callable[..., Any], many: Path, down: bool
+) -> None:
+    opened = open_page(many, height=13_000)
+    opened.get_by_label("Sort by").select_option("Relative error")
+    if down:
+        opened.get_by_role("button", name="Rising order").click()
+    errors = {number: number % 7 or np.inf for number in range(199)}
+    expected = sorted(errors, key=lambda number: -errors[number] if down else errors[number])
+    assert names(opened) == [f"IMG_{number:03d}.jpg" for number in [*expected, 199]]
+    # A filter keeps the order, and takes nothing out of it for good.
+    opened.get_by_role("searchbox").fill("IMG_04")
+    assert names(opened) == [f"IMG_{number:03d}.jpg" for number in expected if 40 <= number < 50]
+    opened.get_by_role("searchbox").fill("")
+    assert names(opened) == [f"IMG_{number:03d}.jpg" for number in [*expected, 199]]
+    opened.get_by_label("Sort by").select_option("Sort: as given")
+    given = [f"IMG_{number:03d}.jpg" for number in range(200)]
+    assert names(opened) == (given[::-1] if down else given)
+
+
+def test_a_tile_that_comes_back_has_its_colors_though_many_others_were_used_since(
+    open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The page keeps some dozens of color filters; here each photo has a scale, and so a filter, its own."""
+    photo = photo_pictures(photo_of("one for all"))
+
+    def one(number: int) -> Shown:
+        maps = [
+            shown_map(name, np.abs(gradients(0, 1 + number + part)[0]).max(-1), None, {})
+            for name, part in (("plain", 0.0), ("mean", 0.5))
+        ]
+        name = f"photo-{number}.jpg"
+        return Shown(name, name, photo, (ShownClass(0, "class", 0.5, 1.0, None, tuple(maps)),))
+
+    gallery.write(tmp_path / "page", map(one, range(45)), lambda: {"models": [["net", 1]]}, title="Scales")
+    page = tmp_path / "page" / "index.html"
+    opened = open_page(page)
+    settled(opened)
+    # No tile is in the page, and so none holds its filter.
+    opened.get_by_role("searchbox").fill("nothing like it")
+    opened.goto(f"{page.as_uri()}#photo=0")
+    choose(opened, "One for all")
+    for number in range(45):
+        opened.goto(f"{page.as_uri()}#photo={number}")
+    choose(opened, "Photo")
+    choose(opened, "Each its own")
+    choose(opened, "Over photo")
+    opened.get_by_role("button", name="All photos").click()
+    opened.get_by_role("searchbox").fill("photo-1.jpg")
+    filters = "[...document.querySelectorAll('.tile .map')].map((one) => one.dataset.filter)"
+    assert opened.evaluate(f"{filters}.map((id) => document.getElementById(id)?.tagName)") == ["filter"]
 
 
 def test_the_model_is_named_once_at_the_top(
@@ -400,14 +535,12 @@ def test_hostile_names_and_labels_are_text(open_page: Callable[..., Any], hostil
         opened.get_by_role("heading", name=name, exact=True, level=2).wait_for()
         words = shlex.split(opened.locator(".command code").text_content().replace("\\\n", ""))
         assert words == [
-            "saliency-client",
-            "explain",
-            name,
-            "--method",
-            "plain,mean",
-            "--class-index",
-            str(number),
-        ]
+            "saliency-client", "explain", name, "--model", "net", "--version", "3",
+            "--method", "plain,mean", "--class-index", str(number),
+        ]  # fmt: skip
+        assert opened.locator(".note").text_content() == (
+            "Not in this command, and needed where it was given: --server, parameters of the methods."
+        )
     assert opened.evaluate("window.hacked") is None
     assert opened.locator("img[src=x]").count() == 0
 

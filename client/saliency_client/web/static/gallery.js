@@ -133,32 +133,49 @@
     return byTitle;
   }
 
-  function sorted(found) {
-    if (asked.sort === "given") return asked.down ? found.reverse() : found;
-    const key = sortKey();
-    const keyed = found.map((photo) => [key(photo), photo]);
-    const turn = asked.down ? -1 : 1;
-    // What is not known comes last, whichever way.
-    keyed.sort(([one, first], [other, second]) => {
-      if (one === null || other === null) return (one === null) - (other === null) || first.number - second.number;
-      return turn * (one === other ? 0 : one - other) || first.number - second.number;
-    });
-    return keyed.map(([, photo]) => photo);
+  /** All photos as sorting puts them; what is not known comes last, whichever way. */
+  function ordered() {
+    if (asked.sort === "given") return asked.down ? [...photos].reverse() : photos;
+    const key = sortKey(), turn = asked.down ? -1 : 1;
+    const keys = Float64Array.from(photos, (photo) => key(photo) ?? NaN);
+    const isKnown = ({ number }) => !Number.isNaN(keys[number]);
+    // Of two infinities the difference is no number, and they stand as given.
+    const known = photos.filter(isKnown)
+      .sort(({ number: one }, { number: other }) => turn * (keys[one] - keys[other]) || one - other);
+    return known.length === photos.length ? known : [...known, ...photos.filter((photo) => !isKnown(photo))];
+  }
+
+  const MOST_ORDERS = 8;
+  const orders = new Map();
+
+  /** The same, sorted once: a filter takes photos out of an order, and changes none. */
+  function order() {
+    const name = [asked.sort, numbers.includes(asked.sort) ? asked.method : "", asked.down].join();
+    const found = orders.get(name) || ordered();
+    orders.delete(name);
+    orders.set(name, found);
+    if (orders.size > MOST_ORDERS) orders.delete(orders.keys().next().value);
+    return found;
+  }
+
+  /** What a photo has to fulfil, one function for each filter that is in use. */
+  function conditions() {
+    const found = asked.words.toLowerCase().split(/\s+/).filter(Boolean).map(photosHaving)
+      .map((has) => ({ number }) => has[number]);
+    if (asked.label) found.push(({ title }) => title === asked.label);
+    if (asked.verdict) found.push(({ right }) => right === (asked.verdict === "right"));
+    if (asked.probability.some((one) => one !== null)) found.push(({ classes: [first] }) => inRange(first.probability, asked.probability));
+    if (methods.length > 1) found.push(({ classes: [first] }) => first.maps.some(([method]) => method === asked.method));
+    for (const [name, most] of Object.entries(asked.most)) {
+      const number = numbers.indexOf(name);
+      if (most !== null) found.push((photo) => inRange(value(photo, asked.method, number), [null, most]));
+    }
+    return found;
   }
 
   function find() {
-    const words = asked.words.toLowerCase().split(/\s+/).filter(Boolean).map(photosHaving);
-    const limits = Object.entries(asked.most).filter(([, most]) => most !== null)
-      .map(([name, most]) => [numbers.indexOf(name), most]);
-    shown = sorted(photos.filter((photo) => {
-      const [first] = photo.classes;
-      return (!asked.label || photo.title === asked.label) &&
-        (!asked.verdict || photo.right === (asked.verdict === "right")) &&
-        inRange(first.probability, asked.probability) &&
-        words.every((has) => has[photo.number]) &&
-        (methods.length < 2 || first.maps.some(([method]) => method === asked.method)) &&
-        limits.every(([number, most]) => inRange(value(photo, asked.method, number), [null, most]));
-    }));
+    const wanted = conditions();
+    shown = order().filter((photo) => wanted.every((fits) => fits(photo)));
     active = Math.max(0, Math.min(active, shown.length - 1));
     fill(true);
     tellCount();
@@ -186,6 +203,8 @@
   const GAP = 18, CAPTION = 54;
   const grid = h("ul", { class: "grid", "aria-label": "Photos" });
   const tiles = new Map();
+  const MOST_SPARE = 120;
+  const spare = new Map();
   let columns = 1, size = 200, active = 0, waits = false;
 
   /** Take the measures of the grid; gives whether they have changed. */
@@ -200,7 +219,10 @@
     return size !== before;
   }
 
-  const layOut = () => fill(measure());
+  /** Lay the tiles out anew where the grid has another width; a height alone is what `fill` gave it. */
+  function layOut() {
+    if (measure()) fill(true);
+  }
 
   const step = () => Number(grid.dataset.gap || GAP);
   const rowHeight = () => size + CAPTION + step();
@@ -218,21 +240,15 @@
     if (moves) ({ top } = grid.getBoundingClientRect());
     const focused = grid.contains(document.activeElement);
     const now = stamp();
-    const spare = new Map();
-    if (anew) {
-      for (const tile of tiles.values()) {
-        if (tile.stamp === now) spare.set(tile.photo, tile);
-        else tile.element.remove();
-      }
-      tiles.clear();
-    }
+    const before = anew ? new Map([...tiles.values()].map((tile) => [tile.photo, tile])) : new Map();
+    if (anew) tiles.clear();
     if (home.hidden) {
-      for (const tile of spare.values()) tile.element.remove();
+      for (const tile of before.values()) putAway(tile);
       return;
     }
     // What is in sight first; a row above and one below it when that is drawn.
     const beyond = anew ? 0 : 1;
-    if (anew) requestAnimationFrame(() => whenIdle(() => fill(false)));
+    if (anew) whenSeen(() => fill(false));
     const first = Math.max(0, Math.floor(-top / rowHeight()) - beyond);
     const last = Math.ceil((sight - top) / rowHeight()) + beyond;
     const wanted = new Set();
@@ -241,19 +257,22 @@
     if (shown.length) wanted.add(active);
     for (const [place, tile] of tiles) {
       if (wanted.has(place)) continue;
-      tile.element.remove();
+      putAway(tile);
       tiles.delete(place);
     }
     const places = [...wanted].sort((one, other) => one - other);
     for (const place of places) {
       if (tiles.has(place)) continue;
       const photo = shown[place];
-      const tile = spare.get(photo) || makeTile(photo, now);
-      spare.delete(photo);
+      const kept = [before, spare].find((each) => each.get(photo)?.stamp === now);
+      const tile = kept ? kept.get(photo) : makeTile(photo, now);
+      kept?.delete(photo);
+      // Colors that nothing in the page has may have gone by now.
+      if (kept === spare) tile.view.setLook(tileLook());
       putTile(tile, place);
       tiles.set(place, tile);
     }
-    for (const tile of spare.values()) tile.element.remove();
+    for (const tile of before.values()) putAway(tile);
     // In the order of the photos, for those who read along.
     let next = grid.firstChild;
     for (const place of places) {
@@ -263,6 +282,31 @@
     }
     if (focused && anew) tiles.get(active)?.link.focus({ preventScroll: true });
   }
+
+  /** Take a tile out of the page; it is kept for a while, since what a filter takes away often comes back. */
+  function putAway(tile) {
+    tile.element.remove();
+    spare.delete(tile.photo);
+    spare.set(tile.photo, tile);
+    if (spare.size > MOST_SPARE) spare.delete(spare.keys().next().value);
+  }
+
+  let waiting = 0;
+
+  /** Do something when the pictures in sight are drawn and nobody waits for the page, unless this is asked for again before. */
+  function whenSeen(work) {
+    const mine = (waiting += 1);
+    const ended = (picture) => new Promise((done) => {
+      for (const event of ["load", "error"]) picture.addEventListener(event, done, { once: true });
+    });
+    requestAnimationFrame(async () => {
+      await Promise.all([...grid.querySelectorAll("img[src]")].filter((one) => !one.complete).map(ended));
+      requestAnimationFrame(() => whenIdle(() => mine === waiting && work()));
+    });
+  }
+
+  /** In the grid each map has a scale of its own. */
+  const tileLook = () => ({ ...look, range: null });
 
   function mapOf(photo, wantSigned) {
     const [first] = photo.classes;
@@ -282,7 +326,7 @@
 
   function makeTile(photo, made) {
     const map = mapOf(photo, look.signed);
-    const view = mapView({ photo: url(pictures(photo).small), ...seenPart(photo), lazy: true, look: { ...look, range: null },
+    const view = mapView({ photo: url(pictures(photo).small), ...seenPart(photo), lazy: true, look: tileLook(),
       map: map ? source(map) : null, alt: `${photo.name}, map of ${methods[map ? map.method : asked.method]}` });
     const [first] = photo.classes;
     const sortedBy = numbers.includes(asked.sort) ? asked.sort : null;
@@ -354,6 +398,7 @@
     });
   }, { passive: true });
   new ResizeObserver(layOut).observe(grid);
+  addEventListener("resize", () => requestAnimationFrame(() => fill(false)), { passive: true });
 
   /* ---- what to look for -------------------------------------------------------------------------------------- */
 
@@ -415,7 +460,7 @@
   const opener = button("Filters", { icon: "filter", "aria-expanded": "false", "aria-controls": "filters" }, () => {
     filters.hidden = !filters.hidden;
     opener.setAttribute("aria-expanded", String(!filters.hidden));
-    layOut();
+    fill(false);
   });
   opener.append(badge);
   const toolbar = h("div", { class: "toolbar", role: "search" },
@@ -436,12 +481,22 @@
   const wide = matchMedia("(min-width: 901px)");
   let open = null, opened = 0, panelOpen = false;
 
+  const leftOut = data.about.left_out || [];
+
   function command(photo, one) {
-    const used = one.maps.map(([method]) => methods[method]);
-    const word = ["saliency-client", "explain", photo.argument, ...data.about.command || [], "--method", used.join(","),
-      ...(one.index === null ? [] : ["--class-index", String(one.index)])];
-    // Each option begins a line, so that a copied command breaks nowhere else.
-    return word.map((one, index) => (index === 0 ? "" : one.startsWith("--") ? " \\\n  " : " ") + Saliency.shellWord(one)).join("");
+    const shared = data.about.command || [];
+    const versions = new Map();
+    for (const [method, , , , , version = data.version] of one.maps) {
+      versions.set(version, [...(versions.get(version) || []), methods[method]]);
+    }
+    // One command for each version that answered: the newest one may be another by then. A directory is a version.
+    return [...versions].map(([version, used]) => {
+      const pinned = version === null || shared.includes("--local") ? [] : ["--version", String(version)];
+      const word = ["saliency-client", "explain", photo.argument, ...shared, ...pinned, "--method", used.join(","),
+        ...(one.index === null ? [] : ["--class-index", String(one.index)])];
+      // Each option begins a line, so that a copied command breaks nowhere else.
+      return word.map((one, index) => (index === 0 ? "" : one.startsWith("--") ? " \\\n  " : " ") + Saliency.shellWord(one)).join("");
+    }).join("\n");
   }
 
   function showPhoto(photo, place = 0) {
@@ -504,7 +559,8 @@
           h("div", { class: "columns" },
             h("figure", { class: "shown" }, h("figcaption", {}, h("h3", { text: "Original" })), original.element),
             views.map(({ figure }) => figure)),
-          Saliency.command(command(photo, one), { label: "Make these maps again" }))));
+          Saliency.command(command(photo, one), { label: "Make these maps again" }),
+          leftOut.length ? h("p", { class: "note", text: `Not in this command, and needed where it was given: ${leftOut.join(", ")}.` }) : null)));
     draw();
     home.hidden = true;
     detail.hidden = false;

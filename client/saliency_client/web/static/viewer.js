@@ -178,14 +178,15 @@ const Saliency = (() => {
     const indices = places.map((place) => Math.round((map.signed ? (place + 1) / 2 : place) * 255));
     const channel = (offset) => indices
       .map((index) => (parseInt(table.substr(6 * index + offset, 2), 16) / 255).toFixed(4)).join(" ");
-    const alphas = places.map((place) => (look.style === "heatmap" ? 1 : Math.abs(place)).toFixed(4)).join(" ");
+    const alike = look.style === "heatmap";
     const one = (name, tableValues) => svg(name, { type: "discrete", tableValues });
+    // A picture is opaque. Its level becomes its alpha, from a half up: below, colors would lose their bits to it.
+    const levels = (index) => [2 * index - 256, 2 * index - 255].map((level) => Math.abs(places[Math.max(0, level)]));
+    const alphas = places.map((_, index) => (index < 127 ? 0 : levels(index).reduce((one, other) => one + other) / 2).toFixed(4)).join(" ");
     const drawn = filter(newId("map"),
-      svg("feComponentTransfer", { in: "SourceGraphic", result: "colors" },
-        one("feFuncR", channel(0)), one("feFuncG", channel(2)), one("feFuncB", channel(4))),
-      matrix("0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1 0 0 0 0", { in: "SourceGraphic" }),
-      svg("feComponentTransfer", { result: "strengths" }, one("feFuncA", alphas)),
-      svg("feComposite", { in: "colors", in2: "strengths", operator: "in" }));
+      alike ? null : matrix("1 0 0 0 0 0 1 0 0 0 0 0 1 0 0 0.5 0 0 0.5 0"),
+      svg("feComponentTransfer", {}, one("feFuncR", channel(0)), one("feFuncG", channel(2)), one("feFuncB", channel(4)),
+        alike ? null : one("feFuncA", alphas)));
     filters.append(drawn);
     known.set(key, drawn.id);
     for (const [old, oldId] of known) {
