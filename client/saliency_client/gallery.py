@@ -100,7 +100,13 @@ def write_gallery(
             yield _shown(entry, clip)
 
     def about() -> Mapping[str, Any]:
-        return {"models": [list(one) for one in models]}
+        (name, _), *others = models
+        named = all(name == other for other, _ in others)
+        return {
+            "models": [list(one) for one in models],
+            "command": ["--model", name] if named else [],
+            "left_out": ["--server", *([] if named else ["--model"]), "parameters of the methods"],
+        }
 
     write(to, shown(), about, title=title, single_file=single_file, overwrite=overwrite)
     return to if single_file else to / PAGE
@@ -146,7 +152,7 @@ def _of_explanation(one: Explanation, more: Mapping[str, float], clip: float) ->
         and values.dtype.kind in "fiu"
         and name not in ("class_index", "probability", "score", STANDARD_ERROR)
     }
-    return shown_map(one.method, one.saliency[0], signed, {**numbers, **more}, clip=clip)
+    return shown_map(one.method, one.saliency[0], signed, {**numbers, **more}, clip=clip, version=one.version)
 
 
 def _only(one: Explanation, output: str) -> Any:

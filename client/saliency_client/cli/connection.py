@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from saliency_client import TLS, SaliencyClient
 
 TOKEN_VARIABLE = "SALIENCY_TOKEN"
+DEFAULT_TIMEOUT = 60.0
+"""Seconds of a request, retries included."""
 _GRAPH = "saved_model.pb"
 
 
@@ -73,6 +75,13 @@ def client_options(connection: Connection, **others: Any) -> Iterator[dict[str, 
     with ExitStack() as stack:
         target, model = _target(connection, stack)
         yield {"target": target, "model": model, **_how(connection), **others}
+
+
+def is_path(server: str) -> bool:
+    """Whether a server's address is a file of this machine, such as a socket."""
+    return any(
+        one.strip().startswith(("unix:", "unix-abstract:", "vsock:", "/")) for one in server.split(",")
+    )
 
 
 def check_given(connection: Connection) -> None:

@@ -187,11 +187,11 @@ def _of_map(path: Path, values: Any, known: Mapping[str, Any]) -> Explanation:
     )
 
 
-def parameters_of(one: Sequence[Explained]) -> Mapping[str, Any]:
-    """The parameters that the first file says that it was made with."""
+def made_with(one: Sequence[Explained]) -> Mapping[str, Any]:
+    """What the first file was made with, as `explainer.made_with` has it; empty where it does not say."""
     for explained in one[:1]:
         for path, record in explained.files:
             facts = read_facts(str(path)) or _facts_beside(record)
             if facts:
-                return facts.get("parameters") or {}
+                return facts
     return {}

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from saliency_client import maps
 from saliency_client._contract import RELATIVE_ERROR, SIGNED_MAPS, STANDARD_ERROR
+from saliency_client._numbers import MOST_SECONDS
 from saliency_client._signatures import number_of_classes
 from saliency_client.cli import classes, explained, photo_facts, pictures
 from saliency_client.cli.batch import (
@@ -21,7 +23,7 @@ from saliency_client.cli.batch import (
     tell_left_out,
     without_missing,
 )
-from saliency_client.cli.connection import Connection, check_given, connect
+from saliency_client.cli.connection import DEFAULT_TIMEOUT, Connection, check_given, connect, is_path
 from saliency_client.cli.destinations import check_home
 from saliency_client.cli.ending import ended_by_signals
 from saliency_client.cli.errors import CommandError, UsageError
@@ -82,12 +84,15 @@ class _About:
 
     Attributes:
         models: name and version of those that answered.
-        command: the words that `saliency-client explain` is called with beside the photo, class and methods.
+        command: the words that `saliency-client explain` is called with beside the photo, class, methods and
+            the version that answered, which the page adds.
+        left_out: options that it needs too, and that are not for a page.
         noisy: how many maps are mostly noise.
     """
 
     models: dict[tuple[str, int | None], None] = field(default_factory=dict)
     command: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     noisy: int = 0
 
     def note(self, facts: Mapping[str, Any]) -> None:
@@ -98,7 +103,12 @@ class _About:
         # Files of an earlier run do not tell which server it was.
         of_server = "--model" in self.command or "--local" in self.command
         words = self.command if of_server else ["--model", str(models[0][0]), *self.command]
-        return {"models": models, "command": words, "made_by": f"saliency-client {release()}"}
+        return {
+            "models": models,
+            "command": words,
+            "left_out": self.left_out,
+            "made_by": f"saliency-client {release()}",
+        }
 
 
 @dataclass(frozen=True)
@@ -270,6 +280,7 @@ def _from_server(
     if there and not any(one.is_array or one.source == STDIN for one in there):
         explainer.model.check_takes_photos()
     about.command += _command(options)
+    about.left_out += _left_out(options)
 
     def shown(beside: _Beside) -> Iterator[Shown]:
         results = in_order(
@@ -371,7 +382,9 @@ def _shown_map(answer: pictures.Answer, clip: float) -> ShownMap:
     explanation = answer.explanation
     signed = None if answer.signed_map not in explanation.outputs else answer.signs
     try:
-        return shown_map(answer.method, explanation.saliency[0], signed, numbers, clip=clip)
+        return shown_map(
+            answer.method, explanation.saliency[0], signed, numbers, clip=clip, version=facts["version"]
+        )
     except ValueError as error:
         raise CommandError(
             f"no picture can be drawn: {error}",
@@ -423,7 +436,11 @@ def _from_files(
     bound = options.max_pixels or DEFAULT_MAX_PIXELS
     if truth is not None:
         photo_facts.check_classes(_path(options.truth), truth, names, len(names) if names else None)
-    about.command += _parameter_words(explained.parameters_of(found))
+    made = explained.made_with(found)
+    resize = (made.get("drawn") or {}).get("resize")
+    about.command += ["--resize", resize] if resize not in (None, "crop") else []
+    about.command += _drawing_words(options) + _parameter_words(made.get("parameters") or {})
+    about.left_out += ["--server"]
 
     def draw(one: explained.Explained) -> tuple[PhotoPictures, list[ShownClass], Mapping[str, Any]]:
         photo, by_class = explained.load(one, lines, bound)
@@ -487,25 +504,57 @@ def _argument(one: Input) -> str:
 
 
 def _command(options: GalleryOptions) -> list[str]:
-    """The words of the command that makes a map again, beside photo, method and class: nothing secret."""
+    """The words of the command that makes a map again, beside photo, method, class and version.
+
+    Nothing in them is secret, and no path tells of more than what was typed from here.
+    """
     connection, words = options.connection, list[str]()
     if connection.local is not None:
-        local = connection.local
-        words += ["--local", local.name if local.is_absolute() or ".." in local.parts else str(local)]
+        words += ["--local", _typed_path(connection.local)]
     else:
-        words += ["--server", str(connection.server), "--model", str(connection.model)]
+        server = str(connection.server)
+        words += [] if is_path(server) else ["--server", server]
+        words += ["--model", str(connection.model)]
         words += ["--tls"] if connection.tls else []
-        words += ["--version", str(connection.version)] if connection.version is not None else []
-        words += ["--label", connection.label] if connection.label is not None else []
+        files = {"--ca": connection.ca, "--cert": connection.cert, "--key": connection.key}
+        files["--token-file"] = connection.token_file
+        for option, path in files.items():
+            words += [option, _typed_path(path)] if path is not None else []
+        words += ["--server-name", connection.server_name] if connection.server_name is not None else []
+    words += ["--timeout", _seconds(connection.timeout)] if connection.timeout != DEFAULT_TIMEOUT else []
     words += ["--resize", options.resize] if options.resize != "crop" else []
-    words += ["--clip", f"{options.clip:g}"] if options.clip != 99.0 else []
-    return words + _parameter_words(options.parameters)
+    return words + _drawing_words(options) + _parameter_words(options.parameters)
+
+
+def _left_out(options: GalleryOptions) -> list[str]:
+    """Options that the command needs too, and that may be secret, or tell of this machine."""
+    connection = options.connection
+    if connection.local is not None:
+        return []
+    server = ["--server"] if is_path(str(connection.server)) else []
+    return server + (["--metadata"] if connection.metadata else [])
+
+
+def _drawing_words(options: GalleryOptions) -> list[str]:
+    words = ["--clip", f"{options.clip:.12g}"] if options.clip != maps.DEFAULT_CLIP else []
+    if options.max_pixels is not None:
+        words += ["--max-pixels", str(options.max_pixels)]
+    return words + (["--labels", _typed_path(options.labels)] if options.labels is not None else [])
+
+
+def _typed_path(path: Path) -> str:
+    """A path as it was typed, or its name alone where that tells of this machine."""
+    return path.name if path.is_absolute() or ".." in path.parts else str(path)
+
+
+def _seconds(timeout: float) -> str:
+    return f"{timeout:.12g}" if timeout < MOST_SECONDS else "inf"
 
 
 def _parameter_words(parameters: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in parameters.items():
-        words += [option_name(name), str(value)] if name in SHORTHANDS else ["--param", f"{name}={value}"]
+        words += [option_name(name), repr(value)] if name in SHORTHANDS else ["--param", f"{name}={value!r}"]
     return words
 
 

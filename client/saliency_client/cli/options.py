@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import click
 
-from saliency_client.cli.connection import Connection
+from saliency_client.cli.connection import DEFAULT_TIMEOUT, Connection
 from saliency_client.cli.errors import UsageError
 from saliency_client.cli.param_types import FILE, SECONDS
 from saliency_client.cli.printer import Printer
@@ -64,7 +64,7 @@ _CONNECTION = (
     _server(
         "--timeout",
         type=SECONDS,
-        default=60.0,
+        default=DEFAULT_TIMEOUT,
         show_default=True,
         metavar="SECONDS",
         help="Time limit of each request, retries included; of one with N images N times as long; inf: none.",

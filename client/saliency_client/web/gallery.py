@@ -98,6 +98,7 @@ class _Written:
     _labels: dict[str, int] = field(default_factory=dict)
     _methods: dict[str, int] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)
+    _version: list[int | None] = field(default_factory=list)
 
     def add_all(self, photos: Iterable[Shown]) -> None:
         for one in photos:
@@ -116,6 +117,7 @@ class _Written:
             "labels": list(self._labels),
             "methods": list(self._methods),
             "numbers": list(self._numbers),
+            "version": self._version[0] if self._version else None,
             "photos": self.rows,
         }
 
@@ -160,7 +162,12 @@ class _Written:
             self._save(f"{start}-{method}-signed.png", one.signed.png)
         known = {_place(self._numbers, name): _rounded(value) for name, value in one.numbers.items()}
         numbers = [known.get(place) for place in range(max(known, default=-1) + 1)]
-        return [method, *_ends(one.saliency), _rounded(one.signed.high) if one.signed else None, numbers]
+        if not self._version:
+            self._version.append(one.version)
+        # Most galleries are of one version, which stands once.
+        other = [] if one.version == self._version[0] else [one.version]
+        signed_high = _rounded(one.signed.high) if one.signed else None
+        return [method, *_ends(one.saliency), signed_high, numbers, *other]
 
     def _save(self, name: str, content: bytes) -> None:
         (self.folder / name).write_bytes(content)

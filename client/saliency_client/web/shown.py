@@ -20,12 +20,14 @@ class ShownMap:
         saliency: how much each place counts.
         signed: what raises and what lowers the score; None where the method has no signs.
         numbers: what is known of the map, by name.
+        version: of the model that made it; None where that is not known.
     """
 
     method: str
     saliency: MapPicture
     signed: MapPicture | None
     numbers: Mapping[str, float]
+    version: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def shown_map(
     numbers: Mapping[str, float | None],
     *,
     clip: float = maps.DEFAULT_CLIP,
+    version: int | None = None,
 ) -> ShownMap:
     """A map's pictures, from its values.
 
@@ -77,6 +80,7 @@ def shown_map(
         signed: [H, W, C], the method's map with signs, or None.
         numbers: by name; those that are None are left out.
         clip: as for `map_picture`.
+        version: of the model that made it.
 
     Raises:
         ValueError: as `map_picture`.
@@ -86,6 +90,7 @@ def shown_map(
         map_picture(saliency, clip=clip),
         None if signed is None else map_picture(maps.signed(signed), signed=True, clip=clip),
         {name: value for name, value in numbers.items() if value is not None},
+        version,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from saliency_client import regions
 from saliency_client._numbers import MOST_SECONDS
 from saliency_client.cli import marks, pictures
-from saliency_client.cli.connection import TOKEN_VARIABLE, Connection
+from saliency_client.cli.connection import DEFAULT_TIMEOUT, TOKEN_VARIABLE, Connection, is_path
 from saliency_client.cli.looks import Look
 from saliency_client.cli.parameters import SHORTHANDS, option_name
 from saliency_client.cli.signatures import default_of
@@ -179,18 +179,11 @@ def _connection_words(
         words.append(f"--token-file {variable('TOKEN_FILE')}")
     if connection.metadata:
         words.append(f"--metadata {variable('METADATA')}")
-    if connection.timeout != 60.0:
+    if connection.timeout != DEFAULT_TIMEOUT:
         words.append(
             f"--timeout {connection.timeout:g}" if connection.timeout < MOST_SECONDS else "--timeout inf"
         )
     return words
-
-
-def is_path(server: str) -> bool:
-    """Whether a server's address is a file of this machine, such as a socket."""
-    return any(
-        one.strip().startswith(("unix:", "unix-abstract:", "vsock:", "/")) for one in server.split(",")
-    )
 
 
 def _parameter_words(name: str, value: int | float) -> str:
@@ -295,7 +288,7 @@ def _client_arguments(connection: Connection, model: str, version: int | None) -
         arguments.append('token=os.environ["SALIENCY_TOKEN"]')
     if connection.metadata:
         arguments.append('metadata=[tuple(os.environ["METADATA"].split("=", 1))]')
-    if connection.timeout != 60.0:
+    if connection.timeout != DEFAULT_TIMEOUT:
         arguments.append(
             f"timeout={connection.timeout!r}" if connection.timeout < MOST_SECONDS else "timeout=None"
         )

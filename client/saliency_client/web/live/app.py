@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from saliency_client._errors import CallError, InputError, SaliencyError, Unavailable
 from saliency_client.cli.classes import ClassNames
-from saliency_client.cli.connection import Connection
+from saliency_client.cli.connection import Connection, is_path
 from saliency_client.cli.errors import CommandError, UsageError, describe
 from saliency_client.cli.looks import Look
 from saliency_client.cli.text import plain_json
@@ -444,7 +444,7 @@ def _in_words(page: Page, error: Exception) -> dict[str, Any]:
         told = words.named(told[0], field["name"]), told[1]
     server = page.settings.connection.server or ""
     # The path of a socket is nothing for a browser.
-    hidden = [one.strip() for one in server.split(",")] if again.is_path(server) else []
+    hidden = [one.strip() for one in server.split(",")] if is_path(server) else []
     for target in hidden:
         told = told[0].replace(target, "the server"), told[1] and told[1].replace(target, "the server")
     code = getattr(getattr(error, "code", None), "name", None)
