@@ -16,9 +16,9 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from cli_harness import HOT_COLUMNS, HOT_ROWS, SIZE, Cli
+from cli_harness import HOT_COLUMNS, HOT_ROWS, SIZE, Cli, known_model
 from PIL import Image
-from scripted_server import ScriptedServer
+from scripted_server import ScriptedServer, serving
 from waiting import until
 
 METHODS = ("--methods", "gradients,smooth")
@@ -89,6 +89,71 @@ def test_the_command_of_the_page_makes_the_same_maps(cli: Cli, photos: Path, ser
     assert again.code == 0, again.err
     with np.load(cli.folder / "again.npz") as arrays:
         assert arrays["gradients/saliency"].max() == 1
+
+
+CERTIFICATES = Path(__file__).parents[1] / "client" / "certificates"
+
+
+def test_the_command_of_the_page_has_what_reaches_the_server_and_decides_the_maps(
+    cli: Cli, photos: Path, server: ScriptedServer
+) -> None:
+    """With TLS both ways; files as they were typed from here, and none of what is in them."""
+    for name in ("ca.pem", "client.pem", "client.key"):
+        (cli.folder / name).write_bytes((CERTIFICATES / name).read_bytes())
+    (cli.folder / "names.txt").write_text("".join(f"name {number}\n" for number in range(4)))
+    (cli.folder / "token").write_text("secret-token")
+    key, chain, root = ((CERTIFICATES / one).read_bytes() for one in ("server.key", "server.pem", "ca.pem"))
+    credentials = grpc.ssl_server_credentials([(key, chain)], root, require_client_auth=True)
+    with serving(known_model(), credentials=credentials) as secured:
+        options = {
+            "--server": secured.target, "--ca": "ca.pem", "--cert": "client.pem", "--key": "client.key",
+            "--server-name": "serving.test", "--token-file": "token", "--timeout": "90.5",
+            "--max-pixels": "3000", "--resize": "pad", "--clip": "95.25", "--num-samples": "3",
+            "--labels": "names.txt",
+        }  # fmt: skip
+        given = [word for pair in options.items() for word in pair]
+        run = cli("gallery", "photos", *METHODS, *given, "--metadata", "x-key=secret-value", "-o", "page")
+        assert run.code == 0, run.err
+        data = index(cli.folder / "page/index.html")
+        words = data["about"]["command"]
+        found = dict(zip(words[::2], words[1::2], strict=True))
+        assert found == {**options, "--model": "linear"}
+        assert data["about"]["left_out"] == ["--metadata"]
+        assert data["version"] == 1
+        words = ["explain", data["photos"][0][1], *words, "--version", "1", "--method", "smooth"]
+        again = cli(*words, "--json", SALIENCY_SERVER="", SALIENCY_MODEL="")
+        assert again.code == 0, again.err
+        assert (again.record["version"], again.record["class_index"]) == (1, 2)
+
+
+def test_a_server_that_is_a_file_of_the_machine_is_left_out_of_the_page(
+    cli: Cli, photos: Path, tmp_path: Path
+) -> None:
+    address = f"unix:{tmp_path}/serving.sock"
+    with serving(known_model(), address=address):
+        run = cli("gallery", "photos", *METHODS, "--server", address, "-o", "page")
+    assert run.code == 0, run.err
+    about = index(cli.folder / "page/index.html")["about"]
+    assert about["command"] == ["--model", "linear"]
+    assert about["left_out"] == ["--server"]
+    assert str(tmp_path) not in (cli.folder / "page/index.html").read_text()
+
+
+def test_of_files_the_command_has_what_they_were_made_with(cli: Cli, photos: Path) -> None:
+    made = cli(
+        "explain", "photos", "--method", "smooth", "--num-samples", 4, "--resize", "stretch",
+        "--format", "npz", "--format", "png", "--json", "-o", "maps/",
+    )  # fmt: skip
+    (cli.folder / "maps.jsonl").write_text(made.out)
+    run = cli("gallery", "--from", "maps.jsonl", "--clip", 90, "-o", "page")
+    assert run.code == 0, run.err
+    data = index(cli.folder / "page/index.html")
+    words = data["about"]["command"]
+    known = dict(zip(words[::2], words[1::2], strict=True))
+    assert known.items() >= {
+        "--model": "linear", "--resize": "stretch", "--clip": "90", "--num-samples": "4",
+    }.items()  # fmt: skip
+    assert (data["about"]["left_out"], data["version"]) == (["--server"], 1)
 
 
 def test_truth_says_what_is_right(cli: Cli, photos: Path) -> None:
