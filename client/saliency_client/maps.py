@@ -15,6 +15,7 @@ Polarity = Literal["positive", "negative", "both"]
 """Which values of a map with signs are shown."""
 
 DEFAULT_CLIP = 99.0
+_FEW_CHANNELS = 4
 
 
 def absolute(gradients: npt.ArrayLike) -> FloatArray:
@@ -82,7 +83,14 @@ def signed(gradients: npt.ArrayLike) -> FloatArray:
         >>> maps.signed([[[1.0, -2.0, 0.5]]])
         array([[-0.5]], dtype=float32)
     """
-    return _floats(_floats(gradients).sum(axis=-1))
+    each = _floats(gradients)
+    if each.ndim == 0 or not 0 < each.shape[-1] <= _FEW_CHANNELS:
+        return _floats(each.sum(axis=-1))
+    # Along an axis of three values NumPy's sum takes several times as long.
+    total: FloatArray = each[..., 0].copy()
+    for channel in range(1, each.shape[-1]):
+        total += each[..., channel]
+    return total
 
 
 def polarized(values: npt.ArrayLike, polarity: Polarity) -> FloatArray:
@@ -273,11 +281,14 @@ def rescale(values: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike) -> F
     # In float64, because the span of two float32 values can be infinite or vanish in float32.
     start = np.asarray(low, np.float64)
     span = np.asarray(high, np.float64) - start
-    shifted = _floats(values).astype(np.float64) - start
-    scaled = np.divide(
-        shifted, span, out=np.zeros_like(shifted), where=np.broadcast_to(span > 0, shifted.shape)
-    )
-    return np.clip(scaled, -1, 1).astype(np.float32)
+    shifted = np.subtract(_floats(values), start, dtype=np.float64)
+    if np.all(span > 0):
+        scaled = np.divide(shifted, span, out=shifted)
+    else:
+        scaled = np.divide(
+            shifted, span, out=np.zeros_like(shifted), where=np.broadcast_to(span > 0, shifted.shape)
+        )
+    return np.clip(scaled, -1, 1, out=scaled).astype(np.float32)
 
 
 def _around(values: npt.NDArray[np.float64], reach: int) -> npt.NDArray[np.float64]:

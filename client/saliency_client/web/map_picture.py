@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from dataclasses import dataclass
 from functools import cache
@@ -74,9 +75,7 @@ def map_picture(
     low, high = maps.limits(one, clip=clip, signed=signed)
     scaled = maps.rescale(one, low, high)  # as `maps.normalize` does
     levels = np.rint(scaled * _MOST) + 128 if signed else np.rint(scaled * 255)
-    # Runs are what maps have to be made small; looking for more takes twice the time for the same size.
-    options = {"compress_type": zlib.Z_RLE} if compress else {"compress_level": 0}
-    png = _encoded(Image.fromarray(levels.astype(np.uint8)), "PNG", **options)
+    png = _gray_png(levels.astype(np.uint8), compress=compress)
     return MapPicture(png, float(low.item()), float(high.item()), signed)
 
 
@@ -113,7 +112,7 @@ def photo_pictures(photo: Photo, *, side: int = VIEW_SIDE) -> PhotoPictures:
         >>> pictures.size, pictures.box
         ((150, 125), (12.5, 0.0, 137.5, 125.0))
     """
-    whole = photo.picture.convert("RGB")
+    whole = photo.picture if photo.picture.mode == "RGB" else photo.picture.convert("RGB")
     view = _at_most(whole, side)
     across, down = view.width / whole.width, view.height / whole.height
     left, top, right, bottom = photo.box
@@ -160,14 +159,37 @@ def _software() -> str:
     return f"{marks.NAME} {release()}"
 
 
-def _encoded(picture: Image.Image, kind: str, **options: int) -> bytes:
+def _gray_png(levels: npt.NDArray[np.uint8], *, compress: bool) -> bytes:
+    """Levels [H, W] as a gray PNG, in a third of Pillow's time, which tries five filters for each row."""
+    height, width = levels.shape
+    # A row is written as what it has more than the row above, and 2 says so.
+    rows = np.full((height, width + 1), 2, np.uint8)
+    rows[0, 1:] = levels[0]
+    np.subtract(levels[1:], levels[:-1], out=rows[1:, 1:])
+    # Runs are what maps have to be made small; looking for more takes longer, for the same size.
+    packer = zlib.compressobj(-1 if compress else 0, strategy=zlib.Z_RLE)
+    texts = {marks.SOFTWARE_KEY: _software(), marks.FACTS_KEY: marks.text({})}
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
+        *((b"tEXt", f"{key}\0{text}".encode("latin-1")) for key, text in texts.items()),
+        (b"IDAT", packer.compress(rows.tobytes()) + packer.flush()),
+        (b"IEND", b""),
+    ]
+    pieces = [b"\x89PNG\r\n\x1a\n"]
+    for kind, content in chunks:
+        checked = kind + content
+        pieces += [struct.pack(">I", len(content)), checked, struct.pack(">I", zlib.crc32(checked))]
+    return b"".join(pieces)
+
+
+def _encoded(picture: Image.Image, kind: str) -> bytes:
     """A file's bytes. It says that this tool made it, so that no command takes it for a photo."""
     stream, software = io.BytesIO(), _software()
     if kind == "PNG":
         info = PngInfo()
         info.add_text(marks.SOFTWARE_KEY, software)
         info.add_text(marks.FACTS_KEY, marks.text({}))
-        picture.save(stream, kind, pnginfo=info, **options)
+        picture.save(stream, kind, pnginfo=info)
     else:
         picture.save(stream, kind, quality=_JPEG_QUALITY, comment=marks.comment(software, {}))
     return stream.getvalue()
