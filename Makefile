@@ -88,7 +88,7 @@ kernels: $(VENV)/.installed-test ## Every fusion and each family of applications
 soak: $(VENV)/.installed-test ## Kill, starve, flood and disturb it for an hour, and record what held (SOAK="--scale 0.1 overload")
 	@$(BIN)/python tests/reliability/run.py --record $(SOAK)
 
-mutants: $(VENV)/.installed-test ## Break the exporter and the job on purpose and show that tests notice
+mutants: $(VENV)/.installed-test ## Break the exporter, the job and the pages on purpose and show that tests notice
 	@$(BIN)/python tests/mutants/run.py
 
 coverage-table: $(VENV)/.installed-test ## Write exporter/COVERAGE.md: the activations of keras.applications

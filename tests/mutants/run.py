@@ -1,4 +1,4 @@
-"""Breaks the exporter and the client's job on purpose, one place at a time; a named test has to notice.
+"""Breaks the exporter and the client's job and pages on purpose, one place at a time; a test has to notice.
 
 python tests/mutants/run.py [WORD …]
 
@@ -10,12 +10,14 @@ text that it replaces is no longer there.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import of_the_gallery
 import of_the_input
 import of_the_job
 from mutant import Mutant
@@ -753,12 +755,14 @@ MUTANTS = (
     ),
     *of_the_input.MUTANTS,
     *of_the_job.MUTANTS,
+    *of_the_gallery.MUTANTS,
 )
 
 
 def test_file(name: str) -> Path:
-    """The one file of unit or integration tests that has this name."""
-    (file,) = [path for kind in ("unit", "integration") for path in (TESTS / kind).rglob(Path(name).name)]
+    """The one file of unit, integration or browser tests that has this name."""
+    kinds = ("unit", "integration", "browser")
+    (file,) = [path for kind in kinds for path in (TESTS / kind).rglob(Path(name).name)]
     return file
 
 
@@ -794,7 +798,8 @@ def survives(mutant: Mutant) -> bool:
             timeout=600,
             check=False,
         )
-    if done.returncode not in (0, 1):
+    # A test that is skipped, as without a browser, notices nothing and passes nothing.
+    if done.returncode not in (0, 1) or not re.search(r"\d+ (passed|failed)", done.stdout):
         sys.exit(f"{mutant.name}: the test did not run\n{done.stdout}{done.stderr}")
     return done.returncode == 0
 
