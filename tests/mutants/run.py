@@ -586,8 +586,8 @@ MUTANTS = (
     Mutant(
         "what is not compiled keeps ops that a set of kernels lacks",
         "graph/replay.py",
-        "fallbacks = {} if compiled else portable_rules(graph.producer)",
-        "fallbacks = portable_rules(graph.producer) if compiled else {}",
+        "fallbacks = (resizing_rules if compiled else portable_rules)(graph.producer)",
+        "fallbacks = resizing_rules(graph.producer) if compiled else {}",
         "test_portable.py::test_a_replay_has_a_gradient_of_its_own_unless_it_is_compiled",
     ),
     Mutant(
