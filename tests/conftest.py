@@ -17,6 +17,9 @@ from server_process import ServerProcess
 # A shell's background job ignores SIGINT, and so would every process that it starts, which tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# And what nohup starts ignores SIGHUP.
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A collection for every 700 objects walks all modules again and again: an eighth of the time of an export.
 gc.set_threshold(50_000, 20, 50)

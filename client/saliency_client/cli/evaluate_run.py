@@ -59,6 +59,9 @@ RESULTS = "results.jsonl"
 _WORKERS_PER_REQUEST = 4
 """Images and methods that are measured at a time for each request under way, so that requests are full."""
 
+_FEW = 6
+"""Of n images a method that is no better wins on all, or on none, in 2 · 2⁻ⁿ of cases; here below 5 %."""
+
 
 @dataclass(frozen=True)
 class EvaluateOptions:
@@ -412,6 +415,12 @@ def _tell(
         printer.result({}, lambda: _tables(standing), quiet)
     for note in _notes(records):
         printer.note(note)
+    images = len({one["image"] for one in records})
+    if 1 < images < _FEW:
+        printer.note(
+            f"note: {images} images are few: by chance alone a method beats another on all of them, or on "
+            f"none, in {2 * 0.5**images:.0%} of cases; evaluate {_FEW} or more"
+        )
     busy = sent.load.busy_seconds / sent.load.seconds if sent.load.seconds else 0.0
     printer.note(
         f"{sent.predictions} predictions and {sent.explanations} explanations of images in "

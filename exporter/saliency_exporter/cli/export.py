@@ -131,9 +131,10 @@ PLACES = {"sagemaker": "none"}
     default="auto",
     show_default=True,
     section="Input",
-    help="What happens to pixels before the model: tf, torch or caffe, as in keras.applications; pixels, if "
-    "it takes 0..255 itself; none, if clients send float32 model input; or your own module:callable. auto is "
-    "known for keras.applications and efficientnet-lite0 alone; name one for any other model.",
+    help="What happens to pixels before the model: unit, pixels / 255; tf, torch or caffe, as in "
+    "keras.applications; pixels, if it takes 0..255 itself; none, if clients send float32 model input; or "
+    "your own module:callable, float32 [B, H, W, C] pixels to model input. auto is known for "
+    "keras.applications and efficientnet-lite0 alone; name one for any other model.",
 )
 @option(
     "--labels",
@@ -371,7 +372,12 @@ def export(
             verify = None
             if verify_:
                 # Beside a measurement nothing else shall run.
-                checking = verifier(xla_cache, at_once=compile_ != "auto", before=say.leave_line)
+                checking = verifier(
+                    xla_cache,
+                    at_once=compile_ != "auto",
+                    compiled=compile_ != "none",
+                    before=say.leave_line,
+                )
                 verify = stack.enter_context(checking)
             final = export_version(
                 job,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     _Type = click.ParamType
 
-PREPROCESSINGS = ("auto", "none", "pixels", "tf", "torch", "caffe")
+PREPROCESSINGS = ("auto", "none", "pixels", "unit", "tf", "torch", "caffe")
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 PATH = click.Path(path_type=Path)

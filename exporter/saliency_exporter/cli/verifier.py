@@ -22,7 +22,11 @@ FROM_STDIN = "-"
 
 @contextmanager
 def verifier(
-    xla_cache: Path | None, *, at_once: bool, before: Callable[[], None] = lambda: None
+    xla_cache: Path | None,
+    *,
+    at_once: bool,
+    compiled: bool = True,
+    before: Callable[[], None] = lambda: None,
 ) -> Iterator[Callable[[Path], Verification]]:
     """Verification in a process of its own: nothing of the export's own state helps it.
 
@@ -30,6 +34,7 @@ def verifier(
         xla_cache: directory for compiled programs.
         at_once: start the process now: importing TensorFlow takes seconds, which another core has while the
             export traces. Else it is started when there is something to verify.
+        compiled: whether XLA compiles what is verified, for the next step.
         before: called before the process writes to stderr.
 
     Yields:
@@ -51,7 +56,7 @@ def verifier(
             processes.append(start())
         (process,) = processes
         output, _ = process.communicate(f"{directory.resolve()}\n")
-        return _verification(output, process.returncode)
+        return _verification(output, process.returncode, _SUSPECT if compiled else _SUSPECT_UNCOMPILED)
 
     try:
         yield verify_directory
@@ -65,12 +70,17 @@ def verifier(
                         pipe.close()
 
 
-def _verification(output: str, code: int) -> Verification:
+_SUSPECT = "--compile none shows whether XLA is the reason"
+_SUSPECT_UNCOMPILED = "--no-lowering shows whether it is what the exporter rewrites"
+
+
+def _verification(output: str, code: int, suspect: str) -> Verification:
     """What a finished process found.
 
     Args:
         output: what it wrote to stdout: one JSON object.
         code: how it ended.
+        suspect: the next step where it fails.
 
     Raises:
         ExportError: it was ended before it had found anything, or the directory fails.
@@ -87,7 +97,7 @@ def _verification(output: str, code: int) -> Verification:
     if code < 0:
         raise ExportError(
             f"the verification was ended by {signal.Signals(-code).name}; nothing was exported",
-            hint="--compile none shows whether XLA is the reason",
+            hint=suspect,
         )
     try:
         report = json.loads(output)
@@ -96,6 +106,6 @@ def _verification(output: str, code: int) -> Verification:
     if code != 0:
         raise ExportError(
             f"the export failed its verification: {report['problems'][0]}",
-            hint="nothing was exported; --compile none shows whether XLA is the reason",
+            hint=f"nothing was exported; {suspect}",
         )
     return msgspec.convert(report, Verification)

@@ -273,7 +273,7 @@ def _sentence(
     step = (
         "if it takes pixels 0..255: --preprocessing pixels"
         if pixels
-        else "if it takes 0..1: --preprocessing module:function, of your own, which gives pixels / 255"
+        else "if it takes 0..1: --preprocessing unit"
     )
     itself = (
         f"{name} takes whole numbers, and --preprocessing {preprocessing.name} gives {given}"

@@ -24,10 +24,11 @@ _STEPS: dict[Operation, Callable[[tf.Tensor, Any], tf.Tensor]] = {
     "subtract": lambda x, by: x - tf.constant(by, tf.float32),
 }
 
-# The modes of keras.applications.imagenet_utils.preprocess_input, in its own order of operations.
+# tf, torch, caffe: the modes of keras.applications.imagenet_utils.preprocess_input, in its order.
 BUILTIN: dict[str, tuple[Step, ...]] = {
     "none": (),
     "pixels": (),
+    "unit": (("divide", 255.0),),
     "tf": (("divide", 127.5), ("subtract", 1.0)),
     "torch": (
         ("divide", 255.0),
@@ -71,5 +72,5 @@ def from_steps(name: str, steps: tuple[Step, ...], *, image_dtype: ImageDtype = 
 
 
 def builtin(name: str) -> Preprocessing:
-    """One of ``none``, ``pixels``, ``tf``, ``torch``, ``caffe``."""
+    """One of ``none``, ``pixels``, ``unit``, ``tf``, ``torch``, ``caffe``."""
     return from_steps(name, BUILTIN[name], image_dtype="float32" if name == "none" else "uint8")

@@ -15,9 +15,9 @@ from saliency_exporter.sources.source import Source
 NAMES = ("auto", *BUILTIN, "module:callable")
 
 _WHAT_TO_PASS = (
-    "pass --preprocessing: tf (pixels / 127.5 - 1), torch or caffe (as in keras.applications), "
-    "pixels (the network takes pixels 0..255 itself, for example through a Rescaling layer), "
-    "none (clients send float32 model input), or module:callable (your own function)"
+    "pass --preprocessing: unit (pixels / 255), tf (pixels / 127.5 - 1), torch or caffe (as in "
+    "keras.applications), pixels (the network takes pixels 0..255 itself, for example through a Rescaling "
+    "layer), none (clients send float32 model input), or module:callable (your own function)"
 )
 
 
@@ -25,8 +25,8 @@ def resolve_preprocessing(name: str, source: Source) -> Preprocessing:
     """The preprocessing that ``--preprocessing`` names, for one model.
 
     Args:
-        name: ``auto`` (what the source knows), ``none``, ``pixels``, ``tf``, ``torch``, ``caffe``,
-            or ``module:callable``: a function from float32 [B, H, W, C] in 0..255 to model input
+        name: ``auto`` (what the source knows), ``none``, ``pixels``, ``unit``, ``tf``, ``torch``,
+            ``caffe``, or ``module:callable``: a function from float32 [B, H, W, C] in 0..255 to model input
             of the same shape.
         source: the model.
 

@@ -93,7 +93,9 @@ def _first_mixing(graph: ForwardGraph, x: np.ndarray, bounds: Tolerances) -> Nod
     except Exception:
         return None
     of_tensor = dict(zip(tensors, nodes, strict=True))
-    for name, both, a, b in zip(floats, together, first, last, strict=True):
+    for name, *values in zip(floats, together, first, last, strict=True):
+        # A number of the whole batch has no axis.
+        both, a, b = map(np.atleast_1d, values)
         if _differ(both, a, slice(len(a)), bounds) or _differ(both, b, slice(-len(b), None), bounds):
             return of_tensor[name]
     return None

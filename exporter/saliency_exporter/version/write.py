@@ -150,7 +150,12 @@ def export(
             write_manifest(partial, manifest)
         if verify is not None:
             progress("verifying every signature and batch size, loaded as TensorFlow Serving does")
-            manifest = replace(manifest, verification=verify(partial))
+            try:
+                manifest = replace(manifest, verification=verify(partial))
+            except ExportError as error:
+                # What is known of the model may be the reason.
+                error.hint = ". ".join(filter(None, (error.hint, *manifest.notes)))
+                raise
         with _writing(model_dir):
             write_manifest(partial, manifest)
         if examine is not None:

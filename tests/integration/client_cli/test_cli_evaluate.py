@@ -131,6 +131,14 @@ def test_a_control_is_named_where_a_method_does_no_better(cli: Cli, photos: list
     assert "not shown to be better than random and sobel" in cli(*command, "--class", 3).out
 
 
+def test_a_verdict_on_few_images_says_that_chance_gives_it_too(cli: Cli, photos: list[Path]) -> None:
+    few = cli("evaluate", *photos[:2], "--methods", "gradients", "--measures", "deletion")
+    assert "2 images are few: by chance alone a method beats another on all of them, or on none, in 50%" in (
+        " ".join(few.err.split())
+    )
+    assert "evaluate 6 or more" in few.err
+
+
 def test_what_is_undefined_says_why(cli: Cli, photos: list[Path]) -> None:
     run = cli("evaluate", photos[0], *METHOD, "--measures", "completeness_gap", "--json")
     assert run.code == 0

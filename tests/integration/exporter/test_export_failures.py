@@ -113,3 +113,11 @@ def test_a_verification_that_does_not_come_to_its_end_says_how(
     with pytest.raises(ExportError, match=said) as failure, verifiers.verifier(None, at_once=True) as verify:
         verify(tmp_path)
     assert hint is None or hint in failure.value.hint
+    if hint is not None and "none" in failure.value.hint:
+        # A person who has done that is told something else.
+        with (
+            pytest.raises(ExportError, match=said) as failure,
+            verifiers.verifier(None, at_once=True, compiled=False) as verify,
+        ):
+            verify(tmp_path)
+        assert "--no-lowering" in failure.value.hint

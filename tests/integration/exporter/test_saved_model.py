@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import preloaded
@@ -112,15 +114,30 @@ def test_the_forward_pass_is_traced_no_more_often_than_it_is_used(tmp_path, monk
     """Tracing is most of an export's time.
 
     Smooth uses it twice, clean and noisy, every other signature once; what is compiled shares the clean one
-    with the predictions and the noisy one with gradients. The reference is uncompiled, and so is what is
-    held to the model's own gradient.
+    with the predictions and the noisy one with gradients. The reference is uncompiled, and so are what is
+    held to the model's own gradient and what holds the examples of a batch apart.
     """
     _, uncompiled = everything
-    assert uncompiled["1"] == 2 * (1 + 1 + 1 + 2) + 1
+    assert uncompiled["1"] == 2 * (1 + 1 + 1 + 2) + 1 + 1
     compiled: Counter = Counter()
     monkeypatch.setattr(Forward, "scores", counting(compiled))
     export(job(methods=THREE, target="cpu", compile="xla"), tmp_path)
-    assert compiled["1"] == (1 + 1 + 1 + 2) + 1 + 1 + 1 + 1
+    assert compiled["1"] == (1 + 1 + 1 + 2) + 1 + 1 + 1 + 1 + 1
+
+
+def test_what_is_known_of_a_model_is_said_where_its_verification_fails(tmp_path):
+    """A map of pixels that were scaled twice may fail by rounding."""
+
+    def refuse(directory: Path) -> NoReturn:
+        raise ExportError("a map differs", hint="look at XLA")
+
+    scaling = lambda x: tf.reshape(x / 255.0, [-1, 12]) @ tf.eye(12, 3)  # noqa: E731
+    twice = replace(job(), source=source_of(scaling, (2, 2, 3)), preprocessing=builtin("unit"))
+    with pytest.raises(ExportError, match="a map differs") as failure:
+        export(twice, tmp_path / "m", verify=refuse)
+    assert failure.value.hint.startswith("look at XLA. model scales its input itself")
+    assert failure.value.hint.endswith("--preprocessing pixels")
+    assert not (tmp_path / "m").exists()
 
 
 def pooled(x: tf.Tensor) -> tf.Tensor:

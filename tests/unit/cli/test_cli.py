@@ -63,7 +63,7 @@ def test_a_mistake_is_one_sentence_a_next_step_and_exit_code_1(run, tmp_path, ar
         (["--batch-sizes", "two"], "is not a list of numbers"),
         (
             ["--preprocessing", "vgg"],
-            "'vgg' is not one of auto, none, pixels, tf, torch, caffe or module:cal",
+            "'vgg' is not one of auto, none, pixels, unit, tf, torch, caffe or module:cal",
         ),
         (
             ["--methods", "gradients,lime"],

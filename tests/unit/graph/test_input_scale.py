@@ -125,7 +125,7 @@ def test_pixels_that_are_scaled_for_another_input_are_said_with_what_the_network
     assert note is not None
     assert f"sees {seen}:" in note
     of_pixels = "0..1" not in case.split(",")[0]
-    step = "--preprocessing pixels" if of_pixels else "--preprocessing module:function"
+    step = "--preprocessing pixels" if of_pixels else "--preprocessing unit"
     assert step in note or case == "0..1 to pixels, pixels"
 
 

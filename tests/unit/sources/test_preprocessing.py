@@ -59,7 +59,7 @@ def test_every_application_belongs_to_a_known_family() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "compiled"), covering(["none", "pixels", "tf", "caffe", "torch"], [False, True])
+    ("mode", "compiled"), covering(["none", "pixels", "unit", "tf", "caffe", "torch"], [False, True])
 )
 def test_a_mode_can_be_traced_and_compiled(mode: str, compiled: bool) -> None:
     function = tf.function(
@@ -72,7 +72,7 @@ def test_a_mode_can_be_traced_and_compiled(mode: str, compiled: bool) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["none", "pixels", "tf", "caffe", "torch"])
+@pytest.mark.parametrize("name", ["none", "pixels", "unit", "tf", "caffe", "torch"])
 def test_the_manifest_is_enough_to_redo_it_in_numpy(name: str) -> None:
     manifest = json.loads(msgspec.json.encode(describe_preprocessing(builtin(name))))
     x = PIXELS.astype(np.float32)
@@ -88,6 +88,11 @@ def test_the_manifest_is_enough_to_redo_it_in_numpy(name: str) -> None:
     np.testing.assert_array_equal(apply(builtin(name)), x)
 
 
+def test_unit_is_0_to_1_in_any_number_of_channels() -> None:
+    np.testing.assert_allclose(apply(builtin("unit")), PIXELS / 255, rtol=1e-6)
+    assert resolve_preprocessing("unit", model(channels=1)).name == "unit"
+
+
 def test_scale_and_shift_is_what_it_says() -> None:
     shifted = from_steps("lite", (("subtract", 127.0), ("divide", 128.0)))
     np.testing.assert_array_equal(apply(shifted), (PIXELS.astype(np.float64) - 127) / 128)
@@ -95,7 +100,7 @@ def test_scale_and_shift_is_what_it_says() -> None:
 
 def test_none_means_float_model_input_and_every_other_uint8_pixels() -> None:
     assert builtin("none").image_dtype == "float32"
-    assert {builtin(name).image_dtype for name in ("pixels", "tf", "caffe", "torch")} == {"uint8"}
+    assert {builtin(name).image_dtype for name in ("pixels", "unit", "tf", "caffe", "torch")} == {"uint8"}
 
 
 def test_auto_is_what_the_source_knows() -> None:

@@ -50,6 +50,10 @@ MIXING = {
     "moments over the batch": (normalized, r"of_the_batch/mean \(Mean\)"),
     "a fused normalization as in training": (fused, r"trains\w* \(FusedBatchNormV3\)"),
     "Keras's normalization as in training": (lambda x: net(LAYER(x, training=True)), r"\(\w+\)"),
+    "a number of the whole batch": (
+        lambda x: net(x / (1e-3 + tf.sqrt(tf.reduce_mean(tf.square(x), name="power")))),
+        r"power \(Mean\)",
+    ),
     "a softmax over the batch": (lambda x: tf.nn.softmax(net(x), 0), r"\(\w+\)"),
     "the first example of the batch": (lambda x: net(x) - net(x)[:1], r"\(StridedSlice\)"),
 }
