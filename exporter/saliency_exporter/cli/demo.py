@@ -382,8 +382,8 @@ def _what_next(paths: _Paths) -> str:
             f"--method {SHOWN_IN_DETAIL}",
             "Your own model:",
             f"  {exporter} export model.keras models/mine --target cpu --preprocessing NAME",
-            "NAME says what happens to pixels before your network: tf, torch, caffe, or pixels where the",
-            "network rescales by itself.",
+            "NAME says what happens to pixels before your network: unit, tf, torch, caffe, or pixels",
+            "where the network rescales by itself.",
         ]
     )
 
