@@ -160,6 +160,7 @@ RIGHT = {
     "scaled and not, tf": (lambda: behind(lambda x: x + tf.tanh(x / 255.0)), builtin("tf")),
     "the half of -1..1, tf": (lambda: behind(lambda x: 0.5 * x + 0.5), builtin("tf")),
     "float input": (lambda: net(L.Rescaling(1 / 255)), builtin("none")),
+    "float input of 0..1": (lambda: behind(lambda x: 2.0 * x - 1.0), builtin("none")),
 }
 
 
